@@ -1,0 +1,52 @@
+# The only task vocabulary. `make` alone lists it.
+
+BIN := .venv/bin
+PY := $(BIN)/python
+UV := uv==0.13.9
+PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
+IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+SAY_AND_STOP = { printf '%s\n' "$$line" >&2; rm -rf .venv; exit 1; }
+
+.PHONY: help setup run up test lint format sample bench lock
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket; a report at the end
+	@$(PY) -m orchestration.train
+
+test: setup ## run the tests, offline
+	@$(PY) -m pytest
+
+up: setup ## start Prefect, a worker, MLflow and S3 in this terminal; Ctrl-C stops them
+	@$(PY) -m orchestration.up
+
+setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
+
+lint: setup ## check style
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+format: setup ## mend style
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+sample: setup ## fit and write wine_data/sample from the real wine in WINE_DATA
+	@$(PY) wine_data/make_sample.py
+
+bench: setup ## measure scores, time and memory into benchmarks/results
+	@$(PY) benchmarks/bench.py
+
+lock: setup ## pin pyproject.toml anew into requirements.txt
+	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --no-emit-index-url \
+	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
+
+.venv/.ready: requirements.txt pyproject.toml
+	@for python in $(PYTHONS); do $$python -c '$(IN_RANGE)' 2>/dev/null && break; python=; done; \
+	line="error: Python 3.11, 3.12 or 3.13 is needed, and none of '$(PYTHONS)' is one. Install it, or name it: make PYTHON=/path/to/python3.13"; \
+	[ -n "$$python" ] || $(SAY_AND_STOP); \
+	echo "Setting up .venv with $$($$python --version), once; it takes a minute or two ..."; \
+	line="error: $$python has no venv module. Install it (on Debian and Ubuntu: sudo apt install python3-venv) and run again."; \
+	$$python -m venv --clear .venv >/dev/null 2>&1 || $(SAY_AND_STOP); \
+	mkdir -p .local; line="error: packages could not be installed. Is there a network? The details are in .local/setup.log"; \
+	$(PY) -m pip install --retries 1 $(UV) >.local/setup.log 2>&1 || $(SAY_AND_STOP); \
+	$(PY) -m uv pip install --python $(PY) -r requirements.txt -e . >>.local/setup.log 2>&1 || $(SAY_AND_STOP)
+	@touch $@

@@ -1,0 +1,77 @@
+"""One settings object: paths, addresses, names and the seed.
+
+Each field is an environment variable with the prefix `WINE_` (`WINE_DATA`, `WINE_SEED`), or a line of that name in
+the file `.env` in the project's root. The environment wins over the file.
+"""
+
+import os
+from pathlib import Path
+
+from dotenv import load_dotenv
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from wine_quality.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """The settings of one run.
+
+    `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/` and `.local/`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WINE_", frozen=True)
+
+    home: Path = ROOT
+    data: str = "auto"
+    seed: int = Field(default=42, ge=0, le=2**32 - 1)
+
+    uci_url: str = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"
+    tracking_uri: str = ""
+    experiment: str = "wine-quality-experiment"
+    registered_model: str = "wine-quality"
+    bucket: str = "wine-quality"
+
+    prefect_port: int = Field(default=4200, ge=1, le=65535)
+    mlflow_port: int = Field(default=5500, ge=1, le=65535)
+    s3_port: int = Field(default=9000, ge=1, le=65535)
+
+    @property
+    def raw_data(self) -> Path:
+        """Downloads, one folder per source."""
+        return self.home / "wine_data" / "raw"
+
+    @property
+    def models(self) -> Path:
+        """Where trained models land as files."""
+        return self.home / "models"
+
+    @property
+    def local(self) -> Path:
+        """State that is no one's to edit: Prefect's home, the local bucket, what waits to be pushed."""
+        return self.home / ".local"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The tracking store: `WINE_TRACKING_URI`, else `MLFLOW_TRACKING_URI`, else SQLite in `home`."""
+        return (
+            self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.resolve()}/mlflow.db"
+        )
+
+
+def settings() -> Settings:
+    """Return the settings as the environment and `.env` have them now.
+
+    Raises
+    ------
+    SettingsError
+        A variable has a value of the wrong kind; the line names each.
+    """
+    load_dotenv(Path(os.environ.get("WINE_HOME", ROOT)) / ".env")
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"WINE_{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"{wrong}. Mend it in the environment or in .env.") from None

@@ -1,0 +1,185 @@
+"""Where wine comes from: UCI, Kaggle, a folder of yours, or the committed sample.
+
+The one setting is `WINE_DATA`: `auto` (the default: a kept download, else UCI, else the sample), `uci`, `kaggle`,
+`sample`, or a folder. A folder holds the UCI pair (`winequality-red.csv`, `winequality-white.csv`), the Kaggle pair
+(`WineQuality.csv`, `winequalityN.csv`, or `train_wine_data.csv`, `test_wine_data.csv`), or both.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wine_quality import download
+from wine_quality.config import ROOT, Settings
+from wine_quality.errors import DataError, DownloadError
+from wine_quality.reading import read_wines
+from wine_quality.schema import MEASUREMENTS, TYPES
+
+SAMPLE = ROOT / "wine_data" / "sample"
+UCI_PAIR = ("winequality-red.csv", "winequality-white.csv")
+KAGGLE_PAIRS = (("WineQuality.csv", "winequalityN.csv"), ("train_wine_data.csv", "test_wine_data.csv"))
+KAGGLE_COPIES = 5
+KAGGLE_BLANKS = {
+    "fixed_acidity": 10,
+    "volatile_acidity": 8,
+    "citric_acid": 3,
+    "residual_sugar": 2,
+    "chlorides": 2,
+    "pH": 9,
+    "sulphates": 4,
+}
+
+
+@dataclass(frozen=True)
+class Wine:
+    """A table of wine and where it came from.
+
+    Attributes
+    ----------
+    table : DataFrame of shape (n wines, 13)
+        All rows as found, repeats included.
+    source : str
+        `uci`, `kaggle`, `sample` or `folder`.
+    why : str
+        One line for people: which wine this is and why it was taken.
+    files : dict
+        The sha256 sum of each file that was read, by its name.
+    pair : tuple of two DataFrames, or None
+        The training and validation set, where the wine came as a Kaggle pair.
+    """
+
+    table: pd.DataFrame
+    source: str
+    why: str
+    files: dict[str, str] = field(default_factory=dict)
+    pair: tuple[pd.DataFrame, pd.DataFrame] | None = None
+
+
+def load_wine(config: Settings) -> Wine:
+    """Load the wine that `config.data` names.
+
+    Raises
+    ------
+    DataError
+        The source is unknown, or a file of it is not the wine it should be.
+    DownloadError
+        `uci` or `kaggle` was asked for by name and cannot be had now.
+    """
+    if config.data == "auto":
+        return load_any(config)
+    if config.data == "uci":
+        return read_folder(download.uci(config), "uci", "UCI Wine Quality, checksums verified")
+    if config.data == "kaggle":
+        return read_folder(download.kaggle(config), "kaggle", "the two Kaggle sets")
+    if config.data == "sample":
+        return sample("asked for by WINE_DATA=sample")
+    folder = Path(config.data).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"WINE_DATA={config.data}: no such folder, and not one of auto, uci, kaggle, sample. Mend it.")
+    return read_folder(folder, "folder", f"the files in {folder}")
+
+
+def load_any(config: Settings) -> Wine:
+    """Load a kept download, else UCI, else the sample; `why` says which and why."""
+    try:
+        kept = download.is_kept(config)
+        folder = download.uci(config)
+    except DownloadError as error:
+        return sample(f"auto: nothing kept, and {error}")
+    came = "auto: kept from an earlier download" if kept else "auto: downloaded just now"
+    return read_folder(folder, "uci", f"UCI Wine Quality, checksums verified ({came})")
+
+
+def sample(reason: str) -> Wine:
+    """Load the committed sample of made-up wine."""
+    return read_folder(SAMPLE, "sample", f"the sample, which is made up and not real wine ({reason})")
+
+
+def read_folder(folder: Path, source: str, why: str) -> Wine:
+    """Read the UCI pair of a folder where there is one, else its Kaggle pair."""
+    try:
+        names = {path.name.lower(): path for path in folder.iterdir()}
+    except PermissionError:
+        raise DataError(f"{folder}: you may not open it. Give yourself permission (chmod u+rx).") from None
+    uci = [names.get(name) for name in UCI_PAIR]
+    if all(uci):
+        table = pd.concat(
+            [read_wines(path, wine_type) for path, wine_type in zip(uci, TYPES, strict=True)], ignore_index=True
+        )
+        return Wine(table, source, why, files=checksums(uci))
+    pair = kaggle_files(names)
+    if pair:
+        train, validation = (read_wines(path) for path in pair)
+        table = pd.concat([train, validation], ignore_index=True)
+        return Wine(table, source, why, files=checksums(pair), pair=(train, validation))
+    if any(uci):
+        missing = UCI_PAIR[0] if uci[1] else UCI_PAIR[1]
+        raise DataError(f"{folder}: {missing} is missing, and the model needs both colours. Put it there.")
+    wanted = " or ".join(" with ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS))
+    raise DataError(f"{folder}: no wine here. Put in it {wanted}.")
+
+
+def kaggle_files(names: dict[str, Path]) -> list[Path] | None:
+    """Return the training and the validation file among the files of a folder, or None."""
+    for pair in KAGGLE_PAIRS:
+        if all(name.lower() in names for name in pair):
+            return [names[name.lower()] for name in pair]
+    return None
+
+
+def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Return the old tutorial's training and validation set, and a line that says whether they are the real ones.
+
+    The real ones where the source holds a Kaggle pair; else built from its wines by `kaggle_pair`.
+    """
+    folder = Path(config.data).expanduser()
+    pair = kaggle_files({path.name.lower(): path for path in folder.iterdir()}) if folder.is_dir() else None
+    if pair:
+        return *(read_wines(path) for path in pair), f"the real Kaggle pair, from {folder}"
+    wine = load_wine(config)
+    if wine.pair:
+        return *wine.pair, f"the real Kaggle pair: {wine.why}"
+    return *kaggle_pair(wine.table, config.seed), f"a pair built as Kaggle's was, from {wine.why}"
+
+
+def kaggle_pair(wines: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Build a training and a validation set the way the two Kaggle sets came about.
+
+    Parameters
+    ----------
+    wines : DataFrame of shape (n wines, 13)
+        The UCI wines, repeats included.
+    seed : int
+        Same seed, same pair.
+
+    Returns
+    -------
+    train : DataFrame of shape (5 n, 13)
+        The wines drawn 5 n times with replacement.
+    validation : DataFrame of shape (n, 13)
+        The wines themselves with 38 cells blanked, as many per column as in the real file (`KAGGLE_BLANKS`).
+    """
+    rng = np.random.default_rng(seed)
+    train = wines.iloc[rng.integers(len(wines), size=KAGGLE_COPIES * len(wines))].reset_index(drop=True)
+    validation = wines.reset_index(drop=True)
+    for column, blanks in KAGGLE_BLANKS.items():
+        validation.loc[rng.choice(len(wines), min(blanks, len(wines)), replace=False), column] = np.nan
+    return train, validation
+
+
+def table_checksum(wines: pd.DataFrame) -> str:
+    """Return the sha256 sum of a table's values, whatever file they came from."""
+    return hashlib.sha256(wines.to_csv(index=False, float_format="%.8g").encode()).hexdigest()
+
+
+def checksums(paths: list[Path]) -> dict[str, str]:
+    """Return the sha256 sum of each file by its name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def blank_cells(wines: pd.DataFrame) -> int:
+    """Return how many measurements are missing."""
+    return int(wines[list(MEASUREMENTS)].isna().sum().sum())

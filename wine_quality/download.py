@@ -1,0 +1,129 @@
+"""Get wine over the network: the UCI archive, and the two Kaggle sets. A download is kept and read the next time."""
+
+import logging
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import kagglehub
+import pooch
+import requests
+
+from wine_quality.config import Settings
+from wine_quality.errors import DataError, DownloadError
+
+log = logging.getLogger(__name__)
+
+UCI_SHA256 = {
+    "winequality-red.csv": "4a402cf041b025d4566d954c3b9ba8635a3a8a01e039005d97d6a710278cf05e",
+    "winequality-white.csv": "76c3f809815c17c07212622f776311faeb31e87610d52c26d87d6e361b169836",
+}
+KAGGLE_SETS = {
+    "subhajournal/wine-quality-data-combined": "WineQuality.csv",
+    "rajyellow46/wine-quality": "winequalityN.csv",
+}
+CONNECT_READ_SECONDS = (3, 10)
+
+
+def is_kept(config: Settings) -> bool:
+    """Say whether the UCI files were downloaded before and are whole."""
+    folder = config.raw_data / "uci"
+    return all((folder / name).is_file() for name in UCI_SHA256) and not damaged(folder)
+
+
+def damaged(folder: Path) -> list[str]:
+    """Return the names of the UCI files whose checksum is not the published one."""
+    return [name for name, sha256 in UCI_SHA256.items() if pooch.file_hash(str(folder / name)) != sha256]
+
+
+def uci(config: Settings) -> Path:
+    """Return the folder of the two UCI files, downloading the archive where they are not kept.
+
+    Raises
+    ------
+    DownloadError
+        UCI cannot be reached, or what it sends is not the archive.
+    """
+    if is_kept(config):
+        return config.raw_data / "uci"
+    return fetched(config.raw_data / "uci", lambda folder: unpack_uci(config.uci_url, folder))
+
+
+def unpack_uci(url: str, folder: Path) -> None:
+    """Download the archive, unpack its two CSV files into `folder` and check their sums."""
+    downloader = pooch.HTTPDownloader(progressbar=True, timeout=CONNECT_READ_SECONDS)
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        archive = pooch.retrieve(url, known_hash=None, fname="wine.zip", path=folder, downloader=downloader)
+    except (requests.RequestException, ValueError) as error:
+        raise DownloadError(f"UCI cannot be reached ({reason(error)}). Try later, or set WINE_DATA=sample.") from None
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            for name in UCI_SHA256:
+                packed.extract(name, folder)
+    except (zipfile.BadZipFile, KeyError, EOFError):
+        raise DownloadError(f"{url}: not the wine archive, or cut short. Try later, or set WINE_DATA=sample.") from None
+    Path(archive).unlink()
+    if wrong := damaged(folder):
+        raise DownloadError(
+            f"{url}: {wrong[0]} has another sha256 sum than published. Try later, or set WINE_DATA=sample."
+        )
+
+
+def kaggle(config: Settings) -> Path:
+    """Return the folder of the two Kaggle files, downloading them where they are not kept.
+
+    Raises
+    ------
+    DownloadError
+        Kaggle cannot be reached, or does not hold the files.
+    """
+    folder = config.raw_data / "kaggle"
+    if all((folder / name).is_file() for name in KAGGLE_SETS.values()):
+        return folder
+    return fetched(folder, download_kaggle)
+
+
+def download_kaggle(folder: Path) -> None:
+    """Download both sets into `folder` with Kaggle's own client."""
+    for handle, name in KAGGLE_SETS.items():
+        try:
+            kagglehub.dataset_download(handle, path=name, output_dir=str(folder))
+        except Exception as error:  # the client raises a different class for each of network, rights and names
+            raise DownloadError(f"Kaggle set {handle} cannot be had ({reason(error)}). Try later.") from error
+
+
+def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder aside and move it into place when it is whole, so that a half one is never seen."""
+    with full_disk_told(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as aside:
+            whole = Path(aside) / folder.name
+            whole.mkdir()
+            fill(whole)
+            if folder.exists():
+                shutil.move(folder, Path(aside) / "old")
+            whole.rename(folder)
+    log.info("kept in %s", folder)
+    return folder
+
+
+@contextmanager
+def full_disk_told(folder: Path):
+    """Turn an error of the disk into a line that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}). Free some space or mend the permissions."
+        ) from None
+
+
+def reason(error: Exception) -> str:
+    """Return the innermost cause of an error in a few words."""
+    while error.__context__ or error.__cause__:
+        error = error.__cause__ or error.__context__
+    return str(error).split("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,29 @@
+"""Every error a reader may meet: one line that says what is wrong, where, and what to do next."""
+
+
+class WineError(Exception):
+    """The base of all; a command that meets one prints its line and ends with exit code 1."""
+
+
+class SettingsError(WineError):
+    """A setting (environment or `.env`) has a value that cannot be used."""
+
+
+class DataError(WineError):
+    """A file or table is not the wine it should be. Trying again will not help."""
+
+
+class DownloadError(WineError):
+    """A download failed. Trying again may help."""
+
+
+class LeakError(WineError):
+    """The same wine stands on both sides of a split."""
+
+
+class StorageError(WineError):
+    """The bucket cannot be used as it is set up. Trying again will not help."""
+
+
+class StorageUnavailable(StorageError):
+    """The bucket does not answer. Trying again may help."""
