@@ -1,1 +1,10 @@
 """What two chapters share: the wine, its splits, the models, and how they are tracked, registered and stored."""
+
+import logging
+import os
+
+logging.getLogger(__name__).setLevel(logging.INFO)
+
+# read when mlflow and prefect are imported: nothing is sent anywhere
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")

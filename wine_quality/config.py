@@ -5,6 +5,7 @@ the file `.env` in the project's root. The environment wins over the file.
 """
 
 import os
+import reprlib
 from pathlib import Path
 
 from dotenv import load_dotenv
@@ -22,7 +23,7 @@ class Settings(BaseSettings):
     `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/` and `.local/`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="WINE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True)
 
     home: Path = ROOT
     data: str = "auto"
@@ -67,11 +68,17 @@ def settings() -> Settings:
     Raises
     ------
     SettingsError
-        A variable has a value of the wrong kind; the line names each.
+        A variable has a value of the wrong kind; the line names each. Or `.env` cannot be read.
     """
-    load_dotenv(Path(os.environ.get("WINE_HOME", ROOT)) / ".env")
+    dotenv = Path(os.environ.get("WINE_HOME") or ROOT) / ".env"
+    try:
+        load_dotenv(dotenv)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{dotenv}: cannot be read ({error}). Mend it or take it away.") from None
     try:
         return Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"WINE_{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(
+            f"WINE_{str(e['loc'][0]).upper()}={reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()
+        )
         raise SettingsError(f"{wrong}. Mend it in the environment or in .env.") from None

@@ -6,6 +6,7 @@ The one setting is `WINE_DATA`: `auto` (the default: a kept download, else UCI, 
 """
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from wine_quality.schema import MEASUREMENTS, TYPES
 SAMPLE = ROOT / "wine_data" / "sample"
 UCI_PAIR = ("winequality-red.csv", "winequality-white.csv")
 KAGGLE_PAIRS = (("WineQuality.csv", "winequalityN.csv"), ("train_wine_data.csv", "test_wine_data.csv"))
+SOURCES = ("auto", "uci", "kaggle", "sample")
 KAGGLE_COPIES = 5
 KAGGLE_BLANKS = {
     "fixed_acidity": 10,
@@ -76,10 +78,29 @@ def load_wine(config: Settings) -> Wine:
         return read_folder(download.kaggle(config), "kaggle", "the two Kaggle sets")
     if config.data == "sample":
         return sample("asked for by WINE_DATA=sample")
-    folder = Path(config.data).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"WINE_DATA={config.data}: no such folder, and not one of auto, uci, kaggle, sample. Mend it.")
+    folder = own_folder(config)
     return read_folder(folder, "folder", f"the files in {folder}")
+
+
+def own_folder(config: Settings) -> Path:
+    """Return the folder that `config.data` names, or say that there is none."""
+    with suppress(OSError, RuntimeError, ValueError):  # no permission, too long, a home of no one, a null character
+        folder = Path(config.data).expanduser()
+        if folder.is_dir():
+            return folder
+    raise DataError(
+        f"WINE_DATA={config.data}: no folder that you may open, and not one of {', '.join(SOURCES)}. Mend it."
+    )
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Return what is in a folder by its name in small letters; where two names differ in case alone, the tidier one."""
+    try:
+        return {path.name.lower(): path for path in sorted(folder.iterdir())}
+    except PermissionError:
+        raise DataError(f"{folder}: you may not open it. Give yourself permission (chmod u+rx).") from None
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be opened ({error.strerror}). Set WINE_DATA to another source.") from None
 
 
 def load_any(config: Settings) -> Wine:
@@ -100,10 +121,7 @@ def sample(reason: str) -> Wine:
 
 def read_folder(folder: Path, source: str, why: str) -> Wine:
     """Read the UCI pair of a folder where there is one, else its Kaggle pair."""
-    try:
-        names = {path.name.lower(): path for path in folder.iterdir()}
-    except PermissionError:
-        raise DataError(f"{folder}: you may not open it. Give yourself permission (chmod u+rx).") from None
+    names = files_in(folder)
     uci = [names.get(name) for name in UCI_PAIR]
     if all(uci):
         table = pd.concat(
@@ -135,9 +153,8 @@ def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
     The real ones where the source holds a Kaggle pair; else built from its wines by `kaggle_pair`.
     """
-    folder = Path(config.data).expanduser()
-    pair = kaggle_files({path.name.lower(): path for path in folder.iterdir()}) if folder.is_dir() else None
-    if pair:
+    folder = None if config.data in SOURCES else own_folder(config)
+    if folder and (pair := kaggle_files(files_in(folder))):
         return *(read_wines(path) for path in pair), f"the real Kaggle pair, from {folder}"
     wine = load_wine(config)
     if wine.pair:

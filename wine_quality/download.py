@@ -4,7 +4,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,8 @@ CONNECT_READ_SECONDS = (3, 10)
 def is_kept(config: Settings) -> bool:
     """Say whether the UCI files were downloaded before and are whole."""
     folder = config.raw_data / "uci"
-    return all((folder / name).is_file() for name in UCI_SHA256) and not damaged(folder)
+    with disk_trouble_told(folder):
+        return all((folder / name).is_file() for name in UCI_SHA256) and not damaged(folder)
 
 
 def damaged(folder: Path) -> list[str]:
@@ -64,7 +65,9 @@ def unpack_uci(url: str, folder: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             for name in UCI_SHA256:
                 packed.extract(name, folder)
-    except (zipfile.BadZipFile, KeyError, EOFError):
+    except OSError:  # of the disk
+        raise
+    except Exception:  # zipfile raises a different class for each way in which an archive can be broken
         raise DownloadError(f"{url}: not the wine archive, or cut short. Try later, or set WINE_DATA=sample.") from None
     Path(archive).unlink()
     if wrong := damaged(folder):
@@ -82,9 +85,9 @@ def kaggle(config: Settings) -> Path:
         Kaggle cannot be reached, or does not hold the files.
     """
     folder = config.raw_data / "kaggle"
-    if all((folder / name).is_file() for name in KAGGLE_SETS.values()):
-        return folder
-    return fetched(folder, download_kaggle)
+    with disk_trouble_told(folder):
+        kept = all((folder / name).is_file() for name in KAGGLE_SETS.values())
+    return folder if kept else fetched(folder, download_kaggle)
 
 
 def download_kaggle(folder: Path) -> None:
@@ -98,7 +101,7 @@ def download_kaggle(folder: Path) -> None:
 
 def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a folder aside and move it into place when it is whole, so that a half one is never seen."""
-    with full_disk_told(folder):
+    with disk_trouble_told(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as aside:
             whole = Path(aside) / folder.name
@@ -112,13 +115,13 @@ def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 @contextmanager
-def full_disk_told(folder: Path):
+def disk_trouble_told(folder: Path) -> Iterator[None]:
     """Turn an error of the disk into a line that names the folder."""
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be written ({error.strerror}). Free some space or mend the permissions."
+            f"{folder}: cannot be used ({error.strerror or error}). Free some space or mend the permissions."
         ) from None
 
 

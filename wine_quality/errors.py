@@ -4,6 +4,10 @@
 class WineError(Exception):
     """The base of all; a command that meets one prints its line and ends with exit code 1."""
 
+    def __init__(self, line: str) -> None:
+        # a file, folder or cause named in the line may hold line breaks or terminal codes: it stays one plain line
+        super().__init__("".join(letter if letter.isprintable() else " " for letter in line))
+
 
 class SettingsError(WineError):
     """A setting (environment or `.env`) has a value that cannot be used."""
@@ -27,3 +31,7 @@ class StorageError(WineError):
 
 class StorageUnavailable(StorageError):
     """The bucket does not answer. Trying again may help."""
+
+
+class RegistryError(WineError):
+    """The model registry cannot do what was asked."""

@@ -2,16 +2,19 @@
 
 import csv
 import io
-from collections import Counter
+import reprlib
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from wine_quality.errors import DataError
-from wine_quality.schema import COLUMNS, TYPES, check_wines
+from wine_quality.schema import COLUMNS, TYPES, Problems, check_wines
 
 TIDY_NAMES = {name.lower(): name for name in COLUMNS}
 INDEX_NAMES = {"", "unnamed:_0", "index"}
+NULLS = {"", "NA", "NaN", "nan", "null"}
 SEPARATORS = {";": "semicolon", ",": "comma", "\t": "tab", "|": "bar"}
 
 
@@ -36,31 +39,31 @@ def read_wines(path: Path, wine_type: str | None = None) -> pd.DataFrame:
         One line with the file and all that is wrong with it.
     """
     text = file_text(path)
-    separator = found_separator(text, path)
-    wines = check_wines(tidy_columns(parsed(text, separator, path), wine_type, path), str(path))
-    if wine_type is None and (missing := set(TYPES) - set(wines["type"])):
-        raise DataError(f"{path}: no wine of type {missing.pop()}: the model needs both. Add them and run again.")
-    return wines
+    table, ragged = parsed(text, found_separator(text, path), path)
+    table = tidy_columns(table, wine_type)
+    return check_wines(table, str(path), found=ragged | type_problems(table, wine_type))
 
 
 def file_text(path: Path) -> str:
     """Return what stands in a text file, or say why it cannot be a CSV."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe or a device may never end
+            raise DataError(f"{path}: a folder or a device, not a file. Give the CSV file itself.")
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the name, or set WINE_DATA to another source.") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: a folder, not a file. Give the CSV file in it.") from None
     except PermissionError:
         raise DataError(f"{path}: you may not read it. Give yourself read permission (chmod u+r).") from None
-    if not content.strip():
-        raise DataError(f"{path}: the file is empty. Get it again.")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Give another file.") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
         raise DataError(f"{path}: not a text file. Give the CSV itself, unpacked and saved as UTF-8.")
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty. Get it again.")
     if text.lstrip().startswith("<"):
         raise DataError(f"{path}: a web page, not a CSV file. The download went wrong: get it again.")
     return text
@@ -77,47 +80,56 @@ def found_separator(text: str, path: Path) -> str:
     return separator
 
 
-def parsed(text: str, separator: str, path: Path) -> pd.DataFrame:
-    """Return the file's cells as text, empty ones as nulls, the index being the line of each row."""
-    try:
-        rows = [(line, row) for line, row in numbered_rows(text, separator) if row]
-    except csv.Error as error:
-        raise DataError(f"{path}: not a readable CSV ({error}). Get it again.") from None
-    (_, header), *body = rows
+def parsed(text: str, separator: str, path: Path) -> tuple[pd.DataFrame, Problems]:
+    """Return the file's cells as text, empty ones as nulls, the index being the line of each row; and ragged rows."""
+    (_, header), *body = [(line, row) for line, row in numbered_rows(text, separator, path) if row]
     if not body:
         raise DataError(f"{path}: a header and no wines. Get the file again.")
-    ragged = [f"row {line} has {len(row)} cells" for line, row in body if len(row) != len(header)]
-    if ragged:
-        more = f" and {len(ragged) - 3} more" if len(ragged) > 3 else ""
-        raise DataError(f"{path}: the header has {len(header)} columns, but {', '.join(ragged[:3])}{more}. Mend them.")
-    table = pd.DataFrame([row for _, row in body], columns=header, index=[line for line, _ in body], dtype="str")
-    stripped = table.apply(lambda column: column.str.strip())
-    return stripped.mask(stripped.isin(["", "NA", "NaN", "nan", "null"]))
-
-
-def numbered_rows(text: str, separator: str):
-    """Yield each row of the CSV with the line it ends on."""
-    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-    for row in reader:
-        yield reader.line_num, row
-
-
-def tidy_columns(table: pd.DataFrame, wine_type: str | None, path: Path) -> pd.DataFrame:
-    """Return the table with the tidy names in their order, or list every column that is wrong."""
-    spelled = table.columns.str.strip().str.lower().str.replace(" ", "_")
-    table = table.loc[:, ~spelled.isin(INDEX_NAMES)]
-    table.columns = [TIDY_NAMES.get(name, name) for name in spelled if name not in INDEX_NAMES]
-    if wine_type is not None and "type" not in table.columns:
-        table = table.assign(type=wine_type)
-    counts = Counter(table.columns)
-    wrong = {
-        "missing": [name for name in COLUMNS if name not in counts],
-        "unknown": [name for name in counts if name not in COLUMNS],
-        "repeated": [name for name in counts if counts[name] > 1],
+    ragged = {
+        (line, "cells"): f"{len(row)}, but the header has {len(header)}"
+        for line, row in body
+        if len(row) != len(header)
     }
-    if any(wrong.values()):
-        found = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
-        raise DataError(f"{path}: row 1, columns {found}. The columns must be {', '.join(COLUMNS)}.")
-    if wine_type is not None and (other := set(table["type"].str.lower()) - {wine_type}):
-        raise DataError(f"{path}: holds wines of type {other.pop()!r}, not only {wine_type}. Mend the file.")
-    return table[COLUMNS].assign(type=table["type"].str.lower())
+    rows = {line: [cell_text(cell) for cell in row] for line, row in body if len(row) == len(header)}
+    return pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="str"), ragged
+
+
+def numbered_rows(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row of the CSV with the line it ends on."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: row {reader.line_num}: not a readable CSV ({error}). Mend it and run again."
+        ) from None
+
+
+def cell_text(cell: str) -> str | None:
+    """Return a cell without the space around it, None where it stands for nothing."""
+    return None if (text := cell.strip()) in NULLS else text
+
+
+def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
+    """Return the table with the tidy names, without its index column, with its type in small letters."""
+    names = [name.strip().lower().replace(" ", "_") for name in table.columns]
+    table = table.set_axis([TIDY_NAMES.get(name, name) for name in names], axis="columns")
+    table = table.loc[:, [name not in INDEX_NAMES for name in names]]
+    if "type" in table:
+        table["type"] = table["type"].map(str.lower, na_action="ignore")
+    elif wine_type is not None:
+        table = table.assign(type=wine_type)
+    return table
+
+
+def type_problems(table: pd.DataFrame, wine_type: str | None) -> Problems:
+    """Return the wines of another type than the file's, or the type that is missing in a file of both."""
+    if list(table.columns).count("type") != 1:
+        return {}
+    types = table["type"]
+    if wine_type is not None:
+        others = types[types.notna() & (types != wine_type)]
+        return {(row, "type"): f"{reprlib.repr(cell)} in a file of {wine_type} wine" for row, cell in others.items()}
+    missing = " or ".join(name for name in TYPES if name not in set(types))
+    return {(1, "type"): f"no wine is {missing}, and the model needs both types"} if missing else {}

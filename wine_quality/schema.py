@@ -1,5 +1,7 @@
 """The tidy table: one row a wine, 13 columns, and what each may hold."""
 
+import reprlib
+from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
@@ -57,21 +59,32 @@ schema = pa.DataFrameSchema(
     ordered=True,
 )
 
-
 Problems = dict[tuple[int, str], str]
+
+
+def column_problems(wines: pd.DataFrame) -> Problems:
+    """Return which columns of a table are missing, repeated or unknown, as problems of row 1."""
+    counts = Counter(wines.columns)
+    wrong = {
+        "missing": ", ".join(name for name in COLUMNS if name not in counts),
+        "repeated": ", ".join(name for name in COLUMNS if counts[name] > 1),
+        "unknown": the_first([reprlib.repr(name) for name in counts if name not in COLUMNS], ", "),
+    }
+    return {(1, f"columns {what}"): names for what, names in wrong.items() if names}
 
 
 def as_numbers(wines: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     """Turn the number columns of a table of text into floats; return it and what is wrong by (row, column)."""
     problems, numbers = {}, wines.copy()
-    for name in [*MEASUREMENTS, TARGET]:
+    for name in numbers.columns.drop("type", errors="ignore"):
         numbers[name] = pd.to_numeric(wines[name], errors="coerce").astype(float)
         text = wines[name].notna() & numbers[name].isna()
-        problems |= {(row, name): f"{cell!r} is not a number" for row, cell in wines.loc[text, name].items()}
+        texts = wines.loc[text, name].items()
+        problems |= {(row, name): f"{reprlib.repr(cell)} is not a number" for row, cell in texts}
     return numbers, problems
 
 
-def check_wines(wines: pd.DataFrame, where: str) -> pd.DataFrame:
+def check_wines(wines: pd.DataFrame, where: str, found: Problems | None = None) -> pd.DataFrame:
     """Check a table against the schema, all problems at once, and return it tidy.
 
     Parameters
@@ -80,6 +93,8 @@ def check_wines(wines: pd.DataFrame, where: str) -> pd.DataFrame:
         The columns of `COLUMNS`, of text or numbers. The index is what the message calls a row.
     where : str
         What to call the table in a message, usually its file.
+    found : dict, optional
+        What was found wrong before, to be told with the rest.
 
     Returns
     -------
@@ -91,14 +106,15 @@ def check_wines(wines: pd.DataFrame, where: str) -> pd.DataFrame:
     DataError
         One line with the row, the column, the value and what is wrong with it, for the first ten problems.
     """
-    numbers, problems = as_numbers(wines)
+    known = [name for name in COLUMNS if name in wines]
+    numbers, problems = as_numbers(wines.loc[:, ~wines.columns.duplicated()][known])
     try:
-        schema.validate(numbers, lazy=True)
+        schema.select_columns(known).validate(numbers, lazy=True)
     except pa.errors.SchemaErrors as error:
         for case in error.failure_cases.itertuples():
-            what = "empty" if case.check == "not_nullable" else f"{case.failure_case!r} is {case.check}"
+            what = "empty" if case.check == "not_nullable" else f"{reprlib.repr(case.failure_case)} is {case.check}"
             problems.setdefault((case.index, case.column), what)
-    if problems:
+    if problems := column_problems(wines) | problems | (found or {}):
         raise DataError(problem_line(where, problems))
     return numbers.astype({TARGET: "int64"})
 
@@ -106,7 +122,11 @@ def check_wines(wines: pd.DataFrame, where: str) -> pd.DataFrame:
 def problem_line(where: str, problems: Problems) -> str:
     """Return all problems of one file as one line, the first ten in full."""
     lines = [f"row {row}, {column}: {what}" for (row, column), what in sorted(problems.items())]
-    more = len(lines) - SHOWN_PROBLEMS
-    shown = "; ".join(lines[:SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return f"{where}: {count}: {shown}. Mend the file and run again."
+    return f"{where}: {count}: {the_first(lines, '; ')}. Mend the file and run again."
+
+
+def the_first(texts: list[str], separator: str) -> str:
+    """Return the first ten of many as one line that says how many more there are."""
+    more = len(texts) - SHOWN_PROBLEMS
+    return separator.join([*texts[:SHOWN_PROBLEMS], f"and {more} more"] if more > 0 else texts)

@@ -21,7 +21,7 @@ UNLIKELY = 1e-6
 
 def wine_keys(wines: pd.DataFrame) -> pd.Series:
     """Return the key of each wine: 16 hexadecimal digits, hashed from its type and measurements."""
-    digits = wines[list(MEASUREMENTS)].map(lambda value: f"{value:.8g}")
+    digits = wines[list(MEASUREMENTS)].map(lambda value: f"{value + 0.0:.8g}")  # + 0.0 makes -0.0 the same as 0.0
     text = wines["type"].str.cat(digits, sep="|")
     return text.map(lambda wine: hashlib.blake2b(wine.encode(), digest_size=8).hexdigest()).rename("key")
 
@@ -31,7 +31,7 @@ def distinct_wines(wines: pd.DataFrame) -> pd.DataFrame:
 
     A wine with blanks is dropped where a complete wine agrees with it on everything else: it is that wine.
     """
-    once = wines.loc[~wine_keys(wines).duplicated()]
+    once = wines.loc[~wine_keys(wines).duplicated()].reset_index(drop=True)
     blank = once[list(MEASUREMENTS)].isna().any(axis=1)
     known = once.loc[~blank]
     repeats = [row for row, wine in once.loc[blank].iterrows() if is_among(wine, known)]

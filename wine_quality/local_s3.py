@@ -1,0 +1,93 @@
+"""A real S3 server for a laptop: rclone on loopback, its objects plain files under `.local/s3/`."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wine_quality.config import Settings
+from wine_quality.errors import DataError, StorageError, StorageUnavailable
+from wine_quality.files import disk_errors_told
+
+START_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an S3 server listens and the keys it takes."""
+
+    url: str
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+@contextmanager
+def local_s3(config: Settings, port: int | None = None) -> Iterator[Endpoint]:
+    """Run the server on a free port, or the one given, and stop it at the end."""
+    port = port or free_port()
+    key, secret = local_keys(config)
+    (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
+    with (config.local / "s3.log").open("wb") as log:
+        server = subprocess.Popen(s3_command(config, port), env=s3_environment(key, secret), stdout=log, stderr=log)
+    try:
+        wait_for(server, port, config.local / "s3.log")
+        yield Endpoint(f"http://127.0.0.1:{port}", key, secret)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def s3_command(config: Settings, port: int) -> list[str]:
+    """Return the command of the local S3 server."""
+    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if rclone is None:
+        raise StorageError("rclone is not installed. Install requirements.txt again (make setup).")
+    return [rclone, "serve", "s3", str(config.local / "s3"), "--addr", f"127.0.0.1:{port}", "--config", ""]
+
+
+def s3_environment(key: str, secret: str) -> dict[str, str]:
+    """Return the environment of the local S3 server; keys on a command line would show in `ps`."""
+    return {**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'}
+
+
+def local_keys(config: Settings) -> tuple[str, str]:
+    """Return the keys of the local S3 server, made at random the first time and kept in a file only you can read."""
+    path = config.local / "s3-keys"
+    with disk_errors_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            part = path.with_suffix(f".{os.getpid()}")
+            part.touch(mode=0o600)
+            part.write_text(f"{secrets.token_hex(10)},{secrets.token_hex(20)}")
+            part.rename(path)
+        path.chmod(0o600)
+    key, _, secret = path.read_text().partition(",")
+    if not (key and secret):
+        raise DataError(f"{path}: holds no keys. Delete it; it is made anew.")
+    return key, secret
+
+
+def wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
+    """Return once the server listens, or say why it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+    raise StorageUnavailable(f"the local S3 server did not start: {last}")
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

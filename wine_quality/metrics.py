@@ -1,0 +1,47 @@
+"""How good a score is, said in six ways."""
+
+import numpy as np
+from sklearn.metrics import (
+    accuracy_score,
+    cohen_kappa_score,
+    mean_absolute_error,
+    r2_score,
+    root_mean_squared_error,
+)
+
+
+def scores(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Return six measures of predicted against actual quality, both of shape (n wines,).
+
+    `rmse` and `mae` are in points of quality; `r2` is the share of the variance explained (1 is perfect, 0 is no
+    better than the mean, and it may be negative); `accuracy` is the share of wines whose rounded score is right and
+    `within_1` that of those at most one point off; `qwk` is Cohen's kappa with quadratic weights (Cohen, 1968,
+    Psychological Bulletin 70(4)): agreement of the rounded scores beyond chance, where a miss by two counts four times
+    a miss by one.
+    """
+    rounded = np.rint(predicted).astype(int)
+    return {
+        "rmse": float(root_mean_squared_error(actual, predicted)),
+        "mae": float(mean_absolute_error(actual, predicted)),
+        "r2": float(r2_score(actual, predicted)),
+        "accuracy": float(accuracy_score(actual, rounded)),
+        "within_1": float(np.mean(np.abs(actual - rounded) <= 1)),
+        "qwk": float(cohen_kappa_score(actual, rounded, weights="quadratic")),
+    }
+
+
+def rmse_gain(
+    actual: np.ndarray, champion: np.ndarray, challenger: np.ndarray, seed: int, draws: int = 2000
+) -> tuple[float, float, float]:
+    """Return by how much the challenger's RMSE is below the champion's, with its 95 % interval (low, high).
+
+    A paired bootstrap: the same wines are redrawn for both, so that wines which are hard for both cancel out (Efron
+    and Tibshirani, 1993, An Introduction to the Bootstrap, chapter 13, percentile interval).
+    """
+    rng = np.random.default_rng(seed)
+    squares = np.column_stack([(actual - champion) ** 2, (actual - challenger) ** 2])
+    weights = rng.multinomial(len(actual), np.full(len(actual), 1 / len(actual)), size=draws) / len(actual)
+    redrawn = np.sqrt(weights @ squares)
+    low, high = np.quantile(redrawn[:, 0] - redrawn[:, 1], [0.025, 0.975])
+    champion_rmse, challenger_rmse = np.sqrt(squares.mean(axis=0))
+    return float(champion_rmse - challenger_rmse), float(low), float(high)

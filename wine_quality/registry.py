@@ -1,0 +1,119 @@
+"""Versions of the model, the champion among them, and the gate before it.
+
+The alias `champion` names the version that is in use, `challenger` the newest. A challenger becomes champion only
+where it beats the champion on the hold-out, and by more than the luck of the draw.
+"""
+
+from dataclasses import dataclass
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from sklearn.pipeline import Pipeline
+
+from wine_quality.config import Settings
+from wine_quality.errors import RegistryError
+from wine_quality.metrics import rmse_gain
+from wine_quality.models import predict
+from wine_quality.schema import TARGET
+from wine_quality.splits import wine_keys
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+TRAINED_ON = "training_wines.txt"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a challenger.
+
+    `gain` is by how much its RMSE on the hold-out is below that of `opponent`, and `low` to `high` its 95 % interval.
+    """
+
+    promoted: bool
+    opponent: str
+    gain: float
+    low: float
+    high: float
+    reason: str
+
+
+def champion(config: Settings) -> ModelVersion | None:
+    """Return the version with the alias `champion`, or None where there is none yet."""
+    try:
+        return MlflowClient().get_model_version_by_alias(config.registered_model, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def register(config: Settings, run_id: str, model_id: str, tags: dict[str, str]) -> ModelVersion:
+    """Register a logged model as the next version, under the alias `challenger`."""
+    client = MlflowClient()
+    if not client.search_registered_models(f"name = '{config.registered_model}'"):
+        client.create_registered_model(config.registered_model)
+    version = client.create_model_version(
+        config.registered_model, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
+    )
+    client.set_registered_model_alias(config.registered_model, CHALLENGER, version.version)
+    return version
+
+
+def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: pd.DataFrame, source: str) -> Verdict:
+    """Compare a challenger with the champion on the hold-out, or with the mean where there is no champion yet.
+
+    Parameters
+    ----------
+    config : Settings
+    challenger : Pipeline
+        Fitted on `train`.
+    train, holdout : DataFrame of shape (n wines, 13)
+        Distinct wines; none stands in both.
+    source : str
+        Where the wine came from, as `data.Wine.source`.
+
+    Raises
+    ------
+    RegistryError
+        The champion does not load.
+    """
+    current = champion(config)
+    actual, predicted = holdout[TARGET].to_numpy(), predict(challenger, holdout)
+    if current is None:
+        opponent, baseline = "the mean of the training side", np.full(len(holdout), train[TARGET].mean())
+    else:
+        opponent, baseline = f"champion version {current.version}", predict(load_version(current), holdout)
+    gain, low, high = rmse_gain(actual, baseline, predicted, config.seed)
+    refusal = unfair(current, holdout, source) if current else ""
+    if not refusal and low <= 0:
+        refusal = "not better by more than chance"
+    reason = refusal or "better by more than chance"
+    return Verdict(not refusal, opponent, gain, low, high, reason)
+
+
+def unfair(current: ModelVersion, holdout: pd.DataFrame, source: str) -> str:
+    """Return why a comparison with the champion would not be fair, or an empty text."""
+    if source == "sample" and current.tags.get("data_source") != "sample":
+        return "a model of made-up wine does not replace one of real wine"
+    known = set(mlflow.artifacts.load_text(f"runs:/{current.run_id}/{TRAINED_ON}").split())
+    seen = wine_keys(holdout).isin(known).sum()
+    return f"the champion was trained on {seen} of the {len(holdout)} hold-out wines" if seen else ""
+
+
+def load_version(version: ModelVersion) -> Pipeline:
+    """Load the pipeline of a version."""
+    try:
+        return mlflow.sklearn.load_model(f"models:/{version.name}/{version.version}")
+    except (MlflowException, OSError, ValueError) as error:
+        raise RegistryError(
+            f"{version.name} version {version.version} does not load ({error}). "
+            "Give the alias champion to another version."
+        ) from error
+
+
+def promote(config: Settings, version: ModelVersion) -> None:
+    """Give a version the alias `champion`."""
+    MlflowClient().set_registered_model_alias(config.registered_model, CHAMPION, version.version)

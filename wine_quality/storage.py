@@ -1,0 +1,142 @@
+"""The bucket: what a run leaves in S3.
+
+A run's files go to `runs/<run id>/`, and last of all `manifest.json` with the sha256 sum of each: a run without a
+manifest is not there. Files wait in an outbox until they are pushed, so a bucket that is away loses nothing.
+
+The functions take any bucket with the methods of `prefect_aws.S3Bucket`.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
+
+from wine_quality.errors import StorageError, StorageUnavailable
+from wine_quality.files import disk_errors_told
+
+MANIFEST = "manifest.json"
+REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken", "InvalidToken"}
+
+
+def stage(outbox: Path, run_id: str, files: dict[str, Path]) -> None:
+    """Put copies of a run's files, and their manifest, in the outbox; they appear there all at once."""
+    waiting, aside = outbox / run_id, outbox / f".part-{run_id}"
+    with disk_errors_told(waiting):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for name, path in files.items():
+            shutil.copyfile(path, aside / name)
+        manifest = {"run_id": run_id, "files": {name: sha256(aside / name) for name in files}}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        aside.rename(waiting)
+
+
+def push_waiting(bucket: Any, outbox: Path) -> list[str]:
+    """Push every run that waits in the outbox, oldest first, and return their ids.
+
+    Raises
+    ------
+    StorageUnavailable
+        Nobody answers. Trying again may help.
+    StorageError
+        The bucket is missing, or the keys are refused. What was not pushed stays in the outbox.
+    """
+    check_reachable(bucket)
+    waiting = [folder for folder in outbox.glob("*") if not folder.name.startswith(".")]
+    waiting.sort(key=lambda folder: folder.stat().st_mtime)
+    for folder in waiting:
+        push(bucket, folder)
+        shutil.rmtree(folder)
+    return [folder.name for folder in waiting]
+
+
+def push(bucket: Any, folder: Path) -> None:
+    """Upload a run's folder to `runs/<folder name>/`, the manifest last."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    with storage_errors_told(bucket.bucket_name):
+        for name in [*names, MANIFEST]:
+            bucket.upload_from_path(folder / name, f"runs/{folder.name}/{name}")
+
+
+def pull(bucket: Any, run_id: str, folder: Path) -> list[Path]:
+    """Download a run's files into `folder`, each checked against the manifest.
+
+    Raises
+    ------
+    StorageError
+        The run has no manifest, or a file is not the one that was pushed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors_told(bucket.bucket_name):
+        manifest = json.loads(bucket.read_path(f"runs/{run_id}/{MANIFEST}"))
+        for name in manifest["files"]:
+            bucket.download_object_to_path(f"runs/{run_id}/{name}", folder / name)
+    for name, expected in manifest["files"].items():
+        if sha256(folder / name) != expected:
+            (folder / name).unlink()
+            raise StorageError(f"runs/{run_id}/{name}: not the file that was pushed (its sha256 sum differs).")
+    return [folder / name for name in manifest["files"]]
+
+
+def check_reachable(bucket: Any) -> None:
+    """Raise a `StorageError` that says why where the bucket cannot be listed."""
+    with storage_errors_told(bucket.bucket_name):
+        bucket.credentials.get_s3_client().list_objects_v2(Bucket=bucket.bucket_name, MaxKeys=1)
+
+
+@contextmanager
+def storage_errors_told(name: str) -> Iterator[None]:
+    """Turn an error of the S3 client into a line that names the bucket and says what to do."""
+    try:
+        yield
+    except S3UploadFailedError as error:
+        raise told(name, error.__context__ or error) from None
+    except (ClientError, BotoCoreError) as error:
+        raise told(name, error) from None
+
+
+def told(name: str, error: BaseException) -> StorageError:
+    """Return the error of the S3 client `error` as one of ours."""
+    if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
+        return StorageError(
+            f"bucket {name}: the endpoint is silent ({error}). Mend AWS_ENDPOINT_URL_S3 or the network."
+        )
+    if isinstance(error, EndpointConnectionError):
+        return StorageUnavailable(
+            f"bucket {name}: nobody listens ({error}). Start the server or mend AWS_ENDPOINT_URL_S3."
+        )
+    if isinstance(error, NoCredentialsError):
+        return StorageError(f"bucket {name}: no keys. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+    if code == "NoSuchBucket":
+        return StorageError(f"bucket {name}: there is no such bucket. Create it, or set WINE_BUCKET to one you have.")
+    if code in {"NoSuchKey", "404"}:
+        return StorageError(
+            f"bucket {name}: the object is not there. The run was not pushed to this bucket, or deleted."
+        )
+    if code in REFUSED:
+        return StorageError(
+            f"bucket {name}: the keys are refused ({code}). Mend AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0) if isinstance(error, ClientError) else 0
+    kind = StorageUnavailable if status >= 500 else StorageError
+    return kind(f"bucket {name}: {str(error).strip() or type(error).__name__}.")
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 sum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

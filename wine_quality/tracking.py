@@ -1,0 +1,107 @@
+"""Runs: what was done, on which wine, and what came of it, kept in MLflow."""
+
+import json
+import logging
+import subprocess
+import warnings
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import skops.io
+from mlflow.models import Model, infer_signature
+from sklearn.pipeline import Pipeline
+
+from wine_quality.config import ROOT, Settings
+from wine_quality.files import whole_file
+from wine_quality.schema import FEATURES, TARGET
+
+TRUSTED_TYPES = [
+    "numpy.dtype",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.neighbors._kd_tree.KDTree",
+    "sklearn.tree._tree.Tree",
+    "xgboost.core.Booster",
+    "xgboost.sklearn.XGBRegressor",
+]
+REQUIRED = ["pandas", "scikit-learn", "skops", "xgboost-cpu"]
+
+
+def use_store(config: Settings) -> None:
+    """Point MLflow at the project's store and experiment, made where they are not there yet."""
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(config.mlflow_uri)
+    mlflow.set_experiment(config.experiment)
+
+
+def save_model(pipeline: Pipeline, path: Path) -> Path:
+    """Save a pipeline as a compressed skops file, whole or not at all, and return its path.
+
+    skops writes no code: unlike a pickle, loading it runs nothing that the file brings along.
+    """
+    with whole_file(path) as part:
+        skops.io.dump(pipeline, part, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+    return path
+
+
+def load_model(path: Path) -> Pipeline:
+    """Load a pipeline that `save_model` saved."""
+    return skops.io.load(path, trusted=TRUSTED_TYPES)
+
+
+class CompactFlavor:
+    """MLflow's scikit-learn flavor, its model file compressed to a fifth."""
+
+    @staticmethod
+    def save_model(path: str, sk_model: Pipeline, **kwargs: Any) -> None:
+        """Save as `mlflow.sklearn.save_model` does, then write the model file again, compressed."""
+        mlflow.sklearn.save_model(sk_model, path, **kwargs)
+        save_model(sk_model, Path(path) / "model.skops")
+
+
+def log_model(pipeline: Pipeline, example: pd.DataFrame) -> str:
+    """Log a fitted pipeline to the active run, with signature and input example, and return the model's id."""
+    features = example[FEATURES]
+    with warnings.catch_warnings():
+        # the pipeline is stored a second time by CompactFlavor, which MLflow need not know
+        info = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=CompactFlavor,
+            sk_model=pipeline,
+            signature=infer_signature(features, pipeline.predict(features)),
+            input_example=features,
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
+            skops_trusted_types=TRUSTED_TYPES,
+        )
+    return info.model_id
+
+
+def log_wines(wines: pd.DataFrame, name: str, context: str) -> None:
+    """Log a table as an MLflow dataset of the active run; `context` is `training` or `evaluation`."""
+    numbers = wines.astype({TARGET: "float64"})
+    mlflow.log_input(mlflow.data.from_pandas(numbers, name=name, targets=TARGET), context=context)
+
+
+def log_json(value: Any, name: str) -> None:
+    """Log a value as a JSON artifact of the active run."""
+    mlflow.log_text(json.dumps(value, indent=2), name)
+
+
+def git_commit() -> str:
+    """Return the commit of this checkout, `-dirty` where files differ from it, or `unknown` outside git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
