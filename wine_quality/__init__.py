@@ -8,3 +8,4 @@ logging.getLogger(__name__).setLevel(logging.INFO)
 # read when mlflow and prefect are imported: nothing is sent anywhere
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -7,6 +7,7 @@ the file `.env` in the project's root. The environment wins over the file.
 import os
 import reprlib
 from pathlib import Path
+from typing import Any
 
 from dotenv import load_dotenv
 from pydantic import Field, ValidationError
@@ -51,8 +52,13 @@ class Settings(BaseSettings):
 
     @property
     def local(self) -> Path:
-        """State that is no one's to edit: Prefect's home, the local bucket, what waits to be pushed."""
+        """State that is no one's to edit: Prefect's home and the local bucket."""
         return self.home / ".local"
+
+    @property
+    def outbox(self) -> Path:
+        """What waits to be pushed to the bucket."""
+        return self.local / "outbox"
 
     @property
     def mlflow_uri(self) -> str:
@@ -62,8 +68,8 @@ class Settings(BaseSettings):
         )
 
 
-def settings() -> Settings:
-    """Return the settings as the environment and `.env` have them now.
+def settings(**overrides: Any) -> Settings:
+    """Return the settings as the environment and `.env` have them now; an override that is not None wins over both.
 
     Raises
     ------
@@ -76,7 +82,7 @@ def settings() -> Settings:
     except (OSError, ValueError) as error:
         raise SettingsError(f"{dotenv}: cannot be read ({error}). Mend it or take it away.") from None
     try:
-        return Settings()
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         wrong = "; ".join(
             f"WINE_{str(e['loc'][0]).upper()}={reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()

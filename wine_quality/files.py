@@ -1,6 +1,5 @@
 """Write a file whole or not at all."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,4 +33,4 @@ def whole_file(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as aside:
             part = Path(aside) / path.name
             yield part
-            os.replace(part, path)
+            part.replace(path)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from hyperopt import hp
+from sklearn.base import clone
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesClassifier,
@@ -51,7 +52,14 @@ MODELS: dict[str, Model] = {
     ),
     "xgboost": Model(
         XGBRegressor,
-        {"n_estimators": 400, "learning_rate": 0.04, "max_depth": 7, "subsample": 0.7, "colsample_bytree": 0.6},
+        {
+            "n_estimators": 400,
+            "learning_rate": 0.04,
+            "max_depth": 7,
+            "subsample": 0.7,
+            "colsample_bytree": 0.6,
+            "n_jobs": 1,
+        },
         {
             "max_depth": hp.uniformint("xgboost.max_depth", 4, 10),
             "learning_rate": hp.loguniform("xgboost.learning_rate", np.log(0.02), np.log(0.1)),
@@ -81,12 +89,13 @@ def build(name: str, seed: int, **params: Any) -> Pipeline:
 
 
 def fit(pipeline: Pipeline, wines: pd.DataFrame) -> Pipeline:
-    """Fit a pipeline on a tidy table, on all cores, and return it set to predict on one.
+    """Fit a pipeline on a tidy table, a forest on all cores, and return it set to predict on one.
 
     Trees grown side by side are the same trees; their predictions summed side by side differ in the last bit from run
-    to run, and for a few wines one core is also the faster.
+    to run, and for a few wines one core is also the faster. XGBoost stays on one (`MODELS`): its threads wait by
+    spinning, and a second busy program makes them many times slower than a single one.
     """
-    threaded = "n_jobs" in pipeline["model"].get_params()
+    threaded = pipeline["model"].get_params().get("n_jobs", 1) is None
     if threaded:
         pipeline.set_params(model__n_jobs=-1)
     pipeline.fit(wines[FEATURES], wines[TARGET])
@@ -104,5 +113,5 @@ def cross_predict(pipeline: Pipeline, wines: pd.DataFrame, parts: list[tuple[np.
     """Return a score for each wine by a model that never saw it: fitted on the rest, fold by fold."""
     scores = np.full(len(wines), np.nan)
     for fit_rows, score_rows in parts:
-        scores[score_rows] = predict(fit(pipeline, wines.iloc[fit_rows]), wines.iloc[score_rows])
+        scores[score_rows] = predict(fit(clone(pipeline), wines.iloc[fit_rows]), wines.iloc[score_rows])
     return scores

@@ -20,6 +20,7 @@ from wine_quality.metrics import rmse_gain
 from wine_quality.models import predict
 from wine_quality.schema import TARGET
 from wine_quality.splits import wine_keys
+from wine_quality.tracking import Tracked
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 TRAINED_ON = "training_wines.txt"
@@ -50,15 +51,15 @@ def champion(config: Settings) -> ModelVersion | None:
         raise
 
 
-def register(config: Settings, run_id: str, model_id: str, tags: dict[str, str]) -> ModelVersion:
-    """Register a logged model as the next version, under the alias `challenger`."""
+def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
+    """Register a run's model as the next version, under the alias `challenger`, and return the version's number."""
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{config.registered_model}'"):
         client.create_registered_model(config.registered_model)
     version = client.create_model_version(
-        config.registered_model, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
-    )
-    client.set_registered_model_alias(config.registered_model, CHALLENGER, version.version)
+        config.registered_model, f"models:/{run.model_id}", run.run_id, tags=tags, model_id=run.model_id
+    ).version
+    client.set_registered_model_alias(config.registered_model, CHALLENGER, version)
     return version
 
 
@@ -114,6 +115,6 @@ def load_version(version: ModelVersion) -> Pipeline:
         ) from error
 
 
-def promote(config: Settings, version: ModelVersion) -> None:
+def promote(config: Settings, version: str) -> None:
     """Give a version the alias `champion`."""
-    MlflowClient().set_registered_model_alias(config.registered_model, CHAMPION, version.version)
+    MlflowClient().set_registered_model_alias(config.registered_model, CHAMPION, version)

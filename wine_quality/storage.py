@@ -31,17 +31,21 @@ MANIFEST = "manifest.json"
 REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken", "InvalidToken"}
 
 
-def stage(outbox: Path, run_id: str, files: dict[str, Path]) -> None:
-    """Put copies of a run's files, and their manifest, in the outbox; they appear there all at once."""
+def stage(outbox: Path, run_id: str, files: dict[str, Path | bytes]) -> list[str]:
+    """Put a run's files and their manifest in the outbox, where they appear all at once; return their names."""
     waiting, aside = outbox / run_id, outbox / f".part-{run_id}"
     with disk_errors_told(waiting):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        for name, path in files.items():
-            shutil.copyfile(path, aside / name)
+        for name, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, aside / name)
+            else:
+                (aside / name).write_bytes(content)
         manifest = {"run_id": run_id, "files": {name: sha256(aside / name) for name in files}}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
         aside.rename(waiting)
+    return [*files, MANIFEST]
 
 
 def push_waiting(bucket: Any, outbox: Path) -> list[str]:

@@ -1,10 +1,10 @@
 """Runs: what was done, on which wine, and what came of it, kept in MLflow."""
 
-import json
 import logging
 import subprocess
-import warnings
+import sys
 import zipfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,16 @@ TRUSTED_TYPES = [
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBRegressor",
 ]
-REQUIRED = ["pandas", "scikit-learn", "skops", "xgboost-cpu"]
+REQUIRED = ["pandas", "scikit-learn", "skops", "xgboost-cpu" if sys.platform == "linux" else "xgboost"]
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """Where MLflow keeps a run and its model."""
+
+    run_id: str
+    experiment_id: str
+    model_id: str
 
 
 def use_store(config: Settings) -> None:
@@ -35,6 +44,9 @@ def use_store(config: Settings) -> None:
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(config.mlflow_uri)
+    if mlflow.get_experiment_by_name(config.experiment) is None:
+        on_server = config.mlflow_uri.startswith("http")
+        mlflow.create_experiment(config.experiment, None if on_server else (config.home / "mlruns").resolve().as_uri())
     mlflow.set_experiment(config.experiment)
 
 
@@ -66,18 +78,16 @@ class CompactFlavor:
 def log_model(pipeline: Pipeline, example: pd.DataFrame) -> str:
     """Log a fitted pipeline to the active run, with signature and input example, and return the model's id."""
     features = example[FEATURES]
-    with warnings.catch_warnings():
-        # the pipeline is stored a second time by CompactFlavor, which MLflow need not know
-        info = Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=CompactFlavor,
-            sk_model=pipeline,
-            signature=infer_signature(features, pipeline.predict(features)),
-            input_example=features,
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
-            skops_trusted_types=TRUSTED_TYPES,
-        )
+    info = Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=CompactFlavor,
+        sk_model=pipeline,
+        signature=infer_signature(features, pipeline.predict(features)),
+        input_example=features,
+        pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
+        skops_trusted_types=TRUSTED_TYPES,
+    )
     return info.model_id
 
 
@@ -85,11 +95,6 @@ def log_wines(wines: pd.DataFrame, name: str, context: str) -> None:
     """Log a table as an MLflow dataset of the active run; `context` is `training` or `evaluation`."""
     numbers = wines.astype({TARGET: "float64"})
     mlflow.log_input(mlflow.data.from_pandas(numbers, name=name, targets=TARGET), context=context)
-
-
-def log_json(value: Any, name: str) -> None:
-    """Log a value as a JSON artifact of the active run."""
-    mlflow.log_text(json.dumps(value, indent=2), name)
 
 
 def git_commit() -> str:

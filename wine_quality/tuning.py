@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from hyperopt import STATUS_OK, Trials, fmin, hp, space_eval, tpe
 from sklearn.metrics import root_mean_squared_error
+from tqdm import tqdm
 
 from wine_quality.models import MODELS, build, cross_predict
 from wine_quality.schema import TARGET
@@ -16,12 +17,11 @@ SEARCH_TREES = 100
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found: a model's name, its parameters, and the table of trials (one row each)."""
+class Choice:
+    """A model's name and the parameters it is built with, over those of `MODELS`."""
 
     name: str
     params: dict[str, Any]
-    trials: pd.DataFrame
 
 
 def search_space() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def search_space() -> dict[str, Any]:
     return hp.choice("family", families)
 
 
-def search(wines: pd.DataFrame, max_evals: int, seed: int) -> Found:
+def search(wines: pd.DataFrame, max_evals: int, seed: int) -> Choice:
     """Search models and parameters for the lowest RMSE over 5 folds, and return the best trial.
 
     Parameters
@@ -47,20 +47,23 @@ def search(wines: pd.DataFrame, max_evals: int, seed: int) -> Found:
     The Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter Optimization. Forests
     grow 100 trees in a trial: which parameters are good shows at that size for a third of the time.
     """
-    parts, space, rows = folds(wines, seed), search_space(), []
+    parts, space = folds(wines, seed), search_space()
+    progress = tqdm(total=max_evals, desc="search", disable=None, leave=False)
 
     def loss(drawn: dict[str, Any]) -> dict[str, Any]:
         params = {key: plain(value) for key, value in drawn.items() if key != "name"}
         pipeline = build(drawn["name"], seed, **small(drawn["name"]), **params)
         rmse = root_mean_squared_error(wines[TARGET], cross_predict(pipeline, wines, parts))
-        rows.append({"model": drawn["name"], **params, "rmse": rmse})
+        progress.update()
         return {"loss": rmse, "status": STATUS_OK}
 
-    trials = Trials()
-    best = fmin(loss, space, tpe.suggest, max_evals, trials, np.random.default_rng(seed), verbose=False)
+    with progress:
+        best = fmin(
+            loss, space, tpe.suggest, max_evals, trials=Trials(), rstate=np.random.default_rng(seed), verbose=False
+        )
     drawn = space_eval(space, best)
     params = {key: plain(value) for key, value in drawn.items() if key != "name"}
-    return Found(drawn["name"], params, pd.DataFrame(rows))
+    return Choice(drawn["name"], params)
 
 
 def small(name: str) -> dict[str, int]:

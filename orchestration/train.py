@@ -1,0 +1,282 @@
+"""Train the wine model, from the wine to the bucket.
+
+The flow reads as the chapter does. Wine is loaded and checked; each distinct wine goes to one side, to be trained on or
+to be held out; the usual models are cross-validated on the training side, and a short search looks for a better one.
+The best is fitted, scored once on the hold-out, and registered. It becomes champion only where it beats the champion.
+What the run made goes to the bucket, and a report says what happened and where to look.
+
+Tasks that depend on the world outside (a download, the tracking store, the bucket) are tried again four times, waiting
+twice as long each time. A task that only computes is not: it would fail the same way again.
+
+Run it with `python -m orchestration.train`, or `make run`.
+"""
+
+import logging
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging.configuration import setup_logging
+from prefect.tasks import exponential_backoff
+from pydantic import Field
+from rich.console import Console
+from rich.markdown import Markdown
+from sklearn.pipeline import Pipeline
+from tqdm import tqdm
+
+from orchestration.bucket import wine_bucket
+from orchestration.report import Training, bucket_text, report
+from wine_quality import data as sources
+from wine_quality import registry, splits, storage, tracking, tuning
+from wine_quality.config import Settings, settings
+from wine_quality.data import Wine
+from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, WineError
+from wine_quality.metrics import scores
+from wine_quality.models import MODELS, build, cross_predict, fit, predict
+from wine_quality.plots import predicted_against_actual
+from wine_quality.reading import read_wines
+from wine_quality.registry import Verdict
+from wine_quality.schema import TARGET
+from wine_quality.tracking import Tracked
+from wine_quality.tuning import Choice
+
+log = logging.getLogger("wine_quality.train")
+
+Sides = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def world_failed(_task: Any, _run: Any, state: Any) -> bool:
+    """Say whether a task failed because of the world outside, and tell the reader that it is tried again."""
+    error = state.result(raise_on_failure=False)
+    passing = isinstance(error, DownloadError | StorageUnavailable | MlflowException)
+    if passing:
+        log.warning("%s Trying again.", error)
+    return passing
+
+
+outside = {
+    "retries": 4,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
+    "retry_condition_fn": world_failed,
+}
+
+
+@task(**outside)
+def load(config: Settings) -> Wine:
+    """Get the wine that the settings name."""
+    wine = sources.load_wine(config)
+    log.info("load      %s rows: %s", f"{len(wine.table):,}", wine.why)
+    return wine
+
+
+@task
+def load_sides(train_file: Path | None, validation_file: Path | None) -> tuple[Wine, Sides, list[str]]:
+    """Read a training and a validation file, and refuse them where a wine stands in both."""
+    if not (train_file and validation_file):
+        raise DataError("train_file and validation_file go together. Give both, or neither: the flow splits by itself.")
+    sides = read_wines(train_file), read_wines(validation_file)
+    splits.assert_no_leak(*sides, f"{train_file} and {validation_file}")
+    wine = Wine(pd.concat(sides), "files", f"trained on {train_file}, scored on {validation_file}")
+    return wine, tuple(splits.distinct_wines(side) for side in sides), []
+
+
+@task
+def check(wine: Wine) -> tuple[pd.DataFrame, list[str]]:
+    """Find the distinct wines, and note what repeats and what leaks."""
+    distinct = splits.distinct_wines(wine.table)
+    repeats, blanks = len(wine.table) - len(distinct), sources.blank_cells(distinct)
+    notes = [f"{len(wine.table):,} rows, of which {repeats:,} repeat another: {len(distinct):,} distinct wines"]
+    if wine.pair:
+        share = splits.leaked_share(*wine.pair)
+        notes.append(f"{share:.2%} of the validation set also stand in the training set, so both were split anew")
+    if blanks:
+        notes.append(f"{blanks} cells are blank; each gets the mean of its column on the training side")
+    log.info("check     %s", "; ".join(notes))
+    return distinct, notes
+
+
+@task
+def check_sides(train: pd.DataFrame, holdout: pd.DataFrame) -> str:
+    """Assert that no wine stands on both sides, and say how alike they are."""
+    splits.assert_no_leak(train, holdout)
+    chance = splits.split_balance(train, holdout)
+    note = f"{len(train):,} wines to train on, {len(holdout):,} held out, none on both sides (alike: p = {chance:.2f})"
+    log.info("split     %s", note)
+    return note
+
+
+@task
+def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Cross-validate every model as it comes, and return a row of scores for each."""
+    parts, rows = splits.folds(train, seed), {}
+    for name in tqdm(MODELS, desc="baseline", disable=None, leave=False):
+        rows[name] = scores(train[TARGET].to_numpy(), cross_predict(build(name, seed), train, parts))
+    leaderboard = pd.DataFrame(rows).T.sort_values("rmse")
+    best = leaderboard.iloc[0]
+    log.info("baseline  %d models, best %s: RMSE %.4f, R² %.3f", len(rows), best.name, best["rmse"], best["r2"])
+    return leaderboard
+
+
+@task
+def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Choice]:
+    """Search for a better model, add it to the leaderboard at full size, and choose the best of all."""
+    found = tuning.search(train, max_evals, seed)
+    pipeline = build(found.name, seed, **found.params)
+    row = scores(train[TARGET].to_numpy(), cross_predict(pipeline, train, splits.folds(train, seed)))
+    label = f"{found.name}, searched"
+    leaderboard = pd.concat([leaderboard, pd.DataFrame([row], index=[label])]).sort_values("rmse", kind="stable")
+    best = leaderboard.index[0]
+    choice = found if best == label else Choice(best, {})
+    log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
+    return leaderboard, choice
+
+
+@task
+def final_fit(train: pd.DataFrame, choice: Choice, seed: int) -> Pipeline:
+    """Fit the chosen model on the whole training side."""
+    return fit(build(choice.name, seed, **choice.params), train)
+
+
+@task
+def score(pipeline: Pipeline, holdout: pd.DataFrame) -> dict[str, float]:
+    """Score the hold-out."""
+    result = scores(holdout[TARGET].to_numpy(), predict(pipeline, holdout))
+    log.info("score     on the hold-out: RMSE %.4f, R² %.3f", result["rmse"], result["r2"])
+    return result
+
+
+@task(**outside)
+def track(config: Settings, training: Training, pipeline: Pipeline, sides: Sides, tags: dict[str, str]) -> Tracked:
+    """Log the run, its wine and its model to MLflow."""
+    tracking.use_store(config)
+    train, holdout = sides
+    with mlflow.start_run(run_name=f"{training.choice.name}-{datetime.now():%Y-%m-%d-%H%M%S}") as run:
+        mlflow.set_tags(tags)
+        mlflow.log_params({"model": training.choice.name, "seed": config.seed, **training.choice.params})
+        mlflow.log_metrics({f"cv_{name}": value for name, value in training.leaderboard.iloc[0].items()})
+        mlflow.log_metrics({f"holdout_{name}": value for name, value in training.holdout.items()})
+        tracking.log_wines(train, training.wine.source, "training")
+        tracking.log_wines(holdout, training.wine.source, "evaluation")
+        mlflow.log_text("\n".join(splits.wine_keys(train)), registry.TRAINED_ON)
+        figure = predicted_against_actual(holdout[TARGET], predict(pipeline, holdout), training.choice.name)
+        mlflow.log_figure(figure, "predicted_against_actual.png")
+        model_id = tracking.log_model(pipeline, train.head(3))
+    log.info("track     run %s", run.info.run_name)
+    return Tracked(run.info.run_id, run.info.experiment_id, model_id)
+
+
+@task(**outside)
+def judge(config: Settings, pipeline: Pipeline, sides: Sides, source: str) -> Verdict:
+    """Let the new model meet the champion at the gate."""
+    tracking.use_store(config)
+    return registry.gate(config, pipeline, *sides, source)
+
+
+@task(**outside)
+def register(config: Settings, run: Tracked, verdict: Verdict, tags: dict[str, str]) -> str:
+    """Register the model as a new version, and make it champion where the gate says so."""
+    tracking.use_store(config)
+    version = registry.register(config, run, tags)
+    if verdict.promoted:
+        registry.promote(config, version)
+    fate = "the champion" if verdict.promoted else "a challenger"
+    log.info("register  version %s is %s: %s", version, fate, verdict.reason)
+    return version
+
+
+@task
+def stage(config: Settings, run: Tracked, pipeline: Pipeline, sides: Sides, text: str) -> list[str]:
+    """Put the model, its wine and its report where they wait to be pushed."""
+    model = tracking.save_model(pipeline, config.models / "wine-quality.skops")
+    wines = pd.concat(sides).to_csv(index=False).encode()
+    files = {"model.skops": model, "wines.csv": wines, "report.md": text.encode()}
+    return storage.stage(config.outbox, run.run_id, files)
+
+
+@task(**outside)
+def push(config: Settings) -> list[str]:
+    """Push every run that waits to the bucket, and return their ids."""
+    with wine_bucket(config) as bucket:
+        pushed = storage.push_waiting(bucket, config.outbox)
+    log.info("push      %d run(s) to the bucket %s", len(pushed), config.bucket)
+    return pushed
+
+
+@task(**outside)
+def publish(config: Settings, run: Tracked, text: str) -> None:
+    """Keep the report with the flow run and with the MLflow run, and show it on the screen."""
+    tracking.use_store(config)
+    create_markdown_artifact(text, key="training-report", description="What the training run found and made")
+    MlflowClient().log_text(run.run_id, text, "report.md")
+    console = Console()
+    Console(width=None if console.is_terminal else 120).print(Markdown(text))
+
+
+@flow(name="train-wine-quality")
+def train_wine_quality(
+    data: Annotated[
+        str | None, Field(description="auto, uci, kaggle, sample or a folder; else as WINE_DATA says")
+    ] = None,
+    train_file: Annotated[Path | None, Field(description="a CSV to train on, in place of data")] = None,
+    validation_file: Annotated[Path | None, Field(description="a CSV to score on; goes with train_file")] = None,
+    max_evals: Annotated[int, Field(description="trials of the search", ge=1, le=500)] = 8,
+    seed: Annotated[int | None, Field(description="same seed, same model; else as WINE_SEED says", ge=0)] = None,
+) -> str:
+    """Train, score, register and push the wine model, and return the id of its MLflow run."""
+    config = settings(data=data, seed=seed)
+    if train_file or validation_file:
+        wine, sides, notes = load_sides(train_file, validation_file)
+    else:
+        wine = load(config)
+        distinct, notes = check(wine)
+        sides = splits.train_holdout_split(distinct)
+    train, holdout = sides
+    notes.append(check_sides(train, holdout))
+
+    leaderboard = baseline(train, config.seed)
+    leaderboard, choice = search(train, leaderboard, max_evals, config.seed)
+    pipeline = final_fit(train, choice, config.seed)
+    training = Training(wine, notes, leaderboard, choice, score(pipeline, holdout))
+
+    tags = {"data_source": wine.source, "data": wine.why, "git_commit": tracking.git_commit()}
+    run = track(config, training, pipeline, sides, tags)
+    verdict = judge(config, pipeline, sides, wine.source)
+    version = register(config, run, verdict, tags)
+
+    text = report(training, verdict, run, version, config)
+    staged = stage(config, run, pipeline, sides, text)
+    try:
+        bucket = bucket_text(run, staged, push(config), config.bucket)
+    except StorageError as error:
+        publish(
+            config, run, f"{text}\n\n## Bucket\n\nNot pushed: {error} The model is registered; the next run pushes it."
+        )
+        raise
+    publish(config, run, f"{text}\n\n## Bucket\n\n{bucket}")
+    return run.run_id
+
+
+def main() -> int:
+    """Run the flow with a quiet screen: its own lines, the report, and an error as one line."""
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    setup_logging()
+    screen = logging.StreamHandler(sys.stdout)
+    logging.getLogger("wine_quality").addHandler(screen)
+    try:
+        train_wine_quality()
+    except WineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
