@@ -13,6 +13,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket; a report at the end
+	@echo "start     Prefect and MLflow take some 15 seconds to start"
 	@$(PY) -m orchestration.train
 
 test: setup ## run the tests, offline
@@ -48,5 +49,5 @@ lock: setup ## pin pyproject.toml anew into requirements.txt
 	$$python -m venv --clear .venv >/dev/null 2>&1 || $(SAY_AND_STOP); \
 	mkdir -p .local; line="error: packages could not be installed. Is there a network? The details are in .local/setup.log"; \
 	$(PY) -m pip install --retries 1 $(UV) >.local/setup.log 2>&1 || $(SAY_AND_STOP); \
-	$(PY) -m uv pip install --python $(PY) -r requirements.txt -e . >>.local/setup.log 2>&1 || $(SAY_AND_STOP)
+	$(PY) -m uv pip install --compile-bytecode --python $(PY) -r requirements.txt -e . >>.local/setup.log 2>&1 || $(SAY_AND_STOP)
 	@touch $@

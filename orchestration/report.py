@@ -76,8 +76,8 @@ def gate_text(verdict: Verdict, version: str) -> str:
     """Say what the gate decided and on what ground."""
     fate = "is the **champion** now" if verdict.promoted else "stays a **challenger**: the champion does not change"
     return (
-        f"Version {version} {fate} ({verdict.reason}). Its RMSE on the hold-out is {verdict.gain:+.4f} better than that "
-        f"of {verdict.opponent}; 95 % interval {verdict.low:+.4f} to {verdict.high:+.4f}, by paired bootstrap."
+        f"Version {version} {fate} ({verdict.reason}). On the hold-out its RMSE is lower than that of {verdict.opponent} "
+        f"by {verdict.gain:.4f}; 95 % interval {verdict.low:.4f} to {verdict.high:.4f}, by paired bootstrap."
     )
 
 
@@ -87,7 +87,7 @@ def where_to_look(run: Tracked, version: str, config: Settings) -> list[str]:
     return [
         f"the run: {mlflow}/experiments/{run.experiment_id}/runs/{run.run_id}",
         f"version {version} of the model: {mlflow}/models/{config.registered_model}/versions/{version}",
-        f"the flow run: {prefect}/runs",
+        f"the flow run, with its log: {prefect}/runs",
     ]
 
 

@@ -13,7 +13,7 @@ from wine_quality.models import MODELS, build, cross_predict
 from wine_quality.schema import TARGET
 from wine_quality.splits import folds
 
-SEARCH_TREES = 100
+SEARCH_TREES = 60
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def search(wines: pd.DataFrame, max_evals: int, seed: int) -> Choice:
     Notes
     -----
     The Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter Optimization. Forests
-    grow 100 trees in a trial: which parameters are good shows at that size for a third of the time.
+    grow 60 trees in a trial: which parameters are good shows at that size for a fifth of the time.
     """
     parts, space = folds(wines, seed), search_space()
     progress = tqdm(total=max_evals, desc="search", disable=None, leave=False)
