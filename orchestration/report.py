@@ -76,8 +76,9 @@ def gate_text(verdict: Verdict, version: str) -> str:
     """Say what the gate decided and on what ground."""
     fate = "is the **champion** now" if verdict.promoted else "stays a **challenger**: the champion does not change"
     return (
-        f"Version {version} {fate} ({verdict.reason}). On the hold-out its RMSE is lower than that of {verdict.opponent} "
-        f"by {verdict.gain:.4f}; 95 % interval {verdict.low:.4f} to {verdict.high:.4f}, by paired bootstrap."
+        f"Version {version} {fate} ({verdict.reason}). On the hold-out its RMSE is lower than that of "
+        f"{verdict.opponent} by {verdict.gain:.4f} (95 % interval {verdict.low:.4f} to {verdict.high:.4f}, "
+        "by paired bootstrap)."
     )
 
 

@@ -35,7 +35,9 @@ def local_s3(config: Settings, port: int | None = None) -> Iterator[Endpoint]:
     key, secret = local_keys(config)
     (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
     with (config.local / "s3.log").open("wb") as log:
-        server = subprocess.Popen(s3_command(config, port), env=s3_environment(key, secret), stdout=log, stderr=log)
+        server = subprocess.Popen(
+            s3_command(config, port), env={**os.environ, **s3_environment(key, secret)}, stdout=log, stderr=log
+        )
     try:
         wait_for(server, port, config.local / "s3.log")
         yield Endpoint(f"http://127.0.0.1:{port}", key, secret)
@@ -53,8 +55,8 @@ def s3_command(config: Settings, port: int) -> list[str]:
 
 
 def s3_environment(key: str, secret: str) -> dict[str, str]:
-    """Return the environment of the local S3 server; keys on a command line would show in `ps`."""
-    return {**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'}
+    """Return the keys as rclone takes them from the environment; on a command line they would show in `ps`."""
+    return {"RCLONE_AUTH_KEY": f'"{key},{secret}"'}
 
 
 def local_keys(config: Settings) -> tuple[str, str]:

@@ -1,0 +1,88 @@
+"""Start the servers in one terminal: Prefect, a worker for its work pool, MLflow and S3. Ctrl-C stops them all.
+
+What runs is in the `Procfile` beside this file; on which ports is in the settings. All of it listens on loopback.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from honcho.environ import parse_procfile
+from honcho.manager import Manager
+
+from orchestration.bucket import AWS_SETTINGS
+from orchestration.wait import listens, ports
+from wine_quality.config import Settings, settings
+from wine_quality.errors import SettingsError, WineError
+from wine_quality.local_s3 import local_keys, s3_environment
+
+PROCFILE = Path(__file__).with_name("Procfile")
+INTERRUPTED = 130
+QUIET = {"PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated"}  # MLflow's own affair
+
+
+def assert_ports_free(config: Settings) -> None:
+    """Raise a `SettingsError` that names each port that is taken."""
+    taken = [
+        f"port {port}, of {name}, is taken (WINE_{name.upper()}_PORT)"
+        for name, port in ports(config).items()
+        if listens(port)
+    ]
+    if taken:
+        raise SettingsError(f"{'; '.join(taken)}. Stop what listens there (another make up?) or mend .env.")
+
+
+def environment(config: Settings) -> dict[str, str]:
+    """Return the environment that all the servers share."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONUNBUFFERED": "1",
+        "PREFECT_API_URL": f"http://127.0.0.1:{config.prefect_port}/api",
+        "PREFECT_SERVER_API_PORT": str(config.prefect_port),
+        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "WINE_MLFLOW_PORT": str(config.mlflow_port),
+        "WINE_S3_PORT": str(config.s3_port),
+        "STORE": config.mlflow_uri,
+        "ARTIFACTS": str(config.home / "mlruns"),
+        "S3_FOLDER": str(config.local / "s3"),
+    }
+
+
+def worker_bucket(config: Settings, key: str, secret: str) -> dict[str, str]:
+    """Return the AWS settings that send the worker's runs to the local server, or none where you set your own."""
+    if any(os.environ.get(name) for name in AWS_SETTINGS):
+        return {}
+    return {
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{config.s3_port}",
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+    }
+
+
+def start_all(config: Settings) -> int:
+    """Run the Procfile until it is interrupted or a server stops, and return its exit code."""
+    assert_ports_free(config)
+    key, secret = local_keys(config)
+    (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
+    shared = environment(config)
+    own = {"worker": worker_bucket(config, key, secret), "mlflow": QUIET, "s3": s3_environment(key, secret)}
+    servers = Manager()
+    for name, command in parse_procfile(PROCFILE.read_text()).processes.items():
+        servers.add_process(name, command, env={**shared, **own.get(name, {})})
+    servers.loop()
+    return 0 if servers.returncode == INTERRUPTED else servers.returncode
+
+
+def main() -> int:
+    """Start the servers; an error is one line."""
+    try:
+        return start_all(settings())
+    except WineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
