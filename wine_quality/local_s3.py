@@ -29,9 +29,9 @@ class Endpoint:
 
 
 @contextmanager
-def local_s3(config: Settings, port: int | None = None) -> Iterator[Endpoint]:
-    """Run the server on a free port, or the one given, and stop it at the end."""
-    port = port or free_port()
+def local_s3(config: Settings) -> Iterator[Endpoint]:
+    """Run the server on a free port and stop it at the end."""
+    port = free_port()
     key, secret = local_keys(config)
     (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
     with (config.local / "s3.log").open("wb") as log:

@@ -117,7 +117,8 @@ def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
     table = table.set_axis([TIDY_NAMES.get(name, name) for name in names], axis="columns")
     table = table.loc[:, [name not in INDEX_NAMES for name in names]]
     if "type" in table:
-        table["type"] = table["type"].map(str.lower, na_action="ignore")
+        # a column of nulls alone would lose its type of text
+        table["type"] = table["type"].map(str.lower, na_action="ignore").astype("str")
     elif wine_type is not None:
         table = table.assign(type=wine_type)
     return table

@@ -1,0 +1,39 @@
+"""Measure how far the committed sample is from the real wine: `python benchmarks/sample.py` with `WINE_DATA` set."""
+
+from machine import write_results
+
+from wine_quality import data, splits
+from wine_quality.config import settings
+from wine_quality.metrics import scores
+from wine_quality.models import build, cross_predict, fit, predict
+from wine_quality.schema import MEASUREMENTS, TARGET
+
+
+def main() -> None:
+    config = settings()
+    wine = data.load_wine(config)
+    assert wine.source != "sample", "set WINE_DATA to a folder of real wine"
+    real, made = (splits.distinct_wines(table) for table in (wine.table, data.sample("to measure").table))
+    pipeline = fit(build("extra_trees", config.seed), made)
+    own = cross_predict(build("extra_trees", config.seed), made, splits.folds(made, config.seed))
+    columns = list(MEASUREMENTS)
+    means = (made.groupby("type")[columns].mean() / real.groupby("type")[columns].mean() - 1).abs()
+    apart = [made[made["type"] == t][[*columns, TARGET]].corr() - real[real["type"] == t][[*columns, TARGET]].corr()
+             for t in ("red", "white")]  # fmt: skip
+    write_results(
+        "sample",
+        {
+            "rows": len(data.sample("to measure").table),
+            "distinct_wines": made["type"].value_counts().to_dict(),
+            "equal_to_a_real_wine": int(splits.leaked(real, made).sum()),
+            "trained_on_sample_tested_on_real": scores(real[TARGET].to_numpy(), predict(pipeline, real)),
+            "sample_in_5_folds": scores(made[TARGET].to_numpy(), own),
+            "largest_relative_difference_of_a_column_mean": float(means.max().max()),
+            "in_column": str(means.max().idxmax()),
+            "largest_difference_of_a_correlation": float(max(abs(a).max().max() for a in apart)),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What every test stands on: a clean environment, a home of its own, no network, and a few wines."""
+
+import atexit
+import csv
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REAL_DATA = Path(os.environ.get("WINE_REAL_DATA") or REPOSITORY.parent / "shared" / "wine_data")
+
+# before the first import of mlflow, prefect and orchestration, which read the environment there and then
+FOREIGN = ("WINE_", "AWS_", "MLFLOW_", "PREFECT_")
+PROXIES = {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy"}
+for name in list(os.environ):
+    if name.startswith(FOREIGN) or name.lower() in PROXIES:
+        del os.environ[name]
+STATE = Path(tempfile.mkdtemp(prefix="wine-tests-"))
+atexit.register(shutil.rmtree, STATE, ignore_errors=True)
+CLEAN = {
+    "WINE_HOME": str(STATE),
+    "PREFECT_HOME": str(STATE / "prefect"),
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": str(STATE / "no-aws-config"),
+    "AWS_SHARED_CREDENTIALS_FILE": str(STATE / "no-aws-credentials"),
+}
+os.environ.update(CLEAN)
+
+import pandas as pd  # noqa: E402
+
+from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: Path) -> Iterator[None]:
+    """Give the test `WINE_HOME` in its own folder; whatever it or a `.env` adds to the environment goes with it."""
+    with mock.patch.dict(os.environ, CLEAN | {"WINE_HOME": str(tmp_path)}):
+        for name in [name for name in os.environ if name.startswith("WINE_") and name != "WINE_HOME"]:
+            del os.environ[name]
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_loopback() -> Iterator[None]:
+    """Let no test reach beyond this machine; one that tries fails with the address."""
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, method, guarded_connect(getattr(socket.socket, method)))
+        patch.setattr(socket, "getaddrinfo", guarded_lookup(socket.getaddrinfo))
+        yield
+
+
+def guarded_connect(connect: Callable) -> Callable:
+    def guarded(self: socket.socket, address):
+        if self.family != socket.AF_UNIX:
+            refuse_beyond_loopback(address[0])
+        return connect(self, address)
+
+    return guarded
+
+
+def guarded_lookup(lookup: Callable) -> Callable:
+    def guarded(host, *args, **kwargs):
+        refuse_beyond_loopback(host)
+        return lookup(host, *args, **kwargs)
+
+    return guarded
+
+
+def refuse_beyond_loopback(host: str | bytes | None) -> None:
+    """Raise an error that no `except OSError` swallows where a host is not this machine."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in (None, "", "localhost"):
+        return
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        address = None
+    if address is None or not (address.is_loopback or address.is_unspecified):
+        raise RuntimeError(f"a test wants to reach {name}, and tests have no network but loopback")
+
+
+@pytest.fixture(scope="session")
+def real_folder() -> Path:
+    """The folder of the four real files; the test is skipped where they are not at hand."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real wine in {REAL_DATA}: set WINE_REAL_DATA to its folder")
+    return REAL_DATA
+
+
+@pytest.fixture
+def wines() -> pd.DataFrame:
+    """Six made-up wines, three red and three white, no two alike."""
+    return tidy_table(
+        #        fixed volatile citric sugar chlorides free total density  pH   sulph. alc. quality
+        ("red", 7.25, 0.655, 0.05, 1.95, 0.0815, 12, 36, 0.9968, 3.45, 0.58, 9.75, 5),
+        ("red", 8.35, 0.525, 0.28, 2.25, 0.0925, 17, 58, 0.9977, 3.33, 0.65, 10.3, 6),
+        ("red", 10.15, 0.375, 0.45, 2.65, 0.0735, 9, 25, 0.9989, 3.18, 0.77, 11.7, 7),
+        ("white", 6.15, 0.245, 0.31, 1.45, 0.0425, 28, 110, 0.9906, 3.24, 0.44, 12.3, 7),
+        ("white", 6.95, 0.275, 0.33, 7.85, 0.0475, 42, 151, 0.9953, 3.15, 0.48, 9.65, 6),
+        ("white", 7.65, 0.415, 0.27, 13.15, 0.0535, 51, 188, 0.9981, 3.06, 0.52, 8.95, 4),
+    )
+
+
+def tidy_table(*rows: tuple) -> pd.DataFrame:
+    """Return rows of type, eleven measurements and quality as the tidy table."""
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(MEASUREMENTS, "float64"))
+
+
+@pytest.fixture
+def write_uci() -> Callable[[Path, pd.DataFrame], Path]:
+    """A function that writes wines into a folder as UCI spells them, a file a colour, and returns the folder."""
+
+    def write(folder: Path, wines: pd.DataFrame) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for colour in TYPES:
+            table = wines.loc[wines["type"] == colour].drop(columns="type")
+            table.columns = [name.replace("_", " ") for name in table.columns]
+            path = folder / f"winequality-{colour}.csv"
+            table.to_csv(path, sep=";", index=False, quoting=csv.QUOTE_NONNUMERIC)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of the machine may enter, as pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="wine-tests-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def without_rights() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which file permissions hold, also where root runs the tests: root acts as `nobody` there."""
+
+    @contextmanager
+    def as_nobody() -> Iterator[None]:
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if is_root:
+                os.seteuid(0)
+
+    return as_nobody
+
+
+@pytest.fixture
+def full_disk() -> OSError:
+    """The error of a disk without space."""
+    return OSError(28, "No space left on device")

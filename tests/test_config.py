@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from wine_quality.config import ROOT, settings
+from wine_quality.errors import SettingsError
+
+
+def test_without_any_setting_the_usual_ones_hold(monkeypatch):
+    monkeypatch.delenv("WINE_HOME")
+    monkeypatch.setattr("wine_quality.config.load_dotenv", lambda _path: None)
+    config = settings()
+    assert (config.home, config.data, config.seed) == (ROOT, "auto", 42)
+    assert config.mlflow_uri == f"sqlite:///{ROOT}/mlflow.db"
+    assert config.mlflow_port != 5000
+
+
+def test_everything_a_run_makes_lies_in_its_home(tmp_path):
+    config = settings()
+    assert config.home == tmp_path
+    assert {config.raw_data, config.models, config.local, config.outbox} == {
+        tmp_path / "wine_data" / "raw",
+        tmp_path / "models",
+        tmp_path / ".local",
+        tmp_path / ".local" / "outbox",
+    }
+    assert config.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_home_given_from_here_is_an_absolute_path_to_mlflow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings(home="here").mlflow_uri == f"sqlite:///{tmp_path}/here/mlflow.db"
+
+
+def test_an_override_wins_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("WINE_DATA=uci\nWINE_SEED=1\nWINE_BUCKET=cellar\n")
+    monkeypatch.setenv("WINE_SEED", "2")
+    monkeypatch.setenv("WINE_DATA", "kaggle")
+    config = settings(data="sample", seed=None)
+    assert (config.data, config.seed, config.bucket) == ("sample", 2, "cellar")
+
+
+def test_an_empty_variable_is_as_if_not_set(monkeypatch):
+    monkeypatch.setenv("WINE_SEED", "")
+    assert settings().seed == 42
+
+
+def test_the_tracking_store_is_ours_then_mlflows_then_sqlite(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5500")
+    assert settings().mlflow_uri == "http://127.0.0.1:5500"
+    monkeypatch.setenv("WINE_TRACKING_URI", "sqlite:///mine.db")
+    assert settings().mlflow_uri == "sqlite:///mine.db"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("WINE_SEED", "often", "unable to parse string as an integer"),
+        ("WINE_SEED", "-1", "greater than or equal to 0"),
+        ("WINE_SEED", "4294967296", "less than or equal to 4294967295"),
+        ("WINE_S3_PORT", "0", "greater than or equal to 1"),
+        ("WINE_MLFLOW_PORT", "65536", "less than or equal to 65535"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(monkeypatch, name, value, why):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"^{name}='{value}': .*{why}.* Mend it in the environment or in \.env\.$"):
+        settings()
+
+
+def test_all_wrong_values_are_told_at_once(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("WINE_PREFECT_PORT=none\n")
+    monkeypatch.setenv("WINE_SEED", "often")
+    with pytest.raises(SettingsError, match=r"^WINE_SEED=.*; WINE_PREFECT_PORT=.*$"):
+        settings()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"WINE_DATA=\x00"])
+def test_a_dotenv_that_cannot_be_read_is_told(tmp_path, content):
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(SettingsError, match=rf"^{tmp_path}/\.env: cannot be read \(.*\)\. Mend it or take it away\.$"):
+        settings()
+
+
+def test_a_dotenv_without_read_permission_is_told(open_folder, monkeypatch, without_rights):
+    (open_folder / ".env").touch(mode=0)
+    monkeypatch.setenv("WINE_HOME", str(open_folder))
+    with without_rights(), pytest.raises(SettingsError, match=rf"^{open_folder}/\.env: cannot be read"):
+        settings()
+
+
+def test_settings_do_not_change_during_a_run():
+    with pytest.raises(ValidationError, match="frozen"):
+        settings().seed = 1
+
+
+def test_a_home_is_a_path_however_it_is_given():
+    assert settings(home="cellar").home == Path("cellar")

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from wine_quality.metrics import rmse_gain, scores
+
+
+def test_a_perfect_prediction_has_the_best_scores():
+    actual = np.array([3, 5, 6, 8])
+    assert scores(actual, actual.astype(float)) == {
+        "rmse": 0, "mae": 0, "r2": 1, "accuracy": 1, "within_1": 1, "qwk": 1,
+    }  # fmt: skip
+
+
+def test_each_score_by_hand():
+    result = scores(np.array([4, 5, 6, 7]), np.array([4.4, 6.4, 5.9, 4.0]))
+    assert result["rmse"] == pytest.approx(np.sqrt((0.16 + 1.96 + 0.01 + 9) / 4))
+    assert result["mae"] == pytest.approx((0.4 + 1.4 + 0.1 + 3) / 4)
+    assert result["r2"] == pytest.approx(1 - 11.13 / 5)
+    assert (result["accuracy"], result["within_1"]) == (0.5, 0.75)
+    assert result["qwk"] == pytest.approx(1 - 10 / (np.subtract.outer([4, 5, 6, 7], [4, 6, 6, 4]) ** 2).sum() * 4)
+
+
+def test_the_gain_of_a_better_model_is_above_zero_with_its_whole_interval():
+    rng = np.random.default_rng(0)
+    actual = rng.normal(6, 1, 500)
+    gain, low, high = rmse_gain(actual, actual + rng.normal(0, 1, 500), actual + rng.normal(0, 0.5, 500), seed=1)
+    assert 0 < low < gain < high
+    assert gain == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_gain_of_an_equal_model_is_zero_and_of_a_like_one_is_not_sure():
+    rng = np.random.default_rng(0)
+    actual, noise = rng.normal(6, 1, 500), rng.normal(0, 1, 500)
+    assert rmse_gain(actual, actual + noise, actual + noise, seed=1) == (0, 0, 0)
+    _, low, high = rmse_gain(actual, actual + noise, actual + rng.permutation(noise), seed=1)
+    assert low < 0 < high
+
+
+def test_the_interval_covers_the_true_gain_as_often_as_it_says():
+    rng, covered = np.random.default_rng(7), 0
+    for seed in range(200):
+        errors = rng.normal(0, [1, 0.9], (300, 2))
+        _, low, high = rmse_gain(np.zeros(300), errors[:, 0], errors[:, 1], seed, draws=400)
+        covered += low <= 0.1 <= high
+    assert 0.90 <= covered / 200 <= 0.99

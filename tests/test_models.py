@@ -1,0 +1,59 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from wine_quality import data
+from wine_quality.models import MODELS, build, cross_predict, fit, predict
+from wine_quality.preprocessing import preprocessor
+from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
+from wine_quality.splits import distinct_wines, folds
+
+
+@pytest.fixture(scope="module")
+def some_wines() -> pd.DataFrame:
+    return distinct_wines(data.sample("a test").table).iloc[::20].reset_index(drop=True)
+
+
+def test_red_is_one_and_white_is_zero(wines):
+    encoded = preprocessor().fit_transform(wines[FEATURES])
+    assert encoded.shape == (len(wines), 12)
+    assert encoded[:, 0].tolist() == (wines["type"] == "red").astype(float).tolist()
+
+
+def test_a_blank_gets_the_mean_of_the_wines_fitted_on_and_not_of_those_scored(wines):
+    fitted_on = wines.assign(pH=[3.0, 3.2, *[np.nan] * (len(wines) - 2)])
+    scored = wines.assign(pH=[np.nan, *[3.9] * (len(wines) - 1)])
+    column = 1 + list(MEASUREMENTS).index("pH")
+    assert preprocessor().fit(fitted_on[FEATURES]).transform(scored[FEATURES])[0, column] == pytest.approx(3.1)
+
+
+def test_an_unknown_type_is_refused_and_not_taken_for_white(wines):
+    fitted = preprocessor().fit(wines[FEATURES])
+    with pytest.raises(ValueError, match="unknown categories"):
+        fitted.transform(wines.assign(type="rosé")[FEATURES])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(name, some_wines):
+    first, second = (predict(fit(build(name, seed=3), some_wines), some_wines) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert first.dtype == "float64"
+    assert first.shape == (len(some_wines),)
+
+
+@pytest.mark.parametrize("name", ["random_forest", "extra_trees", "xgboost"])
+def test_another_seed_gives_another_model(name, some_wines):
+    first, second = (predict(fit(build(name, seed), some_wines), some_wines) for seed in (3, 4))
+    assert not np.array_equal(first, second)
+
+
+def test_every_wine_is_scored_by_a_model_that_never_saw_it(some_wines):
+    predicted = cross_predict(build("decision_tree", 1), some_wines, folds(some_wines, 1))
+    memory = predict(fit(build("decision_tree", 1), some_wines), some_wines)
+    assert (memory == some_wines[TARGET]).all()
+    assert (predicted == some_wines[TARGET]).mean() < 0.8
+
+
+def test_parameters_given_win_over_the_usual_ones():
+    assert build("extra_trees", 1, n_estimators=7)["model"].get_params()["n_estimators"] == 7
+    assert build("extra_trees", 1)["model"].get_params()["n_estimators"] == 300

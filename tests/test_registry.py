@@ -1,0 +1,156 @@
+import shutil
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from wine_quality import registry, tracking
+from wine_quality.config import settings
+from wine_quality.errors import RegistryError
+from wine_quality.models import build, fit, predict
+from wine_quality.schema import FEATURES, TARGET
+from wine_quality.splits import train_holdout_split, wine_keys
+
+
+@pytest.fixture(scope="module")
+def sides(many_wines):
+    return train_holdout_split(many_wines)
+
+
+@pytest.fixture
+def register(store, sides):
+    """Return a function that fits a model by its name, logs and registers it, and lets it meet the champion."""
+
+    def run(name: str, source: str = "uci", train=sides[0], holdout=sides[1], **params):
+        pipeline = fit(build(name, 1, **params), train)
+        with mlflow.start_run() as active:
+            mlflow.log_text("\n".join(wine_keys(train)), registry.TRAINED_ON)
+            model_id = tracking.log_model(pipeline, train.head(2))
+        tracked = tracking.Tracked(active.info.run_id, active.info.experiment_id, model_id)
+        verdict = registry.gate(store, pipeline, train, holdout, source)
+        version = registry.register(store, tracked, {"data_source": source})
+        if verdict.promoted:
+            registry.promote(store, version)
+        return verdict, version
+
+    return run
+
+
+def test_a_first_model_must_beat_the_mean(register, store):
+    refused, _ = register("mean")
+    assert (refused.promoted, refused.gain) == (False, 0)
+    assert registry.champion(store) is None
+    promoted, version = register("linear")
+    assert promoted.promoted
+    assert 0 < promoted.low < promoted.gain < promoted.high
+    assert registry.champion(store).version == version
+
+
+def test_the_alias_moves_only_to_a_better_model(register, store):
+    register("linear")
+    worse, second = register("decision_tree")
+    assert (worse.promoted, worse.reason) == (False, "not better by more than chance")
+    assert worse.gain < 0
+    assert registry.champion(store).version == "1"
+    assert MlflowClient().get_model_version_by_alias(store.registered_model, "challenger").version == second
+    better, third = register("extra_trees", n_estimators=50)
+    assert better.promoted
+    assert registry.champion(store).version == third
+
+
+def test_the_same_model_again_stays_a_challenger(register, store):
+    register("linear")
+    again, _ = register("linear")
+    assert (again.promoted, again.gain, again.low, again.high) == (False, 0, 0, 0)
+
+
+def test_made_up_wine_never_replaces_real_wine(register, store):
+    register("mean", source="uci")
+    register("linear", source="uci")
+    verdict, _ = register("extra_trees", source="sample", n_estimators=50)
+    assert verdict.gain > 0
+    assert not verdict.promoted
+    assert "made-up wine" in verdict.reason
+
+
+def test_real_wine_replaces_made_up_wine(register, store):
+    register("linear", source="sample")
+    verdict, _ = register("extra_trees", source="uci", n_estimators=50)
+    assert verdict.promoted
+
+
+def test_a_champion_trained_on_the_holdout_is_not_compared(register, sides):
+    train, holdout = sides
+    register("linear", train=holdout, holdout=train)
+    verdict, _ = register("extra_trees", n_estimators=50)
+    assert not verdict.promoted
+    assert verdict.reason == f"the champion was trained on {len(holdout)} of the {len(holdout)} hold-out wines"
+
+
+def test_a_champion_that_does_not_load_is_told(register, store):
+    register("linear")
+    shutil.rmtree(store.home / "mlruns")
+    with pytest.raises(RegistryError, match=r"wine-quality version 1 does not load .*Give the alias champion"):
+        registry.load_version(registry.champion(store))
+
+
+def test_a_logged_model_loads_from_the_registry_and_predicts_the_same(register, store, sides):
+    register("extra_trees", n_estimators=20)
+    expected = predict(fit(build("extra_trees", 1, n_estimators=20), sides[0]), sides[1])
+    assert np.array_equal(predict(registry.load_version(registry.champion(store)), sides[1]), expected)
+    loaded = mlflow.pyfunc.load_model("models:/wine-quality@champion")
+    assert np.array_equal(loaded.predict(sides[1][FEATURES]), expected)
+
+
+def test_a_logged_model_has_signature_example_and_requirements(register, store, sides):
+    register("linear")
+    info = mlflow.models.get_model_info("models:/wine-quality@champion")
+    assert info.signature.inputs.input_names() == FEATURES
+    assert {str(kind) for kind in info.signature.inputs.input_types()} == {"DataType.string", "DataType.double"}
+    model = mlflow.pyfunc.load_model("models:/wine-quality@champion")
+    assert model.input_example[FEATURES].equals(sides[0].head(2)[FEATURES])
+    requirements = mlflow.pyfunc.get_model_dependencies("models:/wine-quality@champion")
+    assert "scikit-learn==" in open(requirements).read()
+
+
+@pytest.mark.parametrize("name", ["linear", "decision_tree", "k_neighbors", "random_forest_classifier", "xgboost"])
+def test_a_saved_model_loads_and_predicts_the_same(name, sides, tmp_path):
+    train, holdout = sides
+    pipeline = fit(build(name, 1), train)
+    path = tracking.save_model(pipeline, tmp_path / "models" / "m.skops")
+    assert np.array_equal(predict(tracking.load_model(path), holdout), predict(pipeline, holdout))
+    assert [path.name for path in path.parent.iterdir()] == ["m.skops"]
+
+
+def test_a_model_file_of_an_untrusted_type_is_refused(tmp_path):
+    import skops.io
+
+    class Surprise:
+        pass
+
+    skops.io.dump(Surprise(), tmp_path / "m.skops")
+    with pytest.raises(Exception, match="Surprise"):
+        tracking.load_model(tmp_path / "m.skops")
+
+
+def test_the_dataset_of_a_run_is_logged_with_its_context(store, sides):
+    with mlflow.start_run() as run:
+        tracking.log_wines(sides[0], "uci", "training")
+    (logged,) = mlflow.get_run(run.info.run_id).inputs.dataset_inputs
+    assert logged.dataset.name == "uci"
+    assert {tag.key: tag.value for tag in logged.tags}["mlflow.data.context"] == "training"
+    assert f'"num_rows": {len(sides[0])}' in logged.dataset.profile
+    assert TARGET in logged.dataset.schema
+
+
+def test_the_commit_is_unknown_outside_git(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert tracking.git_commit() == "unknown"
+
+
+def test_the_store_is_made_once_and_keeps_its_files_at_home(store):
+    tracking.use_store(settings())
+    experiment = mlflow.get_experiment_by_name("wine-quality-experiment")
+    assert experiment.artifact_location == (store.home / "mlruns").as_uri()

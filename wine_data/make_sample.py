@@ -1,0 +1,115 @@
+"""Make the committed sample: wine that never was, drawn from a model of the real wine in `WINE_DATA`.
+
+For each colour, the 11 measurements and the quality of the distinct wines are turned into normal scores (a quantile
+transform), a mixture of Gaussians is fitted to them, and new wines are drawn from it and turned back. Then they are
+rounded as the real ones are, and repeated as often as the real ones repeat.
+
+Run it with `make sample`, on a folder of real wine: `make sample WINE_DATA=path/to/folder`.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import QuantileTransformer
+
+from wine_quality.config import settings
+from wine_quality.data import SAMPLE, UCI_PAIR, load_wine
+from wine_quality.errors import DataError, WineError
+from wine_quality.files import whole_file
+from wine_quality.schema import MEASUREMENTS, TARGET, TYPES
+from wine_quality.splits import distinct_wines, wine_keys
+
+COMPONENTS = 16
+NUMBERS = [*MEASUREMENTS, TARGET]
+MOST_DECIMALS = 5
+SPARE = 110  # draw 110 for 100, since some fall away
+
+
+def decimals(column: pd.Series) -> int:
+    """Return with how many decimals a column is written: those that all but one in a hundred values make do with."""
+    for places in range(MOST_DECIMALS):
+        if np.isclose(column, column.round(places), rtol=0, atol=1e-9).mean() >= 0.99:
+            return places
+    return MOST_DECIMALS
+
+
+def draw(real: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
+    """Return made-up wines, at most `rows` of them: all distinct, and none a copy of a real one.
+
+    Parameters
+    ----------
+    real : DataFrame of shape (n wines, 13)
+        Distinct wines of one colour.
+    rows : int
+        How many to draw; what is impossible, drawn twice or real is left out.
+    seed : int
+        Same seed, same wines.
+    """
+    rng = np.random.default_rng(seed)
+    # quality is a whole number, and a quantile transform needs a spread
+    jittered = real[NUMBERS].assign(quality=real[TARGET] + rng.uniform(-0.5, 0.5, len(real)))
+    normal = QuantileTransformer(n_quantiles=len(real), output_distribution="normal", random_state=seed)
+    mixture = GaussianMixture(min(COMPONENTS, len(real) // 20), random_state=seed, reg_covar=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one more round would not change what it is for
+        mixture.fit(normal.fit_transform(jittered))
+    # the mixture draws its tails a little wide; the ranks of each column carry its shape, and the real column its values
+    scores = QuantileTransformer(n_quantiles=rows, output_distribution="normal").fit_transform(mixture.sample(rows)[0])
+    made = pd.DataFrame(normal.inverse_transform(scores), columns=NUMBERS).sample(frac=1, random_state=seed)
+    for name in MEASUREMENTS:
+        made[name] = made[name].round(decimals(real[name]))
+    made[TARGET] = made[TARGET].round().clip(real[TARGET].min(), real[TARGET].max())
+    made.insert(0, "type", real["type"].iloc[0])
+    possible = made[made["free_sulfur_dioxide"] <= made["total_sulfur_dioxide"]]
+    fresh = possible[~wine_keys(possible).isin(wine_keys(real))]
+    return fresh[~wine_keys(fresh).duplicated()].reset_index(drop=True)
+
+
+def copies(real: pd.DataFrame) -> np.ndarray:
+    """Return how often each distinct wine of a table stands in it, in order of first appearance."""
+    return wine_keys(real).value_counts(sort=False).to_numpy()
+
+
+def sample_of(real: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return made-up wines of one colour, as many as the real ones and repeated as those are, in random order."""
+    counts = np.random.default_rng(seed).permutation(copies(real))
+    made = draw(distinct_wines(real), SPARE * len(counts) // 100, seed)
+    if len(made) < len(counts):
+        raise DataError(f"only {len(made)} of {len(counts)} made-up wines differ from the real ones. Try another seed.")
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return made.iloc[np.random.default_rng(seed).permutation(rows)].reset_index(drop=True)
+
+
+def write(made: pd.DataFrame, path: Path) -> None:
+    """Write wines of one colour as UCI does: semicolons, names with spaces, no column for the type."""
+    table = made.drop(columns="type").astype({TARGET: int}).rename(columns=lambda name: name.replace("_", " "))
+    with whole_file(path) as part:
+        header = ";".join(f'"{name}"' for name in table.columns)
+        part.write_text(f"{header}\n{table.to_csv(sep=';', index=False, header=False, float_format='%.10g')}")
+
+
+def main() -> int:
+    """Write the sample, or say in one line why not."""
+    config = settings()
+    try:
+        wine = load_wine(config)
+        if wine.source == "sample":
+            raise DataError(
+                "the sample is not made of itself. Name a folder of real wine: make sample WINE_DATA=folder"
+            )
+        for name, colour in zip(UCI_PAIR, TYPES, strict=True):
+            write(sample_of(wine.table[wine.table["type"] == colour], config.seed), SAMPLE / name)
+    except WineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"made from {wine.why}: {SAMPLE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
