@@ -5,7 +5,7 @@ PY := $(BIN)/python
 UV := uv==0.13.9
 PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-SAY_AND_STOP = { printf '%s\n' "$$line" >&2; rm -rf .venv; exit 1; }
+SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
 .PHONY: help setup run up test lint format sample bench lock
 
@@ -49,5 +49,6 @@ lock: setup ## pin pyproject.toml anew into requirements.txt
 	$$python -m venv --clear .venv >/dev/null 2>&1 || $(SAY_AND_STOP); \
 	mkdir -p .local; line="error: packages could not be installed. Is there a network? The details are in .local/setup.log"; \
 	$(PY) -m pip install --retries 1 $(UV) >.local/setup.log 2>&1 || $(SAY_AND_STOP); \
-	$(PY) -m uv pip install --compile-bytecode --python $(PY) -r requirements.txt -e . >>.local/setup.log 2>&1 || $(SAY_AND_STOP)
+	$(PY) -m uv pip install --compile-bytecode --python $(PY) -r requirements.txt >>.local/setup.log 2>&1 || $(SAY_AND_STOP); \
+	$(PY) -m uv pip install --no-deps --python $(PY) -e . >>.local/setup.log 2>&1 || $(SAY_AND_STOP)
 	@touch $@

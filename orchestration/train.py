@@ -222,15 +222,21 @@ def publish(config: Settings, run: Tracked, text: str) -> None:
 
 @flow(name="train-wine-quality")
 def train_wine_quality(
-    data: Annotated[
-        str | None, Field(description="auto, uci, kaggle, sample or a folder; else as WINE_DATA says")
-    ] = None,
-    train_file: Annotated[Path | None, Field(description="a CSV to train on, in place of data")] = None,
-    validation_file: Annotated[Path | None, Field(description="a CSV to score on; goes with train_file")] = None,
-    max_evals: Annotated[int, Field(description="trials of the search", ge=1, le=500)] = 6,
-    seed: Annotated[int | None, Field(description="same seed, same model; else as WINE_SEED says", ge=0)] = None,
+    data: str | None = None,
+    train_file: Path | None = None,
+    validation_file: Path | None = None,
+    max_evals: Annotated[int, Field(ge=1, le=500)] = 6,
+    seed: Annotated[int | None, Field(ge=0, le=2**32 - 1)] = None,
 ) -> str:
-    """Train, score, register and push the wine model, and return the id of its MLflow run."""
+    """Train, score, register and push the wine model, and return the id of its MLflow run.
+
+    Args:
+        data: Which wine: auto, uci, kaggle, sample, or a folder. Left empty, WINE_DATA says.
+        train_file: A CSV to train on, in place of `data`. It goes with `validation_file`.
+        validation_file: A CSV to score on. No wine may stand in both files.
+        max_evals: How many trials the search makes.
+        seed: Same seed and same wine, same model. Left empty, WINE_SEED says.
+    """
     config = settings(data=data, seed=seed)
     if train_file or validation_file:
         wine, sides, notes = load_sides(train_file, validation_file)

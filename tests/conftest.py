@@ -45,8 +45,6 @@ from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
 def clean_environment(tmp_path: Path) -> Iterator[None]:
     """Give the test `WINE_HOME` in its own folder; whatever it or a `.env` adds to the environment goes with it."""
     with mock.patch.dict(os.environ, CLEAN | {"WINE_HOME": str(tmp_path)}):
-        for name in [name for name in os.environ if name.startswith("WINE_") and name != "WINE_HOME"]:
-            del os.environ[name]
         yield
 
 
@@ -143,7 +141,10 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def without_rights() -> Callable[[], AbstractContextManager[None]]:
-    """A context in which file permissions hold, also where root runs the tests: root acts as `nobody` there."""
+    """A context in which file permissions hold, also where root runs the tests: root acts as `nobody` there.
+
+    Call the code once before, with your rights: what it imports late may lie where nobody may read.
+    """
 
     @contextmanager
     def as_nobody() -> Iterator[None]:

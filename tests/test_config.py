@@ -84,8 +84,12 @@ def test_a_dotenv_that_cannot_be_read_is_told(tmp_path, content):
 
 
 def test_a_dotenv_without_read_permission_is_told(open_folder, monkeypatch, without_rights):
-    (open_folder / ".env").touch(mode=0)
+    (open_folder / ".env").touch(mode=0o644)
     monkeypatch.setenv("WINE_HOME", str(open_folder))
+    settings()
+    with without_rights():
+        settings()
+    (open_folder / ".env").chmod(0)
     with without_rights(), pytest.raises(SettingsError, match=rf"^{open_folder}/\.env: cannot be read"):
         settings()
 

@@ -1,5 +1,4 @@
 import json
-import os
 import socket
 import stat
 import subprocess
@@ -108,7 +107,7 @@ def test_wrong_keys_are_told(rclone, monkeypatch, name):
 
 def test_nobody_listening_is_told_and_worth_another_try(monkeypatch):
     aws(monkeypatch, f"http://127.0.0.1:{free_port()}", "a-key-of-a-test", "a-secret-of-a-test")
-    with pytest.raises(StorageUnavailable, match="nobody listens.*AWS_ENDPOINT_URL_S3"):
+    with pytest.raises(StorageUnavailable, match=r"nobody listens.*AWS_ENDPOINT_URL_S3"):
         push_one()
 
 
@@ -167,7 +166,7 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr("wine_quality.local_s3.free_port", lambda: taken.getsockname()[1])
         monkeypatch.setattr("socket.socket.connect_ex", lambda *_: 1)
-        with pytest.raises(StorageUnavailable, match="did not start: .*address already in use"), local_s3(settings()):
+        with pytest.raises(StorageUnavailable, match=r"did not start: .*address already in use"), local_s3(settings()):
             pass
 
 
@@ -177,4 +176,4 @@ def test_a_spoilt_key_file_is_told():
     path.write_text("nonsense")
     with pytest.raises(DataError, match=rf"{path}: holds no keys"):
         local_keys(settings())
-    assert os.path.exists(path)
+    assert path.exists()

@@ -58,7 +58,7 @@ def draw(real: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one more round would not change what it is for
         mixture.fit(normal.fit_transform(jittered))
-    # the mixture draws its tails a little wide; the ranks of each column carry its shape, and the real column its values
+    # the mixture draws its tails a little wide: keep the ranks it gives, and take the values of the real column
     scores = QuantileTransformer(n_quantiles=rows, output_distribution="normal").fit_transform(mixture.sample(rows)[0])
     made = pd.DataFrame(normal.inverse_transform(scores), columns=NUMBERS).sample(frac=1, random_state=seed)
     for name in MEASUREMENTS:
@@ -99,9 +99,7 @@ def main() -> int:
     try:
         wine = load_wine(config)
         if wine.source == "sample":
-            raise DataError(
-                "the sample is not made of itself. Name a folder of real wine: make sample WINE_DATA=folder"
-            )
+            raise DataError("the sample is not made of itself. Name real wine: make sample WINE_DATA=folder")
         for name, colour in zip(UCI_PAIR, TYPES, strict=True):
             write(sample_of(wine.table[wine.table["type"] == colour], config.seed), SAMPLE / name)
     except WineError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 import kagglehub
 import pooch
 import requests
+from tqdm import tqdm
 
 from wine_quality.config import Settings
 from wine_quality.errors import DataError, DownloadError
@@ -55,10 +56,13 @@ def uci(config: Settings) -> Path:
 
 def unpack_uci(url: str, folder: Path) -> None:
     """Download the archive, unpack its two CSV files into `folder` and check their sums."""
-    downloader = pooch.HTTPDownloader(progressbar=True, timeout=CONNECT_READ_SECONDS)
     pooch.get_logger().setLevel("WARNING")
+    # pooch's own bar would leave its line unfinished where a download fails; one without a total it does not take
+    bar = tqdm(total=1, unit="B", unit_scale=True)
+    downloader = pooch.HTTPDownloader(progressbar=bar, timeout=CONNECT_READ_SECONDS)
     try:
-        archive = pooch.retrieve(url, known_hash=None, fname="wine.zip", path=folder, downloader=downloader)
+        with bar:
+            archive = pooch.retrieve(url, known_hash=None, fname="wine.zip", path=folder, downloader=downloader)
     except (requests.RequestException, ValueError) as error:
         raise DownloadError(f"UCI cannot be reached ({reason(error)}). Try later, or set WINE_DATA=sample.") from None
     try:

@@ -56,9 +56,10 @@ def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{config.registered_model}'"):
         client.create_registered_model(config.registered_model)
-    version = client.create_model_version(
+    made = client.create_model_version(
         config.registered_model, f"models:/{run.model_id}", run.run_id, tags=tags, model_id=run.model_id
-    ).version
+    )
+    version = str(made.version)
     client.set_registered_model_alias(config.registered_model, CHALLENGER, version)
     return version
 

@@ -74,8 +74,8 @@ def column_problems(wines: pd.DataFrame) -> Problems:
 
 
 def as_numbers(wines: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
-    """Turn the number columns of a table of text into floats; return it and what is wrong by (row, column)."""
-    problems, numbers = {}, wines.copy()
+    """Turn all columns but `type` into floats, and that into text; return the table and problems by (row, column)."""
+    problems, numbers = {}, wines.astype({"type": "str"} if "type" in wines else {})
     for name in numbers.columns.drop("type", errors="ignore"):
         numbers[name] = pd.to_numeric(wines[name], errors="coerce").astype(float)
         text = wines[name].notna() & numbers[name].isna()

@@ -1,0 +1,252 @@
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from wine_quality import data, download
+from wine_quality.config import Settings, settings
+from wine_quality.data import KAGGLE_BLANKS, KAGGLE_PAIRS, blank_cells, kaggle_pair, load_pair, load_wine
+from wine_quality.errors import DataError, DownloadError
+from wine_quality.schema import MEASUREMENTS
+from wine_quality.splits import leaked_share
+
+
+@pytest.fixture
+def cellar(wines) -> pd.DataFrame:
+    """Ten times the six wines, so that as many cells can be blanked as in the real file."""
+    return pd.concat([wines] * 10, ignore_index=True)
+
+
+@pytest.fixture
+def made_sample(tmp_path, wines, write_uci, monkeypatch) -> Path:
+    """A sample of three wines in place of the committed one."""
+    monkeypatch.setattr(data, "SAMPLE", write_uci(tmp_path / "sample", wines.iloc[1:4]))
+    return data.SAMPLE
+
+
+def kept_download(config: Settings, write_uci, wines: pd.DataFrame, monkeypatch) -> Path:
+    """Write wines where a download is kept, and take their sums for the published ones."""
+    folder = write_uci(config.raw_data / "uci", wines)
+    monkeypatch.setattr(download, "UCI_SHA256", data.checksums(sorted(folder.iterdir())))
+    return folder
+
+
+def write_kaggle(folder: Path, names: tuple[str, str], pair: tuple[pd.DataFrame, pd.DataFrame], raw: bool) -> Path:
+    """Write a Kaggle pair tidy, or raw: an index column in the first, spaces in the names of both."""
+    folder.mkdir(exist_ok=True)
+    for name, table in zip(names, pair, strict=True):
+        if raw:
+            table = table.rename(columns=lambda column: column.replace("_", " "))
+        table.to_csv(folder / name, index=raw and name == names[0])
+    return folder
+
+
+def refusal(config: Settings) -> str:
+    """Return the one line with which a source is refused."""
+    with pytest.raises(DataError) as caught:
+        load_wine(config)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_the_uci_pair_of_a_folder_is_read_with_its_types(tmp_path, wines, write_uci):
+    folder = write_uci(tmp_path / "mine", wines)
+    wine = load_wine(settings(data=str(folder)))
+    assert_frame_equal(wine.table, wines)
+    assert (wine.source, wine.why, wine.pair) == ("folder", f"the files in {folder}", None)
+    assert wine.files == data.checksums([folder / name for name in data.UCI_PAIR])
+
+
+def test_file_names_may_be_in_any_case_and_the_folder_in_your_home(tmp_path, wines, write_uci, monkeypatch):
+    folder = write_uci(tmp_path / "mine", wines)
+    (folder / "winequality-red.csv").rename(folder / "WineQuality-RED.CSV")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert_frame_equal(load_wine(settings(data="~/mine")).table, wines)
+
+
+@pytest.mark.parametrize("names", KAGGLE_PAIRS)
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_kaggle_pair_is_read_in_its_raw_and_its_tidy_spelling(tmp_path, cellar, names, raw):
+    pair = kaggle_pair(cellar, seed=1)
+    wine = load_wine(settings(data=str(write_kaggle(tmp_path / "mine", names, pair, raw))))
+    for read, written in zip(wine.pair, pair, strict=True):
+        assert_frame_equal(read.reset_index(drop=True), written)
+    assert_frame_equal(wine.table, pd.concat(pair, ignore_index=True))
+    assert set(wine.files) == set(names)
+
+
+def test_in_a_folder_with_both_pairs_uci_is_the_wine_and_kaggle_serves_the_notebooks(tmp_path, cellar, write_uci):
+    folder, pair = write_uci(tmp_path / "mine", cellar), kaggle_pair(cellar, seed=1)
+    write_kaggle(folder, KAGGLE_PAIRS[1], pair, raw=False)
+    config = settings(data=str(folder))
+    assert len(load_wine(config).table) == len(cellar)
+    assert load_wine(config).pair is None
+    train, validation, why = load_pair(config)
+    assert (len(train), len(validation), blank_cells(validation)) == (300, 60, 38)
+    assert why == f"the real Kaggle pair, from {folder}"
+
+
+def test_without_a_kaggle_pair_one_is_built_and_that_is_said(tmp_path, cellar, write_uci):
+    config = settings(data=str(write_uci(tmp_path / "mine", cellar)))
+    train, validation, why = load_pair(config)
+    wine = load_wine(config).table
+    assert_frame_equal(train, kaggle_pair(wine, config.seed)[0])
+    assert_frame_equal(validation, kaggle_pair(wine, config.seed)[1])
+    assert why.startswith("a pair built as Kaggle's was, from the files in ")
+
+
+def test_the_built_pair_has_five_copies_and_the_blanks_of_the_real_one(cellar):
+    train, validation = kaggle_pair(cellar, seed=1)
+    assert len(train) == 5 * len(cellar)
+    assert leaked_share(cellar, train) == 1
+    blanks = validation.isna().sum()
+    assert blanks[blanks > 0].to_dict() == KAGGLE_BLANKS
+    assert blank_cells(validation) == 38
+    assert_frame_equal(validation.fillna(cellar), cellar)
+
+
+def test_the_seed_makes_the_built_pair(cellar):
+    first, again, other = (kaggle_pair(cellar, seed) for seed in (1, 1, 2))
+    for a, b, c in zip(first, again, other, strict=True):
+        assert a.equals(b)
+        assert not a.equals(c)
+
+
+def test_auto_takes_a_kept_download_and_says_so(wines, write_uci, monkeypatch):
+    config = settings()
+    kept_download(config, write_uci, wines, monkeypatch)
+    wine = load_wine(config)
+    assert_frame_equal(wine.table, wines)
+    assert wine.source == "uci"
+    assert wine.why == "UCI Wine Quality, checksums verified (auto: kept from an earlier download)"
+
+
+def test_auto_downloads_where_nothing_is_kept_and_says_so(tmp_path, wines, write_uci, monkeypatch):
+    monkeypatch.setattr(download, "uci", lambda _config: write_uci(tmp_path / "uci", wines))
+    wine = load_wine(settings())
+    assert_frame_equal(wine.table, wines)
+    assert wine.why == "UCI Wine Quality, checksums verified (auto: downloaded just now)"
+
+
+def test_auto_takes_the_sample_where_uci_cannot_be_had_and_says_why(made_sample, monkeypatch):
+    monkeypatch.setattr(download, "uci", away)
+    wine = load_wine(settings())
+    assert (wine.source, len(wine.table)) == ("sample", 3)
+    assert wine.why == "the sample, which is made up and not real wine (auto: nothing kept, and UCI is away.)"
+
+
+@pytest.mark.parametrize("name", ["uci", "kaggle"])
+def test_a_source_asked_for_by_name_is_not_replaced_by_the_sample(made_sample, monkeypatch, name):
+    monkeypatch.setattr(download, name, away)
+    with pytest.raises(DownloadError, match=r"^UCI is away\.$"):
+        load_wine(settings(data=name))
+
+
+def away(_config: Settings) -> Path:
+    raise DownloadError("UCI is away.")
+
+
+def test_uci_and_kaggle_are_read_from_where_they_were_downloaded(tmp_path, cellar, write_uci, monkeypatch):
+    config = settings(data="uci")
+    kept_download(config, write_uci, cellar, monkeypatch)
+    assert (load_wine(config).source, len(load_wine(config).table)) == ("uci", 60)
+    write_kaggle(config.raw_data / "kaggle", KAGGLE_PAIRS[0], kaggle_pair(cellar, 1), raw=True)
+    wine = load_wine(settings(data="kaggle"))
+    assert (wine.source, [len(table) for table in wine.pair]) == ("kaggle", [300, 60])
+    assert load_pair(settings(data="kaggle"))[2] == "the real Kaggle pair: the two Kaggle sets"
+
+
+def test_the_sample_is_taken_where_asked_for(made_sample):
+    wine = load_wine(settings(data="sample"))
+    assert (wine.source, len(wine.table)) == ("sample", 3)
+    assert wine.why == "the sample, which is made up and not real wine (asked for by WINE_DATA=sample)"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("/no/such/folder", id="no folder"),
+        pytest.param("uci2", id="no source"),
+        pytest.param("x" * 300, id="too long for a name"),
+        pytest.param("nul\0l", id="a null character"),
+        pytest.param("~nobody-at-all/wine", id="the home of no one"),
+    ],
+)
+def test_a_source_that_is_none_is_told(name):
+    shown = name.replace("\0", " ")
+    assert refusal(settings(data=name)) == (
+        f"WINE_DATA={shown}: no folder that you may open, and not one of auto, uci, kaggle, sample. Mend it."
+    )
+
+
+def test_a_file_for_a_folder_is_told(tmp_path):
+    path = tmp_path / "wine.csv"
+    path.touch()
+    assert refusal(settings(data=str(path))).startswith(f"WINE_DATA={path}: no folder that you may open")
+
+
+def test_a_folder_without_wine_is_told(tmp_path):
+    assert refusal(settings(data=str(tmp_path))) == (
+        f"{tmp_path}: no wine here. Put in it winequality-red.csv with winequality-white.csv or WineQuality.csv with "
+        "winequalityN.csv or train_wine_data.csv with test_wine_data.csv."
+    )
+
+
+@pytest.mark.parametrize("colour", ["red", "white"])
+def test_a_folder_of_one_colour_is_told(tmp_path, wines, write_uci, colour):
+    name = f"winequality-{colour}.csv"
+    (write_uci(tmp_path / "mine", wines) / name).unlink()
+    assert refusal(settings(data=str(tmp_path / "mine"))) == (
+        f"{tmp_path}/mine: {name} is missing, and the model needs both colours. Put it there."
+    )
+
+
+def test_a_bad_file_of_a_folder_is_told_with_its_name_row_and_column(tmp_path, wines, write_uci):
+    folder = write_uci(tmp_path / "mine", wines.assign(pH=[3, 3, 3, 3, 31, 3.0]))
+    assert refusal(settings(data=str(folder))) == (
+        f"{folder}/winequality-white.csv: 1 problem: row 3, pH: 31.0 is not 2 to 5 pH. Mend the file and run again."
+    )
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o111])
+def test_a_folder_without_read_permission_is_told(open_folder, wines, write_uci, without_rights, mode):
+    folder = write_uci(open_folder / "mine", wines)
+    config = settings(data=str(folder))
+    load_wine(config)
+    with without_rights():
+        load_wine(config)
+    folder.chmod(mode)
+    with without_rights():
+        line = refusal(config)
+    folder.chmod(0o755)
+    assert line == f"{folder}: you may not open it. Give yourself permission (chmod u+rx)."
+
+
+def test_the_sum_of_a_table_is_that_of_its_values(wines):
+    assert data.table_checksum(wines) == data.table_checksum(wines.set_axis(range(10, 16)))
+    assert data.table_checksum(wines) != data.table_checksum(wines.iloc[::-1])
+    assert data.table_checksum(wines) != data.table_checksum(wines.assign(quality=5))
+
+
+def copied(real_folder: Path, names: tuple[str, str], folder: Path) -> data.Wine:
+    """Copy two of the real files into a folder and load them from there."""
+    for name in names:
+        shutil.copy(real_folder / name, folder)
+    return load_wine(settings(data=str(folder)))
+
+
+def test_the_real_uci_pair_is_what_was_published(tmp_path, real_folder):
+    wine = copied(real_folder, data.UCI_PAIR, tmp_path)
+    assert wine.files == download.UCI_SHA256
+    assert wine.table["type"].value_counts().to_dict() == {"white": 4898, "red": 1599}
+    assert blank_cells(wine.table) == 0
+
+
+def test_the_built_pair_is_blank_where_the_real_kaggle_pair_is(tmp_path, real_folder):
+    train, validation = copied(real_folder, KAGGLE_PAIRS[1], tmp_path).pair
+    assert (len(train), len(validation)) == (32485, 6497)
+    assert blank_cells(train) == 0
+    blanks = validation[list(MEASUREMENTS)].isna().sum()
+    assert blanks[blanks > 0].to_dict() == KAGGLE_BLANKS

@@ -1,0 +1,218 @@
+"""The flow on a few hundred wines, with a real Prefect API, a real MLflow store and real S3 servers."""
+
+import json
+import subprocess
+import sys
+
+import boto3
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from moto.server import ThreadedMotoServer
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.testing.utilities import prefect_test_harness
+
+from orchestration.train import train_wine_quality
+from wine_quality import data, registry, splits, storage, tracking
+from wine_quality.config import settings
+from wine_quality.errors import DataError, LeakError, StorageError
+from wine_quality.local_s3 import free_port
+from wine_quality.models import predict
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_api():
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path, write_uci):
+    """A folder of some 440 wines of the sample, 5 of them twice."""
+    few = splits.distinct_wines(data.sample("a test").table).iloc[::12]
+    return write_uci(tmp_path / "wine", pd.concat([few, few.head(5)]))
+
+
+@pytest.fixture
+def moto(monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    set_aws(monkeypatch, f"http://{host}:{port}")
+    yield boto3.Session().client("s3")
+    server.stop()
+
+
+def set_aws(monkeypatch, url: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-key-of-a-test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-a-test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+def nothing_was_made() -> bool:
+    home = settings().home
+    return not any((home / name).exists() for name in ("mlflow.db", "mlruns", "models", ".local/outbox", ".local/s3"))
+
+
+def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
+    run_id = train_wine_quality(data=str(folder), max_evals=2)
+    config = settings()
+
+    run = mlflow.get_run(run_id)
+    assert run.data.params["seed"] == "42"
+    assert {"cv_rmse", "cv_r2", "holdout_rmse", "holdout_mae", "holdout_qwk"} <= set(run.data.metrics)
+    assert run.data.tags["data_source"] == "folder"
+    assert run.data.tags["data"] == f"the files in {folder}"
+    assert len(run.data.tags["git_commit"]) >= 7
+    assert [d.tags[0].value for d in run.inputs.dataset_inputs] == ["training", "evaluation"]
+    files = {file.path for file in MlflowClient().list_artifacts(run_id)}
+    assert files == {"report.md", "predicted_against_actual.png", "training_wines.txt"}
+
+    version = registry.champion(config)
+    assert version.run_id == run_id
+    assert version.tags["data_source"] == "folder"
+
+    bucket = config.local / "s3" / "wine-quality" / "runs" / run_id
+    sums = json.loads((bucket / "manifest.json").read_text())["files"]
+    assert set(sums) == {"model.skops", "wines.csv", "report.md"}
+    assert {name: storage.sha256(bucket / name) for name in sums} == sums
+    train, holdout = splits.train_holdout_split(pd.read_csv(bucket / "wines.csv"))
+    assert np.array_equal(
+        predict(tracking.load_model(bucket / "model.skops"), holdout),
+        predict(registry.load_version(version), holdout),
+    )
+    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
+    assert set(trained_on) == set(splits.wine_keys(train))
+    assert not set(trained_on) & set(splits.wine_keys(holdout))
+
+    report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
+    for part in (
+        str(folder),
+        "5 repeat another",
+        "extra_trees",
+        "champion",
+        f"runs/{run_id}/",
+        "make up",
+        "http://127",
+    ):
+        assert part in report
+    assert "Wine quality: training report" in capsys.readouterr().out
+    with get_client(sync_client=True) as client:
+        (artifact,) = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["training-report"])), limit=1
+        )
+    assert artifact.data == report
+
+
+def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto):
+    moto.create_bucket(Bucket="wine-quality")
+    first, second = (mlflow.get_run(train_wine_quality(data=str(folder), max_evals=2)) for _ in range(2))
+    assert first.data.metrics == second.data.metrics
+    assert first.data.params == second.data.params
+    sums = [
+        json.loads(moto.get_object(Bucket="wine-quality", Key=f"runs/{run.info.run_id}/manifest.json")["Body"].read())
+        for run in (first, second)
+    ]
+    assert sums[0]["files"]["wines.csv"] == sums[1]["files"]["wines.csv"]
+    holdout = splits.train_holdout_split(splits.distinct_wines(data.load_wine(settings(data=str(folder))).table))[1]
+    models = [tracking.load_model(saved_model(moto, run)) for run in (first, second)]
+    assert np.array_equal(*(predict(model, holdout) for model in models))
+    assert registry.champion(settings()).run_id == first.info.run_id
+    assert "stays a **challenger**" in mlflow.artifacts.load_text(f"runs:/{second.info.run_id}/report.md")
+
+
+def saved_model(client, run):
+    path = settings().home / f"{run.info.run_id}.skops"
+    client.download_file("wine-quality", f"runs/{run.info.run_id}/model.skops", str(path))
+    return path
+
+
+def test_a_bucket_that_is_away_loses_nothing(folder, moto, monkeypatch):
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(StorageError, match="nobody listens"):
+            train_wine_quality(data=str(folder), max_evals=1)
+    first = registry.champion(settings()).run_id
+    assert "Not pushed" in mlflow.artifacts.load_text(f"runs:/{first}/report.md")
+
+    moto.create_bucket(Bucket="wine-quality")
+    second = train_wine_quality(data=str(folder), max_evals=1, seed=7)
+    pushed = {entry["Key"] for entry in moto.list_objects_v2(Bucket="wine-quality")["Contents"]}
+    assert {f"runs/{run}/manifest.json" for run in (first, second)} <= pushed
+    assert "1 earlier run(s)" in mlflow.artifacts.load_text(f"runs:/{second}/report.md")
+
+
+def test_a_bucket_that_is_missing_keeps_the_model_registered(folder, moto):
+    with pytest.raises(StorageError, match="there is no such bucket"):
+        train_wine_quality(data=str(folder), max_evals=1)
+    run_id = registry.champion(settings()).run_id
+    assert (settings().outbox / run_id / "manifest.json").exists()
+
+
+def test_files_with_the_same_wine_on_both_sides_are_refused(folder, tmp_path):
+    train, validation = data.kaggle_pair(data.load_wine(settings(data=str(folder))).table, seed=1)
+    train.to_csv(tmp_path / "train.csv", index=False)
+    validation.to_csv(tmp_path / "validation.csv", index=False)
+    with pytest.raises(LeakError, match=r"train\.csv and .*validation\.csv: .* scored wines \(9\d\.\d+%\) are also"):
+        train_wine_quality(train_file=tmp_path / "train.csv", validation_file=tmp_path / "validation.csv")
+    assert nothing_was_made()
+
+
+def test_files_without_a_common_wine_are_taken_as_they_are(folder, tmp_path):
+    distinct = splits.distinct_wines(data.load_wine(settings(data=str(folder))).table)
+    distinct.iloc[::2].to_csv(tmp_path / "train.csv", index=False)
+    distinct.iloc[1::2].to_csv(tmp_path / "validation.csv", index=False)
+    run_id = train_wine_quality(
+        train_file=tmp_path / "train.csv", validation_file=tmp_path / "validation.csv", max_evals=1
+    )
+    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
+    assert trained_on == splits.wine_keys(distinct.iloc[::2]).tolist()
+
+
+def test_one_file_of_the_two_is_refused(folder, tmp_path):
+    with pytest.raises(DataError, match="go together"):
+        train_wine_quality(train_file=tmp_path / "train.csv")
+    assert nothing_was_made()
+
+
+def test_a_kaggle_pair_is_split_anew_and_its_leak_told(folder, tmp_path):
+    pair = data.kaggle_pair(data.load_wine(settings(data=str(folder))).table, seed=1)
+    (tmp_path / "pair").mkdir()
+    for name, table in zip(("train_wine_data.csv", "test_wine_data.csv"), pair, strict=True):
+        table.to_csv(tmp_path / "pair" / name, index=False)
+    run_id = train_wine_quality(data=str(tmp_path / "pair"), max_evals=1)
+    report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
+    share = splits.leaked_share(*pair)
+    assert f"{share:.2%} of the validation set also stand in the training set" in report
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_evals", 0), ("seed", -1), ("max_evals", "many")])
+def test_a_parameter_out_of_range_is_refused_before_anything_runs(name, value, folder):
+    with pytest.raises(Exception, match=name):
+        train_wine_quality(data=str(folder), **{name: value})
+    assert nothing_was_made()
+
+
+def test_the_form_of_the_ui_describes_each_parameter():
+    properties = train_wine_quality.parameters.properties
+    assert set(properties) == {"data", "train_file", "validation_file", "max_evals", "seed"}
+    assert all(described["description"] for described in properties.values())
+
+
+def test_bad_wine_ends_the_command_with_one_line_and_leaves_nothing(folder, monkeypatch):
+    path = folder / "winequality-red.csv"
+    lines = path.read_text().splitlines()
+    lines[3] = lines[3].replace(";", ";abc", 1)
+    path.write_text("\n".join(lines))
+    monkeypatch.setenv("WINE_DATA", str(folder))
+    done = subprocess.run([sys.executable, "-m", "orchestration.train"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {path}: ")
+    assert "row 4" in done.stderr
+    assert done.stdout == ""
+    assert nothing_was_made()
