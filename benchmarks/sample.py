@@ -1,7 +1,6 @@
-"""Measure how far the committed sample is from the real wine: `python benchmarks/sample.py` with `WINE_DATA` set."""
+"""Measure how far the committed sample is from the real wine: `python -m benchmarks.sample` with `WINE_DATA` set."""
 
-from machine import write_results
-
+from benchmarks.machine import write_results
 from wine_quality import data, splits
 from wine_quality.config import settings
 from wine_quality.metrics import scores

@@ -192,10 +192,11 @@ def register(config: Settings, run: Tracked, verdict: Verdict, tags: dict[str, s
     return version
 
 
-@task
-def stage(config: Settings, run: Tracked, pipeline: Pipeline, sides: Sides, text: str) -> list[str]:
-    """Put the model, its wine and its report where they wait to be pushed."""
-    model = tracking.save_model(pipeline, config.models / "wine-quality.skops")
+@task(**outside)
+def stage(config: Settings, run: Tracked, sides: Sides, text: str) -> list[str]:
+    """Put the model as it was registered, its wine and its report where they wait to be pushed."""
+    tracking.use_store(config)
+    model = tracking.copy_model(run.model_id, config.models / "wine-quality.skops")
     wines = pd.concat(sides).to_csv(index=False).encode()
     files = {"model.skops": model, "wines.csv": wines, "report.md": text.encode()}
     return storage.stage(config.outbox, run.run_id, files)
@@ -252,13 +253,18 @@ def train_wine_quality(
     pipeline = final_fit(train, choice, config.seed)
     training = Training(wine, notes, leaderboard, choice, score(pipeline, holdout))
 
-    tags = {"data_source": wine.source, "data": wine.why, "git_commit": tracking.git_commit()}
+    tags = {
+        "data_source": wine.source,
+        "data": wine.why,
+        "data_sha256": sources.table_checksum(wine.table),
+        "git_commit": tracking.git_commit(),
+    }
     run = track(config, training, pipeline, sides, tags)
     verdict = judge(config, pipeline, sides, wine.source)
     version = register(config, run, verdict, tags)
 
     text = report(training, verdict, run, version, config)
-    staged = stage(config, run, pipeline, sides, text)
+    staged = stage(config, run, sides, text)
     try:
         bucket = bucket_text(run, staged, push(config), config.bucket)
     except StorageError as error:

@@ -56,7 +56,6 @@ def test_the_uci_pair_of_a_folder_is_read_with_its_types(tmp_path, wines, write_
     wine = load_wine(settings(data=str(folder)))
     assert_frame_equal(wine.table, wines)
     assert (wine.source, wine.why, wine.pair) == ("folder", f"the files in {folder}", None)
-    assert wine.files == data.checksums([folder / name for name in data.UCI_PAIR])
 
 
 def test_file_names_may_be_in_any_case_and_the_folder_in_your_home(tmp_path, wines, write_uci, monkeypatch):
@@ -74,7 +73,6 @@ def test_a_kaggle_pair_is_read_in_its_raw_and_its_tidy_spelling(tmp_path, cellar
     for read, written in zip(wine.pair, pair, strict=True):
         assert_frame_equal(read.reset_index(drop=True), written)
     assert_frame_equal(wine.table, pd.concat(pair, ignore_index=True))
-    assert set(wine.files) == set(names)
 
 
 def test_in_a_folder_with_both_pairs_uci_is_the_wine_and_kaggle_serves_the_notebooks(tmp_path, cellar, write_uci):
@@ -239,7 +237,6 @@ def copied(real_folder: Path, names: tuple[str, str], folder: Path) -> data.Wine
 
 def test_the_real_uci_pair_is_what_was_published(tmp_path, real_folder):
     wine = copied(real_folder, data.UCI_PAIR, tmp_path)
-    assert wine.files == download.UCI_SHA256
     assert wine.table["type"].value_counts().to_dict() == {"white": 4898, "red": 1599}
     assert blank_cells(wine.table) == 0
 

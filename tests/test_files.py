@@ -42,7 +42,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, full_disk):
     with pytest.raises(DataError) as caught:
         write(path, "half", then=full_disk)
     assert str(caught.value) == (
-        f"{path}: cannot be written (No space left on device). Free some space or mend the permissions."
+        f"{path}: cannot be used (No space left on device). Free some space or mend the permissions."
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -50,7 +50,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, full_disk):
 def test_a_folder_without_write_permission_is_told(open_folder, without_rights):
     open_folder.chmod(0o555)
     path = open_folder / "best.skops"
-    with without_rights(), pytest.raises(DataError, match=rf"^{path}: cannot be written \(Permission denied\)"):
+    with without_rights(), pytest.raises(DataError, match=rf"^{path}: cannot be used \(Permission denied\)"):
         write(path, "new")
     assert list(open_folder.iterdir()) == []
 
@@ -58,5 +58,5 @@ def test_a_folder_without_write_permission_is_told(open_folder, without_rights):
 def test_a_file_in_the_way_of_the_folder_is_told(tmp_path):
     (tmp_path / "models").touch()
     path = tmp_path / "models" / "best.skops"
-    with pytest.raises(DataError, match=rf"^{path}: cannot be written"):
+    with pytest.raises(DataError, match=rf"^{path}: cannot be used"):
         write(path, "new")

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from moto.server import ThreadedMotoServer
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.testing.utilities import prefect_test_harness
 
 from orchestration.train import train_wine_quality
@@ -67,6 +68,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
     assert {"cv_rmse", "cv_r2", "holdout_rmse", "holdout_mae", "holdout_qwk"} <= set(run.data.metrics)
     assert run.data.tags["data_source"] == "folder"
     assert run.data.tags["data"] == f"the files in {folder}"
+    assert run.data.tags["data_sha256"] == data.table_checksum(data.load_wine(settings(data=str(folder))).table)
     assert len(run.data.tags["git_commit"]) >= 7
     assert [d.tags[0].value for d in run.inputs.dataset_inputs] == ["training", "evaluation"]
     files = {file.path for file in MlflowClient().list_artifacts(run_id)}
@@ -102,8 +104,9 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
         assert part in report
     assert "Wine quality: training report" in capsys.readouterr().out
     with get_client(sync_client=True) as client:
-        (artifact,) = client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["training-report"])), limit=1
+        artifact, *_ = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["training-report"])),
+            sort=ArtifactSort.CREATED_DESC,
         )
     assert artifact.data == report
 

@@ -7,7 +7,7 @@ The one setting is `WINE_DATA`: `auto` (the default: a kept download, else UCI, 
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +47,6 @@ class Wine:
         `uci`, `kaggle`, `sample` or `folder`.
     why : str
         One line for people: which wine this is and why it was taken.
-    files : dict
-        The sha256 sum of each file that was read, by its name.
     pair : tuple of two DataFrames, or None
         The training and validation set, where the wine came as a Kaggle pair.
     """
@@ -56,7 +54,6 @@ class Wine:
     table: pd.DataFrame
     source: str
     why: str
-    files: dict[str, str] = field(default_factory=dict)
     pair: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
 
@@ -127,12 +124,12 @@ def read_folder(folder: Path, source: str, why: str) -> Wine:
         table = pd.concat(
             [read_wines(path, wine_type) for path, wine_type in zip(uci, TYPES, strict=True)], ignore_index=True
         )
-        return Wine(table, source, why, files=checksums(uci))
+        return Wine(table, source, why)
     pair = kaggle_files(names)
     if pair:
         train, validation = (read_wines(path) for path in pair)
         table = pd.concat([train, validation], ignore_index=True)
-        return Wine(table, source, why, files=checksums(pair), pair=(train, validation))
+        return Wine(table, source, why, pair=(train, validation))
     if any(uci):
         missing = UCI_PAIR[0] if uci[1] else UCI_PAIR[1]
         raise DataError(f"{folder}: {missing} is missing, and the model needs both colours. Put it there.")
@@ -190,11 +187,6 @@ def kaggle_pair(wines: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFr
 def table_checksum(wines: pd.DataFrame) -> str:
     """Return the sha256 sum of a table's values, whatever file they came from."""
     return hashlib.sha256(wines.to_csv(index=False, float_format="%.8g").encode()).hexdigest()
-
-
-def checksums(paths: list[Path]) -> dict[str, str]:
-    """Return the sha256 sum of each file by its name."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def blank_cells(wines: pd.DataFrame) -> int:

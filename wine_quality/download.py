@@ -4,8 +4,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import kagglehub
@@ -14,7 +13,8 @@ import requests
 from tqdm import tqdm
 
 from wine_quality.config import Settings
-from wine_quality.errors import DataError, DownloadError
+from wine_quality.errors import DownloadError
+from wine_quality.files import disk_errors_told
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ CONNECT_READ_SECONDS = (3, 10)
 def is_kept(config: Settings) -> bool:
     """Say whether the UCI files were downloaded before and are whole."""
     folder = config.raw_data / "uci"
-    with disk_trouble_told(folder):
+    with disk_errors_told(folder):
         return all((folder / name).is_file() for name in UCI_SHA256) and not damaged(folder)
 
 
@@ -58,7 +58,7 @@ def unpack_uci(url: str, folder: Path) -> None:
     """Download the archive, unpack its two CSV files into `folder` and check their sums."""
     pooch.get_logger().setLevel("WARNING")
     # pooch's own bar would leave its line unfinished where a download fails; one without a total it does not take
-    bar = tqdm(total=1, unit="B", unit_scale=True)
+    bar = tqdm(total=1, unit="B", unit_scale=True, disable=None, leave=False)
     downloader = pooch.HTTPDownloader(progressbar=bar, timeout=CONNECT_READ_SECONDS)
     try:
         with bar:
@@ -89,7 +89,7 @@ def kaggle(config: Settings) -> Path:
         Kaggle cannot be reached, or does not hold the files.
     """
     folder = config.raw_data / "kaggle"
-    with disk_trouble_told(folder):
+    with disk_errors_told(folder):
         kept = all((folder / name).is_file() for name in KAGGLE_SETS.values())
     return folder if kept else fetched(folder, download_kaggle)
 
@@ -105,7 +105,7 @@ def download_kaggle(folder: Path) -> None:
 
 def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a folder aside and move it into place when it is whole, so that a half one is never seen."""
-    with disk_trouble_told(folder):
+    with disk_errors_told(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as aside:
             whole = Path(aside) / folder.name
@@ -116,17 +116,6 @@ def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
             whole.rename(folder)
     log.info("kept in %s", folder)
     return folder
-
-
-@contextmanager
-def disk_trouble_told(folder: Path) -> Iterator[None]:
-    """Turn an error of the disk into a line that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be used ({error.strerror or error}). Free some space or mend the permissions."
-        ) from None
 
 
 def reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ def disk_errors_told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}). Free some space or mend the permissions."
+            f"{path}: cannot be used ({error.strerror or error}). Free some space or mend the permissions."
         ) from None
 
 

@@ -27,6 +27,7 @@ TRUSTED_TYPES = [
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBRegressor",
 ]
+MODEL_FILE = "model.skops"  # as MLflow calls it
 REQUIRED = ["pandas", "scikit-learn", "skops", "xgboost-cpu" if sys.platform == "linux" else "xgboost"]
 
 
@@ -72,7 +73,7 @@ class CompactFlavor:
     def save_model(path: str, sk_model: Pipeline, **kwargs: Any) -> None:
         """Save as `mlflow.sklearn.save_model` does, then write the model file again, compressed."""
         mlflow.sklearn.save_model(sk_model, path, **kwargs)
-        save_model(sk_model, Path(path) / "model.skops")
+        save_model(sk_model, Path(path) / MODEL_FILE)
 
 
 def log_model(pipeline: Pipeline, example: pd.DataFrame) -> str:
@@ -89,6 +90,15 @@ def log_model(pipeline: Pipeline, example: pd.DataFrame) -> str:
         skops_trusted_types=TRUSTED_TYPES,
     )
     return info.model_id
+
+
+def copy_model(model_id: str, path: Path) -> Path:
+    """Copy the file of a logged model, byte for byte, to `path`, and return that."""
+    kept = mlflow.get_logged_model(model_id).artifact_location
+    with whole_file(path) as part:
+        copied = mlflow.artifacts.download_artifacts(f"{kept}/{MODEL_FILE}", dst_path=str(part.parent))
+        Path(copied).rename(part)
+    return path
 
 
 def log_wines(wines: pd.DataFrame, name: str, context: str) -> None:

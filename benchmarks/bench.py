@@ -1,0 +1,149 @@
+"""Measure the main job on real wine: `make bench WINE_DATA=folder`. Each part writes `results/<part>.json`.
+
+The parts, all by default, or those named on the command line:
+scores (of every model), run (`make run`: seconds and memory), overhead (of the flow over plain functions),
+setup (`make setup` in a fresh clone, packages cached).
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.machine import write_results
+from wine_quality import data, splits
+from wine_quality.config import ROOT, settings
+from wine_quality.metrics import scores
+from wine_quality.models import MODELS, build, cross_predict, fit, predict
+from wine_quality.schema import TARGET
+
+REPEATS = 3
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return the least, the median and the most of repeated measurements."""
+    return {
+        "min": round(min(values), 2),
+        "median": round(statistics.median(values), 2),
+        "max": round(max(values), 2),
+        "repeats": len(values),
+    }
+
+
+def bench_scores() -> None:
+    config = settings()
+    distinct = splits.distinct_wines(data.load_wine(config).table)
+    train, holdout = splits.train_holdout_split(distinct)
+    parts, actual, rows = splits.folds(distinct, config.seed), distinct[TARGET].to_numpy(), {}
+    for name in MODELS:
+        rows[name] = {
+            "folds": scores(actual, cross_predict(build(name, config.seed), distinct, parts)),
+            "holdout": scores(holdout[TARGET].to_numpy(), predict(fit(build(name, config.seed), train), holdout)),
+        }
+    sizes = {"distinct": len(distinct), "train": len(train), "holdout": len(holdout)}
+    write_results("scores", {"wines": sizes, "seed": config.seed, "models": rows})
+
+
+def timed_run() -> tuple[float, float]:
+    """Run `make run`, and return its seconds in all, and those from its line `load` to its line `push`."""
+    started, seen = time.perf_counter(), {}
+    with make_run() as process:
+        for line in process.stdout:
+            seen.setdefault(line.split(" ")[0], time.perf_counter())
+    assert process.returncode == 0
+    return time.perf_counter() - started, seen["push"] - seen["load"]
+
+
+def peak_memory() -> float:
+    """Run `make run`, and return the most memory of it and its children at once in GB, a shared page counted once."""
+    peak = 0.0
+    with make_run() as process:
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                family = [parent := psutil.Process(process.pid), *parent.children(recursive=True)]
+                peak = max(peak, sum(member.memory_full_info().pss for member in family) / 1e9)
+            time.sleep(0.2)
+    assert process.returncode == 0
+    return peak
+
+
+def make_run() -> subprocess.Popen:
+    """Start `make run`, its lines to be read as they come."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(["make", "run"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def bench_run() -> None:
+    first, *later = [timed_run() for _ in range(1 + REPEATS)]
+    write_results(
+        "run",
+        {
+            "first_run_seconds": round(first[0], 1),
+            "first_run_seconds_from_load_to_push": round(first[1], 1),
+            "seconds": spread([total for total, _ in later]),
+            "seconds_from_load_to_push": spread([work for _, work in later]),
+            "peak_memory_gb": spread([peak_memory() for _ in range(REPEATS)]),
+        },
+    )
+
+
+def bench_overhead() -> None:
+    from prefect import Task  # it reads its home as it is imported, so not before WINE_HOME is set
+
+    from orchestration import train
+
+    flow, tasks = train.train_wine_quality, {n: t for n, t in vars(train).items() if isinstance(t, Task)}
+
+    def seconds(as_flow: bool) -> float:
+        for name, task in tasks.items():
+            setattr(train, name, task if as_flow else task.fn)
+        started = time.perf_counter()
+        (flow if as_flow else flow.fn)()
+        return time.perf_counter() - started
+
+    seconds(as_flow=True)  # starts Prefect's server and makes MLflow's store
+    pairs = [(seconds(as_flow=True), seconds(as_flow=False)) for _ in range(REPEATS)]
+    write_results(
+        "overhead",
+        {
+            "flow_seconds": spread([flow for flow, _ in pairs]),
+            "plain_seconds": spread([plain for _, plain in pairs]),
+            "flow_over_plain": spread([flow / plain for flow, plain in pairs]),
+        },
+    )
+
+
+def bench_setup() -> None:
+    def one() -> tuple[float, float]:
+        with tempfile.TemporaryDirectory() as folder:
+            clone = Path(folder) / "clone"
+            subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+            started = time.perf_counter()
+            subprocess.run(["make", "setup"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - started
+            used = subprocess.run(["du", "-sk", clone / ".venv"], capture_output=True, text=True, check=True).stdout
+            return seconds, int(used.split()[0]) * 1024 / 1e9
+
+    times = [one() for _ in range(REPEATS)]
+    write_results(
+        "setup",
+        {"seconds_with_packages_cached": spread([s for s, _ in times]), "environment_gb": round(times[0][1], 2)},
+    )
+
+
+PARTS: dict[str, Any] = {
+    "scores": bench_scores, "run": bench_run, "overhead": bench_overhead, "setup": bench_setup,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.setdefault("WINE_HOME", home)
+        for part in sys.argv[1:] or PARTS:
+            PARTS[part]()
