@@ -36,9 +36,19 @@ CLEAN = {
 }
 os.environ.update(CLEAN)
 
+import boto3  # noqa: E402
 import pandas as pd  # noqa: E402
+import requests  # noqa: E402
+from botocore.client import BaseClient  # noqa: E402
+from moto.server import ThreadedMotoServer  # noqa: E402
 
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow tests last, whatever order the others are in."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +139,31 @@ def write_uci() -> Callable[[Path, pd.DataFrame], Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def set_aws(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that names an S3 server by the usual AWS settings."""
+
+    def name_server(url: str, key: str = "a-key-of-a-test", secret: str = "a-secret-of-a-test") -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    return name_server
+
+
+@pytest.fixture
+def moto(set_aws: Callable[..., None]) -> Iterator[BaseClient]:
+    """The client of an S3 server, moto's, that the AWS settings name; there is no bucket yet."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10)  # what an earlier server held is still there
+    set_aws(f"http://{host}:{port}")
+    yield boto3.Session().client("s3")
+    server.stop()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import hashlib
 import io
 import re
 import socket
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -122,17 +123,32 @@ def test_a_kept_file_that_is_spoilt_or_gone_is_downloaded_again(uci, spoil):
     assert uci.requests == 2
 
 
-def test_progress_is_shown(uci, capfd):
-    download.uci(settings())
-    assert "100%" in capfd.readouterr().err
+def shown_by(job: Callable[[], object], monkeypatch) -> str:
+    """Return what a job shows on a terminal."""
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    with monkeypatch.context() as terminal:
+        terminal.setattr(sys, "stderr", screen)
+        job()
+    return screen.getvalue()
 
 
-def test_the_line_of_the_progress_is_finished_before_a_failure_is_told(uci, capfd):
+def test_progress_is_shown_and_taken_away_at_the_end(uci, monkeypatch):
+    shown = shown_by(lambda: download.uci(settings()), monkeypatch)
+    assert "100%" in shown
+    assert shown.endswith("\r")
+
+
+def test_the_progress_is_taken_away_before_a_failure_is_told(uci, monkeypatch):
     uci.length = 10**6
-    refusal(DownloadError)
-    shown = capfd.readouterr().err
+    shown = shown_by(lambda: refusal(DownloadError), monkeypatch)
     assert "1.00M" in shown
-    assert shown.endswith("\n")
+    assert shown.endswith("\r")
+
+
+def test_progress_is_not_written_where_it_would_fill_a_log(uci, capfd):
+    download.uci(settings())
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import time
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from orchestration.bucket import wine_bucket
 from wine_quality import storage
@@ -16,38 +15,18 @@ from wine_quality.local_s3 import free_port, local_keys, local_s3
 
 
 @pytest.fixture
-def moto(monkeypatch):
-    """S3 as moto plays it, named by the usual AWS settings, with an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    aws(monkeypatch, f"http://{host}:{port}", "a-key-of-a-test", "a-secret-of-a-test")
-    boto3.Session().client("s3").create_bucket(Bucket="wine-quality")
-    yield
-    server.stop()
-
-
-@pytest.fixture
-def rclone(monkeypatch):
+def rclone(set_aws):
     """The laptop's own S3 server, named by the usual AWS settings, with an empty bucket."""
     with local_s3(settings()) as endpoint:
-        aws(monkeypatch, endpoint.url, endpoint.access_key, endpoint.secret_key)
+        set_aws(endpoint.url, endpoint.access_key, endpoint.secret_key)
         yield
 
 
 @pytest.fixture(params=["moto", "rclone"])
 def server(request):
-    request.getfixturevalue(request.param)
-
-
-def aws(monkeypatch, url: str, key: str, secret: str) -> None:
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": url,
-        "AWS_ACCESS_KEY_ID": key,
-        "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
+    client = request.getfixturevalue(request.param)
+    if request.param == "moto":
+        client.create_bucket(Bucket="wine-quality")
 
 
 def push_one(run_id: str = "run1") -> list[str]:
@@ -105,16 +84,16 @@ def test_wrong_keys_are_told(rclone, monkeypatch, name):
     assert (settings().outbox / "run1" / "manifest.json").exists()
 
 
-def test_nobody_listening_is_told_and_worth_another_try(monkeypatch):
-    aws(monkeypatch, f"http://127.0.0.1:{free_port()}", "a-key-of-a-test", "a-secret-of-a-test")
+def test_nobody_listening_is_told_and_worth_another_try(set_aws):
+    set_aws(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageUnavailable, match=r"nobody listens.*AWS_ENDPOINT_URL_S3"):
         push_one()
 
 
-def test_a_silent_endpoint_is_told(monkeypatch):
+def test_a_silent_endpoint_is_told(set_aws):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        aws(monkeypatch, url, "a-key-of-a-test", "a-secret-of-a-test")
+        set_aws(url)
         with pytest.raises(StorageError, match="the endpoint is silent"):
             push_one()
 

@@ -4,13 +4,11 @@ import json
 import subprocess
 import sys
 
-import boto3
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from moto.server import ThreadedMotoServer
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
@@ -22,6 +20,8 @@ from wine_quality.config import settings
 from wine_quality.errors import DataError, LeakError, StorageError
 from wine_quality.local_s3 import free_port
 from wine_quality.models import predict
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,23 +35,6 @@ def folder(tmp_path, write_uci):
     """A folder of some 440 wines of the sample, 5 of them twice."""
     few = splits.distinct_wines(data.sample("a test").table).iloc[::12]
     return write_uci(tmp_path / "wine", pd.concat([few, few.head(5)]))
-
-
-@pytest.fixture
-def moto(monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    set_aws(monkeypatch, f"http://{host}:{port}")
-    yield boto3.Session().client("s3")
-    server.stop()
-
-
-def set_aws(monkeypatch, url: str) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-key-of-a-test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-a-test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
 def nothing_was_made() -> bool:

@@ -1,0 +1,108 @@
+"""`make up`: real servers on free ports, started, asked and stopped."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from orchestration.wait import listens
+from wine_quality.config import settings
+from wine_quality.local_s3 import free_port, local_keys
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def ports(monkeypatch) -> dict[str, int]:
+    """A free port for each server, in the environment."""
+    names = ("PREFECT", "MLFLOW", "S3")
+    found = {name: free_port() for name in names}
+    for name, port in found.items():
+        monkeypatch.setenv(f"WINE_{name}_PORT", str(port))
+    return found
+
+
+def test_taken_ports_are_named_in_one_line_and_nothing_starts(ports):
+    with socket.create_server(("127.0.0.1", ports["S3"])), socket.create_server(("127.0.0.1", ports["MLFLOW"])):
+        done = subprocess.run([sys.executable, "-m", "orchestration.up"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"error: port {ports['MLFLOW']}, of MLflow, is taken (WINE_MLFLOW_PORT); port {ports['S3']}, of S3, is taken "
+        "(WINE_S3_PORT). Stop what listens there (another make up?) or mend .env.\n"
+    )
+    assert not listens(ports["PREFECT"])
+
+
+def answer(url: str, body: dict | None = None) -> tuple[int, str]:
+    """Return the status and the text with which a server answers."""
+    sent = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, sent, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def wait_until(true, what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        time.sleep(0.2)
+
+
+def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path):
+    log = tmp_path / "up.log"
+    with log.open("wb") as screen:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "orchestration.up"], stdout=screen, stderr=screen, start_new_session=True
+        )
+    try:
+        prefect, mlflow, s3 = (f"http://127.0.0.1:{port}" for port in ports.values())
+        wait_until(lambda: up.poll() is not None or all(map(listens, ports.values())), "servers")
+        assert up.poll() is None, log.read_text()
+        wait_until(lambda: online_workers(prefect) == ["laptop"], "worker")
+        assert answer(f"{prefect}/api/health") == (200, "true")
+        assert "<title>Prefect Server</title>" in answer(prefect)[1]
+        assert answer(f"{mlflow}/health") == (200, "OK")
+        assert buckets(s3, *local_keys(settings())) == ["wine-quality"]
+        with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+            buckets(s3, "another-key", "another-secret")
+        wait_until(lambda: all(f"is at {url}" in log.read_text() for url in (prefect, mlflow, s3)), "addresses")
+    finally:
+        os.killpg(up.pid, signal.SIGINT)
+        code = up.wait(timeout=60)
+    assert code == 0, log.read_text()
+    assert not any(map(listens, ports.values()))
+    assert processes_at(tmp_path) == []
+
+
+def buckets(url: str, key: str, secret: str) -> list[str]:
+    """Return the names of the buckets of an S3 server."""
+    client = boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id=key, aws_secret_access_key=secret, region_name="us-east-1"
+    )
+    return [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+
+
+def online_workers(prefect: str) -> list[str]:
+    """Return the names of the workers of the work pool `wine` that are online."""
+    status, text = answer(f"{prefect}/api/work_pools/wine/workers/filter", {})
+    return [worker["name"] for worker in json.loads(text) if worker["status"] == "ONLINE"] if status == 200 else []
+
+
+def processes_at(home: Path) -> list[str]:
+    """Return the commands of the processes that still name a folder."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(home) in line]
