@@ -19,14 +19,31 @@ CLIENT = {
 }
 
 
+def is_local() -> bool:
+    """Say whether the environment names no S3, so that a server on this laptop stands in for it."""
+    return not any(os.environ.get(name) for name in AWS_SETTINGS)
+
+
+def whereabouts(config: Settings) -> str:
+    """Say in words where the bucket is."""
+    if is_local():
+        return f"On this laptop, in the folder `{config.local / 's3' / config.bucket}`"
+    return f"In the bucket `{config.bucket}` at {endpoint_url() or 'AWS'}"
+
+
+def endpoint_url() -> str | None:
+    """Return the address of the S3 that the environment names, None where it is Amazon's own."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 @contextmanager
 def wine_bucket(config: Settings) -> Iterator[S3Bucket]:
     """Yield the bucket that the environment names; where it names none, run a server on loopback meanwhile."""
-    if any(os.environ.get(name) for name in AWS_SETTINGS):
-        yield S3Bucket(bucket_name=config.bucket, credentials=credentials_of_environment())
-    else:
+    if is_local():
         with local_s3(config) as endpoint:
             yield S3Bucket(bucket_name=config.bucket, credentials=credentials_of(endpoint))
+    else:
+        yield S3Bucket(bucket_name=config.bucket, credentials=credentials_of_environment())
 
 
 def credentials_of_environment() -> AwsCredentials:
@@ -36,9 +53,7 @@ def credentials_of_environment() -> AwsCredentials:
         aws_secret_access_key=os.environ.get("AWS_SECRET_ACCESS_KEY"),
         aws_session_token=os.environ.get("AWS_SESSION_TOKEN"),
         region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or REGION,
-        aws_client_parameters=AwsClientParameters(
-            endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"), config=CLIENT
-        ),
+        aws_client_parameters=AwsClientParameters(endpoint_url=endpoint_url(), config=CLIENT),
     )
 
 

@@ -45,7 +45,9 @@ class Training:
     holdout: dict[str, float]
 
 
-def report(training: Training, verdict: Verdict, run: Tracked, version: str, config: Settings) -> str:
+def report(
+    training: Training, verdict: Verdict, run: Tracked, version: str, config: Settings, flow_run_id: str | None
+) -> str:
     """Return the report but for its last part, the bucket."""
     choice = training.choice
     return "\n\n".join(
@@ -62,7 +64,7 @@ def report(training: Training, verdict: Verdict, run: Tracked, version: str, con
             gate_text(verdict, version),
             "## Where to look",
             "`make up` starts the servers. Then open:",
-            bullets(where_to_look(run, version, config)),
+            bullets(where_to_look(run, version, config, flow_run_id)),
         ]
     )
 
@@ -82,21 +84,21 @@ def gate_text(verdict: Verdict, version: str) -> str:
     )
 
 
-def where_to_look(run: Tracked, version: str, config: Settings) -> list[str]:
+def where_to_look(run: Tracked, version: str, config: Settings, flow_run_id: str | None) -> list[str]:
     """Return a line for each page on which the run can be seen."""
     mlflow, prefect = f"http://127.0.0.1:{config.mlflow_port}/#", f"http://127.0.0.1:{config.prefect_port}"
     return [
         f"the run: {mlflow}/experiments/{run.experiment_id}/runs/{run.run_id}",
         f"version {version} of the model: {mlflow}/models/{config.registered_model}/versions/{version}",
-        f"the flow run, with its log: {prefect}/runs",
+        f"the flow run, with its log: {prefect}/runs/flow-run/{flow_run_id}",
     ]
 
 
-def bucket_text(run: Tracked, staged: list[str], pushed: list[str], bucket: str) -> str:
+def bucket_text(run: Tracked, staged: list[str], pushed: list[str], whereabouts: str) -> str:
     """Say what lies in the bucket after a push."""
     late = len(set(pushed) - {run.run_id})
     caught_up = f" {late} earlier run(s) that had waited went with it." if late else ""
-    return f"`{bucket}/runs/{run.run_id}/` holds {', '.join(f'`{name}`' for name in staged)}.{caught_up}"
+    return f"{whereabouts}, `runs/{run.run_id}/` holds {', '.join(f'`{name}`' for name in staged)}.{caught_up}"
 
 
 def table(scores: pd.DataFrame) -> str:
@@ -105,7 +107,7 @@ def table(scores: pd.DataFrame) -> str:
     lines = [
         ["model", *(HEADINGS[name] for name in columns)],
         ["---", *("---:" for _ in columns)],
-        *([str(name), *(f"{row[column]:.3f}" for column in columns)] for name, row in scores.iterrows()),
+        *([str(name), *(f"{row[column]:z.3f}" for column in columns)] for name, row in scores.iterrows()),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging.configuration import setup_logging
+from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 from rich.console import Console
@@ -32,7 +33,7 @@ from rich.markdown import Markdown
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
-from orchestration.bucket import wine_bucket
+from orchestration.bucket import whereabouts, wine_bucket
 from orchestration.report import Training, bucket_text, report
 from wine_quality import data as sources
 from wine_quality import registry, splits, storage, tracking, tuning
@@ -108,9 +109,9 @@ def check_sides(train: pd.DataFrame, holdout: pd.DataFrame) -> str:
     """Assert that no wine stands on both sides, and say how alike they are."""
     splits.assert_no_leak(train, holdout)
     chance = splits.split_balance(train, holdout)
-    note = f"{len(train):,} wines to train on, {len(holdout):,} held out, none on both sides (alike: p = {chance:.2f})"
+    note = f"{len(train):,} wines to train on, {len(holdout):,} held out, none on both sides"
     log.info("split     %s", note)
-    return note
+    return f"{note} (type and quality on both sides, chi-squared test: p = {chance:.2f}; near 0 they would be unlike)"
 
 
 @task
@@ -166,7 +167,8 @@ def track(config: Settings, training: Training, pipeline: Pipeline, sides: Sides
         tracking.log_wines(train, training.wine.source, "training")
         tracking.log_wines(holdout, training.wine.source, "evaluation")
         mlflow.log_text("\n".join(splits.wine_keys(train)), registry.TRAINED_ON)
-        figure = predicted_against_actual(holdout[TARGET], predict(pipeline, holdout), training.choice.name)
+        title = f"{training.choice.name} on the hold-out, {len(holdout):,} wines"
+        figure = predicted_against_actual(holdout[TARGET], predict(pipeline, holdout), title)
         mlflow.log_figure(figure, "predicted_against_actual.png")
         model_id = tracking.log_model(pipeline, train.head(3))
     log.info("track     run %s", run.info.run_name)
@@ -263,10 +265,10 @@ def train_wine_quality(
     verdict = judge(config, pipeline, sides, wine.source)
     version = register(config, run, verdict, tags)
 
-    text = report(training, verdict, run, version, config)
+    text = report(training, verdict, run, version, config, flow_run.id)
     staged = stage(config, run, sides, text)
     try:
-        bucket = bucket_text(run, staged, push(config), config.bucket)
+        bucket = bucket_text(run, staged, push(config), whereabouts(config))
     except StorageError as error:
         publish(
             config, run, f"{text}\n\n## Bucket\n\nNot pushed: {error} The model is registered; the next run pushes it."

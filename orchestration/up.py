@@ -10,7 +10,7 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 from honcho.manager import Manager
 
-from orchestration.bucket import AWS_SETTINGS
+from orchestration.bucket import is_local
 from orchestration.wait import listens, ports
 from wine_quality.config import Settings, settings
 from wine_quality.errors import SettingsError, WineError
@@ -52,7 +52,7 @@ def environment(config: Settings) -> dict[str, str]:
 
 def worker_bucket(config: Settings, key: str, secret: str) -> dict[str, str]:
     """Return the AWS settings that send the worker's runs to the local server, or none where you set your own."""
-    if any(os.environ.get(name) for name in AWS_SETTINGS):
+    if not is_local():
         return {}
     return {
         "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{config.s3_port}",

@@ -114,7 +114,7 @@ def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
             if folder.exists():
                 shutil.move(folder, Path(aside) / "old")
             whole.rename(folder)
-    log.info("kept in %s", folder)
+    log.info("download  kept in %s", folder)
     return folder
 
 
