@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging.configuration import setup_logging
@@ -39,7 +38,7 @@ from wine_quality import data as sources
 from wine_quality import registry, splits, storage, tracking, tuning
 from wine_quality.config import Settings, settings
 from wine_quality.data import Wine
-from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, WineError
+from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError, WineError
 from wine_quality.metrics import scores
 from wine_quality.models import MODELS, build, cross_predict, fit, predict
 from wine_quality.plots import predicted_against_actual
@@ -57,7 +56,7 @@ Sides = tuple[pd.DataFrame, pd.DataFrame]
 def world_failed(_task: Any, _run: Any, state: Any) -> bool:
     """Say whether a task failed because of the world outside, and tell the reader that it is tried again."""
     error = state.result(raise_on_failure=False)
-    passing = isinstance(error, DownloadError | StorageUnavailable | MlflowException)
+    passing = isinstance(error, DownloadError | StorageUnavailable | TrackingError)
     if passing:
         log.warning("%s Trying again.", error)
     return passing
@@ -157,9 +156,9 @@ def score(pipeline: Pipeline, holdout: pd.DataFrame) -> dict[str, float]:
 @task(**outside)
 def track(config: Settings, training: Training, pipeline: Pipeline, sides: Sides, tags: dict[str, str]) -> Tracked:
     """Log the run, its wine and its model to MLflow."""
-    tracking.use_store(config)
     train, holdout = sides
-    with mlflow.start_run(run_name=f"{training.choice.name}-{datetime.now():%Y-%m-%d-%H%M%S}") as run:
+    name = f"{training.choice.name}-{datetime.now():%Y-%m-%d-%H%M%S}"
+    with tracking.store(config), mlflow.start_run(run_name=name) as run:
         mlflow.set_tags(tags)
         mlflow.log_params({"model": training.choice.name, "seed": config.seed, **training.choice.params})
         mlflow.log_metrics({f"cv_{name}": value for name, value in training.leaderboard.iloc[0].items()})
@@ -171,24 +170,24 @@ def track(config: Settings, training: Training, pipeline: Pipeline, sides: Sides
         figure = predicted_against_actual(holdout[TARGET], predict(pipeline, holdout), title)
         mlflow.log_figure(figure, "predicted_against_actual.png")
         model_id = tracking.log_model(pipeline, train.head(3))
-    log.info("track     run %s", run.info.run_name)
+    log.info("track     run %s", name)
     return Tracked(run.info.run_id, run.info.experiment_id, model_id)
 
 
 @task(**outside)
 def judge(config: Settings, pipeline: Pipeline, sides: Sides, source: str) -> Verdict:
     """Let the new model meet the champion at the gate."""
-    tracking.use_store(config)
-    return registry.gate(config, pipeline, *sides, source)
+    with tracking.store(config):
+        return registry.gate(config, pipeline, *sides, source)
 
 
 @task(**outside)
 def register(config: Settings, run: Tracked, verdict: Verdict, tags: dict[str, str]) -> str:
     """Register the model as a new version, and make it champion where the gate says so."""
-    tracking.use_store(config)
-    version = registry.register(config, run, tags)
-    if verdict.promoted:
-        registry.promote(config, version)
+    with tracking.store(config):
+        version = registry.register(config, run, tags)
+        if verdict.promoted:
+            registry.promote(config, version)
     fate = "the champion" if verdict.promoted else "a challenger"
     log.info("register  version %s is %s: %s", version, fate, verdict.reason)
     return version
@@ -197,8 +196,8 @@ def register(config: Settings, run: Tracked, verdict: Verdict, tags: dict[str, s
 @task(**outside)
 def stage(config: Settings, run: Tracked, sides: Sides, text: str) -> list[str]:
     """Put the model as it was registered, its wine and its report where they wait to be pushed."""
-    tracking.use_store(config)
-    model = tracking.copy_model(run.model_id, config.models / "wine-quality.skops")
+    with tracking.store(config):
+        model = tracking.copy_model(run.model_id, config.models / "wine-quality.skops")
     wines = pd.concat(sides).to_csv(index=False).encode()
     files = {"model.skops": model, "wines.csv": wines, "report.md": text.encode()}
     return storage.stage(config.outbox, run.run_id, files)
@@ -216,9 +215,9 @@ def push(config: Settings) -> list[str]:
 @task(**outside)
 def publish(config: Settings, run: Tracked, text: str) -> None:
     """Keep the report with the flow run and with the MLflow run, and show it on the screen."""
-    tracking.use_store(config)
-    create_markdown_artifact(text, key="training-report", description="What the training run found and made")
-    MlflowClient().log_text(run.run_id, text, "report.md")
+    with tracking.store(config):
+        create_markdown_artifact(text, key="training-report", description="What the training run found and made")
+        MlflowClient().log_text(run.run_id, text, "report.md")
     console = Console()
     Console(width=None if console.is_terminal else 120).print(Markdown(text))
 

@@ -11,7 +11,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from wine_quality import data, registry, tracking
 from wine_quality.config import settings
-from wine_quality.errors import RegistryError
+from wine_quality.errors import RegistryError, TrackingError
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.splits import distinct_wines, train_holdout_split, wine_keys
@@ -174,6 +174,30 @@ def test_the_commit_is_unknown_outside_git(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert tracking.git_commit() == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (Path.mkdir, "unable to open database file"),
+        (lambda path: path.write_text("no database"), "file is not a database"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, why):
+    spoil(tmp_path / "mlflow.db")
+    with pytest.raises(TrackingError) as caught, tracking.store(settings()):
+        pass
+    assert str(caught.value) == f"MLflow: {why}. Free some space, or mend MLFLOW_TRACKING_URI, and run again."
+
+
+def test_a_full_disk_under_the_store_is_told(store, full_disk):
+    with pytest.raises(TrackingError, match=r"^MLflow: .*No space left on device"), tracking.store(store):
+        raise full_disk
+
+
+def test_an_error_of_ours_passes_the_store_as_it_is(store):
+    with pytest.raises(RegistryError, match="as it is"), tracking.store(store):
+        raise RegistryError("as it is")
 
 
 def test_the_store_is_made_once_and_keeps_its_files_at_home(store):

@@ -33,5 +33,9 @@ class StorageUnavailable(StorageError):
     """The bucket does not answer. Trying again may help."""
 
 
+class TrackingError(WineError):
+    """The tracking store cannot be read or written. Trying again may help."""
+
+
 class RegistryError(WineError):
     """The model registry cannot do what was asked."""

@@ -1,21 +1,29 @@
 """Runs: what was done, on which wine, and what came of it, kept in MLflow."""
 
 import logging
+import sqlite3
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import mlflow
 import pandas as pd
 import skops.io
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from sklearn.pipeline import Pipeline
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from wine_quality.config import ROOT, Settings
+from wine_quality.errors import TrackingError
 from wine_quality.files import whole_file
 from wine_quality.schema import FEATURES, TARGET
 
@@ -27,6 +35,7 @@ TRUSTED_TYPES = [
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBRegressor",
 ]
+SHOWN = 300  # letters of an error of MLflow, which may quote a whole query
 MODEL_FILE = "model.skops"  # as MLflow calls it
 REQUIRED = ["pandas", "scikit-learn", "skops", "xgboost-cpu" if sys.platform == "linux" else "xgboost"]
 
@@ -44,11 +53,33 @@ def use_store(config: Settings) -> None:
     """Point MLflow at the project's store and experiment, made where they are not there yet."""
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
+    if config.mlflow_uri.startswith("sqlite:"):  # where it cannot be opened, MLflow would go on trying for minutes
+        with closing(sqlite3.connect(make_url(config.mlflow_uri).database)) as database:
+            database.execute("PRAGMA schema_version")
     mlflow.set_tracking_uri(config.mlflow_uri)
     if mlflow.get_experiment_by_name(config.experiment) is None:
         on_server = config.mlflow_uri.startswith("http")
         mlflow.create_experiment(config.experiment, None if on_server else (config.home / "mlruns").resolve().as_uri())
     mlflow.set_experiment(config.experiment)
+
+
+@contextmanager
+def store(config: Settings) -> Iterator[None]:
+    """Use the project's store in the block, and tell its errors, or those of its disk, in one line.
+
+    Raises
+    ------
+    TrackingError
+        The store cannot be read or written.
+    """
+    try:
+        use_store(config)
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise TrackingError(
+            f"MLflow: {shorten(str(error), SHOWN)}. Free some space, or mend MLFLOW_TRACKING_URI, and run again."
+        ) from error
 
 
 def save_model(pipeline: Pipeline, path: Path) -> Path:
