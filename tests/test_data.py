@@ -134,18 +134,18 @@ def test_auto_takes_the_sample_where_uci_cannot_be_had_and_says_why(made_sample,
     monkeypatch.setattr(download, "uci", away)
     wine = load_wine(settings())
     assert (wine.source, len(wine.table)) == ("sample", 3)
-    assert wine.why == "the sample, which is made up and not real wine (auto: nothing kept, and UCI is away.)"
+    assert wine.why == "the sample, which is made up and not real wine (auto: nothing kept, and UCI is away)"
 
 
 @pytest.mark.parametrize("name", ["uci", "kaggle"])
 def test_a_source_asked_for_by_name_is_not_replaced_by_the_sample(made_sample, monkeypatch, name):
     monkeypatch.setattr(download, name, away)
-    with pytest.raises(DownloadError, match=r"^UCI is away\.$"):
+    with pytest.raises(DownloadError, match=r"^UCI is away\. Try later, or set WINE_DATA=sample\.$"):
         load_wine(settings(data=name))
 
 
 def away(_config: Settings) -> Path:
-    raise DownloadError("UCI is away.")
+    raise DownloadError("UCI is away")
 
 
 def test_uci_and_kaggle_are_read_from_where_they_were_downloaded(tmp_path, cellar, write_uci, monkeypatch):

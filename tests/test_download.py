@@ -280,5 +280,5 @@ def test_a_kaggle_set_that_cannot_be_had_is_told_and_leaves_no_file(monkeypatch)
 
     monkeypatch.setattr("kagglehub.dataset_download", from_kaggle)
     assert refusal(DownloadError, download.kaggle) == (
-        "Kaggle set rajyellow46/wine-quality cannot be had ('403 Forbidden'). Try later."
+        "Kaggle set rajyellow46/wine-quality cannot be had ('403 Forbidden'). Try later, or set WINE_DATA=sample."
     )

@@ -106,7 +106,7 @@ def load_any(config: Settings) -> Wine:
         kept = download.is_kept(config)
         folder = download.uci(config)
     except DownloadError as error:
-        return sample(f"auto: nothing kept, and {error}")
+        return sample(f"auto: nothing kept, and {error.what}")
     came = "auto: kept from an earlier download" if kept else "auto: downloaded just now"
     return read_folder(folder, "uci", f"UCI Wine Quality, checksums verified ({came})")
 

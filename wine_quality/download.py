@@ -64,7 +64,7 @@ def unpack_uci(url: str, folder: Path) -> None:
         with bar:
             archive = pooch.retrieve(url, known_hash=None, fname="wine.zip", path=folder, downloader=downloader)
     except (requests.RequestException, ValueError) as error:
-        raise DownloadError(f"UCI cannot be reached ({reason(error)}). Try later, or set WINE_DATA=sample.") from None
+        raise DownloadError(f"UCI cannot be reached ({reason(error)})") from None
     try:
         with zipfile.ZipFile(archive) as packed:
             for name in UCI_SHA256:
@@ -72,12 +72,10 @@ def unpack_uci(url: str, folder: Path) -> None:
     except OSError:  # of the disk
         raise
     except Exception:  # zipfile raises a different class for each way in which an archive can be broken
-        raise DownloadError(f"{url}: not the wine archive, or cut short. Try later, or set WINE_DATA=sample.") from None
+        raise DownloadError(f"{url}: not the wine archive, or cut short") from None
     Path(archive).unlink()
     if wrong := damaged(folder):
-        raise DownloadError(
-            f"{url}: {wrong[0]} has another sha256 sum than published. Try later, or set WINE_DATA=sample."
-        )
+        raise DownloadError(f"{url}: {wrong[0]} has another sha256 sum than published")
 
 
 def kaggle(config: Settings) -> Path:
@@ -100,7 +98,7 @@ def download_kaggle(folder: Path) -> None:
         try:
             kagglehub.dataset_download(handle, path=name, output_dir=str(folder))
         except Exception as error:  # the client raises a different class for each of network, rights and names
-            raise DownloadError(f"Kaggle set {handle} cannot be had ({reason(error)}). Try later.") from error
+            raise DownloadError(f"Kaggle set {handle} cannot be had ({reason(error)})") from error
 
 
 def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:

@@ -18,7 +18,11 @@ class DataError(WineError):
 
 
 class DownloadError(WineError):
-    """A download failed. Trying again may help."""
+    """A download failed, and `what` says how. Trying again may help."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. Try later, or set WINE_DATA=sample.")
+        self.what = what
 
 
 class LeakError(WineError):
