@@ -46,11 +46,10 @@ def test_an_empty_variable_is_as_if_not_set(monkeypatch):
     assert settings().seed == 42
 
 
-def test_the_tracking_store_is_ours_then_mlflows_then_sqlite(monkeypatch):
+def test_the_tracking_store_is_the_one_mlflow_is_told_of_else_sqlite(tmp_path, monkeypatch):
+    assert settings().mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5500")
     assert settings().mlflow_uri == "http://127.0.0.1:5500"
-    monkeypatch.setenv("WINE_TRACKING_URI", "sqlite:///mine.db")
-    assert settings().mlflow_uri == "sqlite:///mine.db"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ class Settings(BaseSettings):
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
 
     uci_url: str = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"
-    tracking_uri: str = ""
     experiment: str = "wine-quality-experiment"
     registered_model: str = "wine-quality"
     bucket: str = "wine-quality"
@@ -62,10 +61,8 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_uri(self) -> str:
-        """The tracking store: `WINE_TRACKING_URI`, else `MLFLOW_TRACKING_URI`, else SQLite in `home`."""
-        return (
-            self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.resolve()}/mlflow.db"
-        )
+        """The tracking store: `MLFLOW_TRACKING_URI`, else SQLite in `home`."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.resolve()}/mlflow.db"
 
 
 def settings(**overrides: Any) -> Settings:
