@@ -34,3 +34,11 @@ def test_the_seconds_and_gigabytes_of_a_run_are_those_that_were_measured():
     assert f"{work['min']:.0f} to {work['max']:.0f} of them from the wine to the bucket" in words
     assert f"at most {run['peak_memory_gb']['max']:.1f} GB of memory" in words
     assert f"the first run {run['first_run_seconds']:.0f} seconds" in words
+
+
+def test_the_overhead_and_the_size_of_the_set_up_are_those_that_were_measured():
+    words, setup = " ".join(README.split()), results("setup")
+    seconds = setup["seconds_with_packages_cached"]
+    assert f"at most {results('overhead')['flow_over_plain']['max']:.2f} times as long" in words
+    assert f"The set-up takes {seconds['min']:.0f} to {seconds['max']:.0f} seconds" in words
+    assert f"{setup['environment_gb']:.2f} GB of disk" in words
