@@ -71,7 +71,8 @@ def test_a_python_without_venv_ends_in_one_line(checkout):
 
 def test_no_network_at_install_ends_in_one_line(checkout):
     nobody = f"http://127.0.0.1:{free_port()}/simple"
-    done = make(checkout, "setup", f"PYTHON={sys.executable}", PIP_INDEX_URL=nobody, PIP_NO_CACHE_DIR="1")
+    cut = {"PIP_INDEX_URL": nobody, "PIP_FIND_LINKS": "", "PIP_NO_CACHE_DIR": "1", "UV_DEFAULT_INDEX": nobody}
+    done = make(checkout, "setup", f"PYTHON={sys.executable}", **cut)
     assert done.returncode != 0
     line, makes_own = done.stderr.splitlines()
     assert line == ("error: packages could not be installed. Is there a network? The details are in .local/setup.log")
