@@ -32,13 +32,14 @@ from rich.markdown import Markdown
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
+from orchestration import prepare_home
 from orchestration.bucket import whereabouts, wine_bucket
 from orchestration.report import Training, bucket_text, report
 from wine_quality import data as sources
 from wine_quality import registry, splits, storage, tracking, tuning
 from wine_quality.config import Settings, settings
 from wine_quality.data import Wine
-from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError, WineError
+from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError, exit_code
 from wine_quality.metrics import scores
 from wine_quality.models import MODELS, build, cross_predict, fit, predict
 from wine_quality.plots import predicted_against_actual
@@ -277,19 +278,15 @@ def train_wine_quality(
     return run.run_id
 
 
-def main() -> int:
-    """Run the flow with a quiet screen: its own lines, the report, and an error as one line."""
+def main() -> None:
+    """Run the flow on a quiet screen: its own lines and the report."""
+    prepare_home()
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     setup_logging()
     screen = logging.StreamHandler(sys.stdout)
     logging.getLogger("wine_quality").addHandler(screen)
-    try:
-        train_wine_quality()
-    except WineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    train_wine_quality()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

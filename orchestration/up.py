@@ -13,7 +13,7 @@ from honcho.manager import Manager
 from orchestration.bucket import is_local
 from orchestration.wait import listens, ports
 from wine_quality.config import Settings, settings
-from wine_quality.errors import SettingsError, WineError
+from wine_quality.errors import SettingsError, exit_code
 from wine_quality.local_s3 import local_keys, s3_environment
 
 PROCFILE = Path(__file__).with_name("Procfile")
@@ -75,14 +75,5 @@ def start_all(config: Settings) -> int:
     return 0 if servers.returncode == INTERRUPTED else servers.returncode
 
 
-def main() -> int:
-    """Start the servers; an error is one line."""
-    try:
-        return start_all(settings())
-    except WineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(lambda: start_all(settings())))

@@ -189,6 +189,23 @@ def test_the_form_of_the_ui_describes_each_parameter():
     assert all(described["description"] for described in properties.values())
 
 
+@pytest.mark.parametrize("module", ["orchestration.train", "orchestration.up"])
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("WINE_SEED", "often", "WINE_SEED='often': Input should be a valid integer"),
+        ("WINE_HOME", "/dev/null/home", "/dev/null/home/.local"),
+    ],
+)
+def test_a_bad_setting_ends_a_command_with_one_line(module, name, value, line, monkeypatch):
+    monkeypatch.setenv(name, value)
+    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {line}")
+    assert done.stderr.count("\n") == 1
+
+
 def test_bad_wine_ends_the_command_with_one_line_and_leaves_nothing(folder, monkeypatch):
     path = folder / "winequality-red.csv"
     lines = path.read_text().splitlines()

@@ -19,7 +19,7 @@ from sklearn.preprocessing import QuantileTransformer
 
 from wine_quality.config import settings
 from wine_quality.data import SAMPLE, UCI_PAIR, load_wine
-from wine_quality.errors import DataError, WineError
+from wine_quality.errors import DataError, exit_code
 from wine_quality.files import whole_file
 from wine_quality.schema import MEASUREMENTS, TARGET, TYPES
 from wine_quality.splits import distinct_wines, wine_keys
@@ -93,21 +93,16 @@ def write(made: pd.DataFrame, path: Path) -> None:
         part.write_text(f"{header}\n{table.to_csv(sep=';', index=False, header=False, float_format='%.10g')}")
 
 
-def main() -> int:
-    """Write the sample, or say in one line why not."""
+def main() -> None:
+    """Write the sample."""
     config = settings()
-    try:
-        wine = load_wine(config)
-        if wine.source == "sample":
-            raise DataError("the sample is not made of itself. Name real wine: make sample WINE_DATA=folder")
-        for name, colour in zip(UCI_PAIR, TYPES, strict=True):
-            write(sample_of(wine.table[wine.table["type"] == colour], config.seed), SAMPLE / name)
-    except WineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    wine = load_wine(config)
+    if wine.source == "sample":
+        raise DataError("the sample is not made of itself. Name real wine: make sample WINE_DATA=folder")
+    for name, colour in zip(UCI_PAIR, TYPES, strict=True):
+        write(sample_of(wine.table[wine.table["type"] == colour], config.seed), SAMPLE / name)
     print(f"made from {wine.why}: {SAMPLE}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

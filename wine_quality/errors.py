@@ -1,5 +1,10 @@
 """Every error a reader may meet: one line that says what is wrong, where, and what to do next."""
 
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
 
 class WineError(Exception):
     """The base of all; a command that meets one prints its line and ends with exit code 1."""
@@ -43,3 +48,24 @@ class TrackingError(WineError):
 
 class RegistryError(WineError):
     """The model registry cannot do what was asked."""
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code: its own, 1 after an error of ours in one line, 130 after Ctrl-C."""
+    interrupted = []
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        interrupted.append(True)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        return command() or 0
+    except WineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BaseException:
+        if not interrupted:  # what Ctrl-C stops may fail in its own way, such as on a server that stopped first
+            raise
+        print("stopped. Run it again when you like.", file=sys.stderr)
+        return 130

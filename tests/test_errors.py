@@ -1,0 +1,51 @@
+import os
+import signal
+
+import pytest
+
+from wine_quality.errors import DataError, exit_code
+
+
+@pytest.fixture(autouse=True)
+def usual_interrupt():
+    usual = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def test_a_line_stays_one_plain_line_whatever_it_names():
+    assert str(DataError("wine\n\x1b[31m.csv: gone")) == "wine  [31m.csv: gone"
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_a_command_has_the_exit_code_it_returns(returned, code, capsys):
+    assert exit_code(lambda: returned) == code
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_of_ours_is_one_line_and_exit_code_1(capsys):
+    assert exit_code(lambda: fail(DataError("wine.csv: gone. Get it again."))) == 1
+    assert capsys.readouterr() == ("", "error: wine.csv: gone. Get it again.\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault of ours"), KeyboardInterrupt()])
+def test_an_error_that_is_none_of_ours_is_not_hidden(error):
+    with pytest.raises(type(error)):
+        exit_code(lambda: fail(error))
+
+
+@pytest.mark.parametrize("last_words", [None, OSError("the server stopped first")])
+def test_ctrl_c_is_one_line_and_exit_code_130(last_words, capsys):
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            if last_words:
+                raise last_words
+
+    assert exit_code(command) == 130
+    assert capsys.readouterr() == ("", "stopped. Run it again when you like.\n")
