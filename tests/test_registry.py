@@ -116,6 +116,15 @@ def test_a_champion_trained_on_the_holdout_is_not_compared(register, sides):
     assert verdict.reason == f"the champion was trained on {len(holdout)} of the {len(holdout)} hold-out wines"
 
 
+def test_a_run_that_is_registered_again_keeps_its_version(register, store):
+    _, version = register("linear")
+    run = registry.champion(store)
+    tracked = tracking.Tracked(run.run_id, "1", run.source.removeprefix("models:/"))
+    assert registry.register(store, tracked, {}) == version
+    _, other = register("linear")
+    assert other != version
+
+
 def test_a_champion_that_does_not_load_is_told(register, store):
     register("xgboost", n_estimators=8)
     shutil.rmtree(store.home / "mlruns")

@@ -52,13 +52,21 @@ def champion(config: Settings) -> ModelVersion | None:
 
 
 def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
-    """Register a run's model as the next version, under the alias `challenger`, and return the version's number."""
+    """Register a run's model as the next version, under the alias `challenger`, and return the version's number.
+
+    A run that was registered before, by a try that failed halfway, keeps its version.
+    """
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{config.registered_model}'"):
         client.create_registered_model(config.registered_model)
-    made = client.create_model_version(
-        config.registered_model, f"models:/{run.model_id}", run.run_id, tags=tags, model_id=run.model_id
-    )
+    earlier = client.search_model_versions(f"name = '{config.registered_model}' and run_id = '{run.run_id}'")
+    if earlier:
+        made = earlier[0]
+    else:
+        source = f"models:/{run.model_id}"
+        made = client.create_model_version(
+            config.registered_model, source, run.run_id, tags=tags, model_id=run.model_id
+        )
     version = str(made.version)
     client.set_registered_model_alias(config.registered_model, CHALLENGER, version)
     return version
