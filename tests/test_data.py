@@ -239,6 +239,7 @@ def copied(real_folder: Path, names: tuple[str, str], folder: Path) -> data.Wine
 
 def test_the_real_uci_pair_is_what_was_published(tmp_path, real_folder):
     wine = copied(real_folder, data.UCI_PAIR, tmp_path)
+    assert download.damaged(tmp_path) == []
     assert wine.table["type"].value_counts().to_dict() == {"white": 4898, "red": 1599}
     assert blank_cells(wine.table) == 0
 
