@@ -1,11 +1,14 @@
-"""Every figure of the README is one that was measured."""
+"""Every figure of the README and of the data card is one that was measured."""
 
 import json
 
 from wine_quality.config import ROOT
 from wine_quality.models import MODELS
+from wine_quality.schema import MEASUREMENTS
 
 README = (ROOT / "README.md").read_text()
+WORDS = " ".join(README.split())
+CARD = (ROOT / "wine_data" / "README.md").read_text()
 
 
 def results(name: str) -> dict:
@@ -28,17 +31,46 @@ def test_the_table_of_models_is_the_one_that_was_measured():
 
 def test_the_seconds_and_gigabytes_of_a_run_are_those_that_were_measured():
     run = results("run")
-    words = " ".join(README.split())
-    assert f"a run takes {run['seconds']['min']:.0f} to {run['seconds']['max']:.0f} seconds" in words
+    assert f"a run takes {run['seconds']['min']:.0f} to {run['seconds']['max']:.0f} seconds" in WORDS
     work = run["seconds_from_load_to_push"]
-    assert f"{work['min']:.0f} to {work['max']:.0f} of them from the wine to the bucket" in words
-    assert f"at most {run['peak_memory_gb']['max']:.1f} GB of memory" in words
-    assert f"the first run {run['first_run_seconds']:.0f} seconds" in words
+    assert f"{work['min']:.0f} to {work['max']:.0f} of them from the wine to the bucket" in WORDS
+    assert f"at most {run['peak_memory_gb']['max']:.1f} GB of memory" in WORDS
+    assert f"the first run {run['first_run_seconds']:.0f} seconds" in WORDS
 
 
 def test_the_overhead_and_the_size_of_the_set_up_are_those_that_were_measured():
-    words, setup = " ".join(README.split()), results("setup")
+    setup = results("setup")
     seconds = setup["seconds_with_packages_cached"]
-    assert f"at most {results('overhead')['flow_over_plain']['max']:.2f} times as long" in words
-    assert f"The set-up takes {seconds['min']:.0f} to {seconds['max']:.0f} seconds" in words
-    assert f"{setup['environment_gb']:.2f} GB of disk" in words
+    assert f"at most {results('overhead')['flow_over_plain']['max']:.2f} times as long" in WORDS
+    assert f"The set-up takes {seconds['min']:.0f} to {seconds['max']:.0f} seconds" in WORDS
+    assert f"{setup['environment_gb']:.2f} GB of disk" in WORDS
+
+
+def rows_of(card: str) -> dict[str, list[str]]:
+    """Return the cells of each table row of a card by its first cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line[:1] == "|"]
+    return {first.strip("`"): rest for first, *rest in rows}
+
+
+def test_the_data_card_gives_the_units_and_limits_of_the_schema():
+    rows = rows_of(CARD)
+    told = {name: (rows[name][1], rows[name][2]) for name in MEASUREMENTS}
+    assert told == {name: (m.unit, f"{m.low:g} to {m.high:g}") for name, m in MEASUREMENTS.items()}
+
+
+def test_the_data_card_gives_the_figures_that_were_measured():
+    found, rows = results("sample"), rows_of(CARD)
+    figures = {
+        "rows": f"{found['rows']:,}",
+        "distinct wines": f"{sum(found['distinct_wines'].values()):,}",
+        "equal to a real wine": str(found["equal_to_a_real_wine"]),
+        "R², trained on the sample, tested on all distinct real wines": (
+            f"{found['trained_on_sample_tested_on_real']['r2']:.3f}"
+        ),
+        "R², within the sample (5 folds)": f"{found['sample_in_5_folds']['r2']:.3f}",
+        "largest difference of a column's mean, per colour": (
+            f"{found['largest_relative_difference_of_a_column_mean']:.1%}".replace("%", " %")
+        ),
+        "largest difference of a correlation, per colour": f"{found['largest_difference_of_a_correlation']:.2f}",
+    }
+    assert {name: rows[name][0] for name in figures} == figures

@@ -1,7 +1,6 @@
-"""The committed sample, the script that made it, and what the data card says of both."""
+"""The committed sample and the script that made it."""
 
 import importlib.util
-import json
 import subprocess
 import sys
 
@@ -13,7 +12,6 @@ from wine_quality import data, splits
 from wine_quality.schema import MEASUREMENTS, TARGET
 
 SCRIPT = data.ROOT / "wine_data" / "make_sample.py"
-CARD = (data.ROOT / "wine_data" / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -83,34 +81,3 @@ def test_the_sample_is_not_made_of_itself(monkeypatch):
     assert done.returncode == 1
     assert done.stderr == "error: the sample is not made of itself. Name real wine: make sample WINE_DATA=folder\n"
     assert [(data.SAMPLE / name).read_bytes() for name in data.UCI_PAIR] == before
-
-
-def rows_of(card: str) -> dict[str, list[str]]:
-    """Return the cells of each table row of a card by its first cell."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line[:1] == "|"]
-    return {first.strip("`"): rest for first, *rest in rows}
-
-
-def test_the_data_card_gives_the_units_and_limits_of_the_schema():
-    rows = rows_of(CARD)
-    told = {name: (rows[name][1], rows[name][2]) for name in MEASUREMENTS}
-    assert told == {name: (m.unit, f"{m.low:g} to {m.high:g}") for name, m in MEASUREMENTS.items()}
-
-
-def test_the_data_card_gives_the_figures_that_were_measured():
-    found = json.loads((data.ROOT / "benchmarks" / "results" / "sample.json").read_text())
-    rows = rows_of(CARD)
-    figures = {
-        "rows": f"{found['rows']:,}",
-        "distinct wines": f"{sum(found['distinct_wines'].values()):,}",
-        "equal to a real wine": str(found["equal_to_a_real_wine"]),
-        "R², trained on the sample, tested on all distinct real wines": (
-            f"{found['trained_on_sample_tested_on_real']['r2']:.3f}"
-        ),
-        "R², within the sample (5 folds)": f"{found['sample_in_5_folds']['r2']:.3f}",
-        "largest difference of a column's mean, per colour": (
-            f"{found['largest_relative_difference_of_a_column_mean']:.1%}".replace("%", " %")
-        ),
-        "largest difference of a correlation, per colour": f"{found['largest_difference_of_a_correlation']:.2f}",
-    }
-    assert {name: rows[name][0] for name in figures} == figures

@@ -75,7 +75,7 @@ def test_no_network_at_install_ends_in_one_line(checkout):
     done = make(checkout, "setup", f"PYTHON={sys.executable}", **cut)
     assert done.returncode != 0
     line, makes_own = done.stderr.splitlines()
-    assert line == ("error: packages could not be installed. Is there a network? The details are in .local/setup.log")
+    assert line == "error: packages could not be installed. Is there a network? The details are in .local/setup.log"
     assert makes_own.startswith("make: ***")
     assert nobody in (checkout / ".local" / "setup.log").read_text()
     assert not (checkout / ".venv" / ".ready").exists()

@@ -22,11 +22,15 @@ def rclone(set_aws):
         yield
 
 
+@pytest.fixture
+def moto(moto):
+    """The S3 server that moto plays, with an empty bucket."""
+    moto.create_bucket(Bucket="wine-quality")
+
+
 @pytest.fixture(params=["moto", "rclone"])
 def server(request):
-    client = request.getfixturevalue(request.param)
-    if request.param == "moto":
-        client.create_bucket(Bucket="wine-quality")
+    request.getfixturevalue(request.param)
 
 
 def push_one(run_id: str = "run1") -> list[str]:

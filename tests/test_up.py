@@ -1,18 +1,16 @@
 """`make up`: real servers on free ports, started, asked and stopped."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import boto3
 import pytest
+import requests
 from botocore.exceptions import ClientError
 
 from orchestration.wait import listens
@@ -44,15 +42,10 @@ def test_taken_ports_are_named_in_one_line_and_nothing_starts(ports):
     assert not listens(ports["PREFECT"])
 
 
-def answer(url: str, body: dict | None = None) -> tuple[int, str]:
+def answer(url: str) -> tuple[int, str]:
     """Return the status and the text with which a server answers."""
-    sent = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, sent, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+    response = requests.get(url, timeout=10)
+    return response.status_code, response.text
 
 
 def wait_until(true, what: str, seconds: float = 120) -> None:
@@ -98,8 +91,9 @@ def buckets(url: str, key: str, secret: str) -> list[str]:
 
 def online_workers(prefect: str) -> list[str]:
     """Return the names of the workers of the work pool `wine` that are online."""
-    status, text = answer(f"{prefect}/api/work_pools/wine/workers/filter", {})
-    return [worker["name"] for worker in json.loads(text) if worker["status"] == "ONLINE"] if status == 200 else []
+    response = requests.post(f"{prefect}/api/work_pools/wine/workers/filter", json={}, timeout=10)
+    workers = response.json() if response.status_code == 200 else []
+    return [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
 
 
 def processes_at(home: Path) -> list[str]:
