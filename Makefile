@@ -7,10 +7,10 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help setup run up test lint format sample bench lock
+.PHONY: help setup run up notebooks lab test lint format sample bench lock
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket; a report at the end
 	@echo "start     Prefect and MLflow take some 15 seconds to start"
@@ -21,6 +21,12 @@ test: setup ## run the tests, offline
 
 up: setup ## start Prefect, a worker, MLflow and S3 in this terminal; Ctrl-C stops them
 	@$(PY) -m orchestration.up
+
+notebooks: setup ## execute all notebooks in order and keep what they show
+	@$(PY) -m notebooks.execute
+
+lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
+	@$(BIN)/jupyter lab notebooks
 
 setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
 

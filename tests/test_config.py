@@ -1,4 +1,3 @@
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -28,9 +27,10 @@ def test_everything_a_run_makes_lies_in_its_home(tmp_path):
     assert config.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_a_home_given_from_here_is_an_absolute_path_to_mlflow(tmp_path, monkeypatch):
+def test_a_relative_home_counts_from_the_projects_root_wherever_the_reader_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert settings(home="here").mlflow_uri == f"sqlite:///{tmp_path}/here/mlflow.db"
+    assert settings(home="here").home == ROOT / "here"
+    assert settings(home="here").mlflow_uri == f"sqlite:///{ROOT}/here/mlflow.db"
 
 
 def test_an_override_wins_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):
@@ -99,4 +99,4 @@ def test_settings_do_not_change_during_a_run():
 
 
 def test_a_home_is_a_path_however_it_is_given():
-    assert settings(home="cellar").home == Path("cellar")
+    assert settings(home="cellar").home == ROOT / "cellar"

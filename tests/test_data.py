@@ -85,7 +85,7 @@ def test_in_a_folder_with_both_pairs_uci_is_the_wine_and_kaggle_serves_the_noteb
     assert load_wine(config).pair is None
     train, validation, why = load_pair(config)
     assert (len(train), len(validation), blank_cells(validation)) == (300, 60, 38)
-    assert why == f"the real Kaggle pair, from {folder}"
+    assert why == "the real Kaggle pair"
 
 
 def test_without_a_kaggle_pair_one_is_built_and_that_is_said(tmp_path, cellar, write_uci):
@@ -155,7 +155,7 @@ def test_uci_and_kaggle_are_read_from_where_they_were_downloaded(tmp_path, cella
     write_kaggle(config.raw_data / "kaggle", KAGGLE_PAIRS[0], kaggle_pair(cellar, 1), raw=True)
     wine = load_wine(settings(data="kaggle"))
     assert (wine.source, [len(table) for table in wine.pair]) == ("kaggle", [300, 60])
-    assert load_pair(settings(data="kaggle"))[2] == "the real Kaggle pair: the two Kaggle sets"
+    assert load_pair(settings(data="kaggle"))[2] == "the real Kaggle pair"
 
 
 def test_the_sample_is_taken_where_asked_for(made_sample):

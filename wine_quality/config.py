@@ -7,10 +7,10 @@ the file `.env` in the project's root. The environment wins over the file.
 import os
 import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from dotenv import load_dotenv
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wine_quality.errors import SettingsError
@@ -21,12 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 class Settings(BaseSettings):
     """The settings of one run.
 
-    `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/` and `.local/`.
+    `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/`, `images/` and
+    `.local/`. A relative path counts from the project's root, so that a notebook and a command mean the same folder.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True)
 
-    home: Path = ROOT
+    home: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = ROOT
     data: str = "auto"
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
 
@@ -48,6 +49,11 @@ class Settings(BaseSettings):
     def models(self) -> Path:
         """Where trained models land as files."""
         return self.home / "models"
+
+    @property
+    def images(self) -> Path:
+        """Where the figures land that a README shows."""
+        return self.home / "images"
 
     @property
     def local(self) -> Path:
@@ -73,7 +79,7 @@ def settings(**overrides: Any) -> Settings:
     SettingsError
         A variable has a value of the wrong kind; the line names each. Or `.env` cannot be read.
     """
-    dotenv = Path(os.environ.get("WINE_HOME") or ROOT) / ".env"
+    dotenv = ROOT / os.environ.get("WINE_HOME", "") / ".env"
     try:
         load_dotenv(dotenv)
     except (OSError, ValueError) as error:

@@ -1,8 +1,9 @@
 """Where wine comes from: UCI, Kaggle, a folder of yours, or the committed sample.
 
 The one setting is `WINE_DATA`: `auto` (the default: a kept download, else UCI, else the sample), `uci`, `kaggle`,
-`sample`, or a folder. A folder holds the UCI pair (`winequality-red.csv`, `winequality-white.csv`), the Kaggle pair
-(`WineQuality.csv`, `winequalityN.csv`, or `train_wine_data.csv`, `test_wine_data.csv`), or both.
+`sample`, or a folder, counted from the project's root. A folder holds the UCI pair (`winequality-red.csv`,
+`winequality-white.csv`), the Kaggle pair (`WineQuality.csv`, `winequalityN.csv`, or `train_wine_data.csv`,
+`test_wine_data.csv`), or both.
 """
 
 import hashlib
@@ -56,6 +57,11 @@ class Wine:
     why: str
     pair: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
+    @property
+    def collection(self) -> pd.DataFrame:
+        """The wines as UCI lists them: of a Kaggle pair its second set, which is all of them with a few blanks."""
+        return self.pair[1] if self.pair else self.table
+
 
 def load_wine(config: Settings) -> Wine:
     """Load the wine that `config.data` names.
@@ -82,7 +88,7 @@ def load_wine(config: Settings) -> Wine:
 def own_folder(config: Settings) -> Path:
     """Return the folder that `config.data` names, or say that there is none."""
     with suppress(OSError, RuntimeError, ValueError):  # no permission, too long, a home of no one, a null character
-        folder = Path(config.data).expanduser()
+        folder = ROOT / Path(config.data).expanduser()
         if folder.is_dir():
             return folder
     raise DataError(
@@ -152,10 +158,10 @@ def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """
     folder = None if config.data in SOURCES else own_folder(config)
     if folder and (pair := kaggle_files(files_in(folder))):
-        return *(read_wines(path) for path in pair), f"the real Kaggle pair, from {folder}"
+        return *(read_wines(path) for path in pair), "the real Kaggle pair"
     wine = load_wine(config)
     if wine.pair:
-        return *wine.pair, f"the real Kaggle pair: {wine.why}"
+        return *wine.pair, "the real Kaggle pair"
     return *kaggle_pair(wine.table, config.seed), f"a pair built as Kaggle's was, from {wine.why}"
 
 

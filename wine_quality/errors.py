@@ -50,6 +50,10 @@ class RegistryError(WineError):
     """The model registry cannot do what was asked."""
 
 
+class NotebookError(WineError):
+    """A cell of a notebook failed, or warned."""
+
+
 def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: its own, 1 after an error of ours in one line, 130 after Ctrl-C."""
     interrupted = []

@@ -1,8 +1,20 @@
-"""The figures that more than one chapter shows."""
+"""The figures that more than one chapter shows, and how all of them are drawn and kept."""
+
+from pathlib import Path
 
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+
+from wine_quality.files import whole_file
+
+TYPE_COLOURS = {"red": "#d55e00", "white": "#56b4e9"}  # Okabe and Ito (2008): also apart for the colour-blind
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=120, bbox_inches="tight", metadata={"Software": None})
 
 
 def predicted_against_actual(actual: np.ndarray, predicted: np.ndarray, title: str) -> Figure:

@@ -1,0 +1,79 @@
+"""Execute the notebooks in order, on the wine that `WINE_DATA` names: `make notebooks`.
+
+A notebook is written back only where every cell ran without an error and without a word on stderr, and without what
+differs from machine to machine. So the same code on the same wine gives the same bytes.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.font_manager  # noqa: F401  (makes the font cache; made in a notebook, it is announced on stderr)
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from tqdm import tqdm
+from traitlets.config import Config
+
+from wine_quality.config import ROOT
+from wine_quality.errors import NotebookError, exit_code
+from wine_quality.files import whole_file
+
+CHAPTERS = ("notebooks", "experiment_tracking")
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Run all cells of a notebook in a fresh kernel that stands in the notebook's folder, and keep their outputs in it.
+
+    Raises
+    ------
+    NotebookError
+        A cell failed or wrote to stderr, or the kernel died; the line names the notebook and the cell.
+    """
+    with tqdm(total=len(notebook.cells), desc=path.stem, unit="cell", leave=False, disable=None) as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=None,
+            record_timing=False,
+            coalesce_streams=True,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise failed(notebook, path, f"{error.ename}: {error.evalue}") from error
+        except DeadKernelError as error:
+            raise failed(notebook, path, "the kernel died, perhaps for want of memory") from error
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                raise failed(notebook, path, f"a warning: {output.text.strip()}", cell.execution_count)
+    notebook.metadata = nbformat.from_dict(METADATA)
+
+
+def failed(notebook: nbformat.NotebookNode, path: Path, what: str, count: int | None = None) -> NotebookError:
+    """Return the error of one cell: the one of that execution count, else the last that ran."""
+    cell = count or max(cell.get("execution_count") or 0 for cell in notebook.cells)
+    return NotebookError(f"{path.name}, cell [{cell}]: {what}. The file is as it was; mend the cause and run again.")
+
+
+def run() -> None:
+    """Execute the notebooks named on the command line, by default all, and write each back when it is done."""
+    named = [Path(name).resolve() for name in sys.argv[1:]]
+    for path in named or [path for chapter in CHAPTERS for path in sorted((ROOT / chapter).glob("*.ipynb"))]:
+        started = time.perf_counter()
+        notebook = nbformat.read(path, as_version=4)
+        execute(notebook, path)
+        with whole_file(path) as part:
+            nbformat.write(notebook, part)
+        print(f"{path.stem:<25} {len(notebook.cells)} cells, {time.perf_counter() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run))
