@@ -34,6 +34,7 @@ def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
     NotebookError
         A cell failed or wrote to stderr, or the kernel died; the line names the notebook and the cell.
     """
+    started = []
     with tqdm(total=len(notebook.cells), desc=path.stem, unit="cell", leave=False, disable=None) as bar:
         client = NotebookClient(
             notebook,
@@ -42,24 +43,24 @@ def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
             coalesce_streams=True,
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
             resources={"metadata": {"path": str(path.parent)}},
+            on_cell_execute=lambda cell, cell_index: started.append(cell),
             on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
         )
         try:
             client.execute()
         except CellExecutionError as error:
-            raise failed(notebook, path, f"{error.ename}: {error.evalue}") from error
+            raise failed(path, len(started), f"{error.ename}: {error.evalue}") from error
         except DeadKernelError as error:
-            raise failed(notebook, path, "the kernel died, perhaps for want of memory") from error
+            raise failed(path, len(started), "the kernel died, perhaps for want of memory") from error
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
-                raise failed(notebook, path, f"a warning: {output.text.strip()}", cell.execution_count)
+                raise failed(path, cell.execution_count, f"a warning: {output.text.strip()}")
     notebook.metadata = nbformat.from_dict(METADATA)
 
 
-def failed(notebook: nbformat.NotebookNode, path: Path, what: str, count: int | None = None) -> NotebookError:
-    """Return the error of one cell: the one of that execution count, else the last that ran."""
-    cell = count or max(cell.get("execution_count") or 0 for cell in notebook.cells)
+def failed(path: Path, cell: int, what: str) -> NotebookError:
+    """Return the error of one cell, counted as Jupyter counts them."""
     return NotebookError(f"{path.name}, cell [{cell}]: {what}. The file is as it was; mend the cause and run again.")
 
 

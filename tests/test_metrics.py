@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wine_quality.metrics import rmse_gain, scores
+from wine_quality.metrics import r2_interval, rmse_gain, scores
 
 
 def test_a_perfect_prediction_has_the_best_scores():
@@ -42,4 +42,24 @@ def test_the_interval_covers_the_true_gain_as_often_as_it_says():
         errors = rng.normal(0, [1, 0.9], (300, 2))
         _, low, high = rmse_gain(np.zeros(300), errors[:, 0], errors[:, 1], seed, draws=400)
         covered += low <= 0.1 <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_the_interval_of_r2_holds_it_and_is_narrower_for_more_wines():
+    rng = np.random.default_rng(0)
+    actual = rng.normal(6, 1, 4000)
+    predicted = actual + rng.normal(0, 0.5, 4000)
+    r2, low, high = r2_interval(actual, predicted, seed=1)
+    assert r2 == pytest.approx(0.75, abs=0.03)
+    assert low < r2 < high
+    _, low_of_few, high_of_few = r2_interval(actual[:100], predicted[:100], seed=1)
+    assert high - low < (high_of_few - low_of_few) / 3
+
+
+def test_the_interval_of_r2_covers_the_true_one_as_often_as_it_says():
+    rng, covered = np.random.default_rng(7), 0
+    for seed in range(200):
+        actual = rng.normal(0, 1, 300)
+        _, low, high = r2_interval(actual, actual + rng.normal(0, 0.6, 300), seed, draws=400)
+        covered += low <= 1 - 0.6**2 <= high
     assert 0.90 <= covered / 200 <= 0.99

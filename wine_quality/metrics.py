@@ -30,6 +30,20 @@ def scores(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     }
 
 
+def redrawn_means(values: np.ndarray, seed: int, draws: int) -> np.ndarray:
+    """Return the column means of `values`, of shape (n wines, k), for wines redrawn with replacement: (draws, k)."""
+    count = len(values)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws) / count
+    return weights @ values
+
+
+def r2_interval(actual: np.ndarray, predicted: np.ndarray, seed: int, draws: int = 1000) -> tuple[float, float, float]:
+    """Return R² with its 95 % interval (low, high), by the bootstrap of `rmse_gain`."""
+    error, mean, square = redrawn_means(np.column_stack([(actual - predicted) ** 2, actual, actual**2]), seed, draws).T
+    low, high = np.quantile(1 - error / (square - mean**2), [0.025, 0.975])
+    return float(r2_score(actual, predicted)), float(low), float(high)
+
+
 def rmse_gain(
     actual: np.ndarray, champion: np.ndarray, challenger: np.ndarray, seed: int, draws: int = 2000
 ) -> tuple[float, float, float]:
@@ -38,10 +52,8 @@ def rmse_gain(
     A paired bootstrap: the same wines are redrawn for both, so that wines which are hard for both cancel out (Efron
     and Tibshirani, 1993, An Introduction to the Bootstrap, chapter 13, percentile interval).
     """
-    rng = np.random.default_rng(seed)
     squares = np.column_stack([(actual - champion) ** 2, (actual - challenger) ** 2])
-    weights = rng.multinomial(len(actual), np.full(len(actual), 1 / len(actual)), size=draws) / len(actual)
-    redrawn = np.sqrt(weights @ squares)
+    redrawn = np.sqrt(redrawn_means(squares, seed, draws))
     low, high = np.quantile(redrawn[:, 0] - redrawn[:, 1], [0.025, 0.975])
     champion_rmse, challenger_rmse = np.sqrt(squares.mean(axis=0))
     return float(champion_rmse - challenger_rmse), float(low), float(high)

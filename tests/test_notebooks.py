@@ -1,0 +1,181 @@
+"""The notebooks as they are committed: what a reader finds on opening one."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from notebooks.execute import METADATA
+from wine_quality.config import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NUMBER = re.compile(r"(?<![\w.,/-])[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?:\s*%| per cent)?")
+WHOLE_NOTEBOOK = ("What you will learn", "What to remember")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_of(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose_of(notebook: NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
+    return [cell for cell in code_of(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def solutions_of(notebook: NotebookNode) -> list[NotebookNode]:
+    return tagged(notebook, "solution")
+
+
+def texts(cell: NotebookNode) -> Iterator[str]:
+    """Yield what a cell shows as text."""
+    for output in cell.get("outputs", []):
+        yield output.get("text") or output.get("data", {}).get("text/plain", "")
+
+
+def test_chapter_one_has_its_three_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["01-explore-the-data", "02-train-baselines", "03-find-the-leak"]
+
+
+@each_notebook
+def test_it_was_executed_from_top_to_bottom_without_an_error_or_a_warning(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert [cell.execution_count for cell in code_of(notebook)] == list(range(1, len(code_of(notebook)) + 1))
+    outputs = [output for cell in code_of(notebook) for output in cell.outputs]
+    assert outputs
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+@each_notebook
+def test_it_holds_nothing_that_differs_from_machine_to_machine(path):
+    notebook = read(path)
+    assert notebook.metadata == METADATA
+    assert {key for cell in notebook.cells for key in cell.metadata} <= {"jupyter", "tags"}
+    places = [str(place) for place in (ROOT, ROOT.parent, Path.home(), tempfile.gettempdir()) if place != Path("/")]
+    text = path.read_text()
+    assert not [place for place in places if f"{place}/" in text]
+    assert " at 0x" not in text
+
+
+@each_notebook
+def test_it_opens_with_what_one_learns_and_closes_with_what_to_remember_and_the_next(path):
+    first, *_, last = read(path).cells
+    assert first.source.startswith(f"# {int(path.stem[:2])}. ")
+    assert re.search(r"\*\*What you will learn\*\*\n\n- ", first.source)
+    assert last.source.startswith("## What to remember\n\n- ")
+    assert re.search(r"\n\nNext: .*\[.+\]\(.+\)", last.source)
+
+
+@each_notebook
+def test_every_link_to_a_file_finds_it(path):
+    links = re.findall(r"\]\((?!http)([^)#]+)", prose_of(read(path)))
+    assert links
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@each_notebook
+def test_cells_are_short_and_prose_outweighs_code(path):
+    notebook = read(path)
+    assert not [cell.source for cell in code_of(notebook) if len(cell.source.splitlines()) > 10]
+    seen = [cell.source for cell in code_of(notebook) if cell not in solutions_of(notebook)]
+    code = [line for source in seen for line in source.splitlines() if not line.startswith(("import ", "from "))]
+    assert len(prose_of(notebook).split()) >= 3 * len(" ".join(code).split())
+
+
+@each_notebook
+def test_exercises_have_a_cell_for_the_answer_and_a_folded_solution_that_judges_it(path):
+    notebook = read(path)
+    solutions = solutions_of(notebook)
+    assert 2 <= len(solutions) <= 3
+    for number, solution in enumerate(solutions, 1):
+        answer = code_of(notebook)[solution.execution_count - 2]
+        assert answer.source.startswith(f"answer_{number} = None  # ")
+        assert solution.metadata["jupyter"] == {"source_hidden": True}
+        assert f"solution_{number} = " in solution.source
+        assert re.search(r"^ *assert ", solution.source, re.MULTILINE)
+        assert list(texts(solution)) == ["no answer yet\n"]
+
+
+def unproven(notebook: NotebookNode) -> list[str]:
+    """Return the numbers of the prose that the code does not produce.
+
+    A number in prose must be one in the code or the output of its own section, rounded as far as the prose rounds it,
+    or have stood in the prose before. What a notebook promises and sums up may come from anywhere in it. A block quote
+    cites a source, and what is set as code explains itself.
+    """
+    sections = [[]]
+    for cell in notebook.cells:
+        if cell.source.startswith("## "):
+            sections.append([])
+        sections[-1].append(cell)
+    wrong, said = [], set()
+    for section in sections:
+        prose = "\n\n".join(cell.source for cell in section if cell.cell_type == "markdown")
+        everywhere = any(title in prose for title in WHOLE_NOTEBOOK)
+        shown = produced(notebook.cells if everywhere else section)
+        told = {number.strip() for number in NUMBER.findall(plain(prose))}
+        wrong += sorted(number for number in told - said if not is_among(number, shown))
+        said |= told
+    return wrong
+
+
+def plain(prose: str) -> str:
+    """Return prose without block quotes, code, addresses, and the numbers of headings, lists and exercises."""
+    for noise in (r"^>.*$", r"`[^`]*`", r"\]\([^)]*\)", r"<[^>]*>", r"^#+ \d+\.", r"^\d+\. ", r"^\*\*\d+\.\*\*"):
+        prose = re.sub(noise, " ", prose, flags=re.MULTILINE)
+    return re.sub(r"\[\d+\. |[Cc]hapter \d+|95 %\s+interval", " ", prose)
+
+
+def produced(cells: list[NotebookNode]) -> list[float]:
+    shown = [text for cell in cells if cell.cell_type == "code" for text in (cell.source, *texts(cell))]
+    return [value(number) for text in shown for number in NUMBER.findall(text)]
+
+
+def value(number: str) -> float:
+    return float(re.sub(r"[\s,%]|per cent", "", number).replace("−", "-"))
+
+
+def is_among(told: str, shown: list[float]) -> bool:
+    percent = told.endswith(("%", "cent"))
+    decimals = len(re.sub(r"[^\d.]", "", told).partition(".")[2])
+    near = 0.5 * 10**-decimals * (1 + 1e-9) if decimals or percent else 0
+    exact = value(told)
+    return any(abs(number - exact) <= near or (percent and abs(100 * number - exact) <= near) for number in shown)
+
+
+@each_notebook
+def test_every_number_in_the_prose_is_one_that_the_code_produced(path):
+    assert unproven(read(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("prose", "wrong"),
+    [
+        ("In all 6,497 wines, 24.6 % of them red, a gap of 0.24.", []),
+        ("A correlation of −0.31, `0.77` in code.\n\n> Cortez (2009): 62.4 %", []),
+        ("In all 6,498 wines, a gap of 0.27, 25.6 % red, 0.31 with density.", ["0.27", "0.31", "25.6 %", "6,498"]),
+    ],
+)
+def test_a_wrong_number_in_the_prose_is_found(prose, wrong):
+    shown = nbformat.v4.new_output("stream", text="6,497 wines: 0.2461 red, gap 0.2419, density -0.3061")
+    cells = [nbformat.v4.new_markdown_cell(prose), nbformat.v4.new_code_cell("show()", outputs=[shown])]
+    assert unproven(nbformat.v4.new_notebook(cells=cells)) == wrong
+
+
+def test_a_number_of_another_section_does_not_prove_one():
+    one = nbformat.v4.new_code_cell("show()", outputs=[nbformat.v4.new_output("stream", text="0.41")])
+    two = nbformat.v4.new_markdown_cell("## Two\n\nIt is 0.41.")
+    assert unproven(nbformat.v4.new_notebook(cells=[one, two])) == ["0.41"]

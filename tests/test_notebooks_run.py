@@ -1,0 +1,188 @@
+"""The notebooks executed from a copy: on the sample, on the real wine, with right and wrong answers, and not set up."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from base64 import b64decode
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat import NotebookNode
+from PIL import Image
+from test_notebooks import NOTEBOOKS, code_of, each_notebook, read, solutions_of, tagged, texts
+
+from notebooks import execute
+from wine_quality.config import ROOT
+
+pytestmark = pytest.mark.slow
+
+IMAGES = ["correlation.png", "three-worlds.png"]
+ANSWERS = {  # a near miss, and a right one said in another way than in the solution
+    "01-explore-the-data": [
+        ('"pH"', "wines[list(MEASUREMENTS)].corrwith(wines['type'] == 'red').abs().idxmax()"),
+        ("(wines['quality'] == 6).mean()", "1 - ((wines['quality'] < 5) | (wines['quality'] > 7)).mean()"),
+    ],
+    "02-train-baselines": [
+        ("0.0", "((y_validation - y.mean()) ** 2).mean() ** 0.5"),
+        ("on_validation.loc['KNeighborsRegressor', 'R²']", "round(nearest.score(X_validation, y_validation), 3)"),
+    ],
+    "03-find-the-leak": [
+        ("lambda train, scored: 1.0", "leaked_share"),
+        ("len(never_seen)", "len(wines) * np.exp(len(train) * np.log1p(-1 / len(wines)))"),
+        ("0.2", "round(scored_part[features].merge(wines.drop(scored_part.index)[features].drop_duplicates()).shape[0]"
+                " / len(scored_part), 2)"),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """Jupyter and IPython keep their files in the test's folder, and the reader stands somewhere else."""
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+
+def a_copy(path: Path, tmp_path: Path) -> Path:
+    (tmp_path / "notebooks").mkdir(exist_ok=True)
+    return Path(shutil.copy(path, tmp_path / "notebooks"))
+
+
+def with_answers(notebook: NotebookNode, answers: list[tuple[str, str]]) -> NotebookNode:
+    """Return the notebook with a wrong and a right answer judged after each solution."""
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        if cell in solutions_of(notebook):
+            number = int(re.search(r"solution_(\d) = ", cell.source)[1])
+            for answer, tag in zip(answers[number - 1], ("raises-exception", "right"), strict=True):
+                cells.append(nbformat.v4.new_code_cell(f"answer_{number} = {answer}"))
+                cells.append(nbformat.v4.new_code_cell(cell.source, metadata={"tags": [tag]}))
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@each_notebook
+def test_on_the_sample_it_runs_and_judges_right_and_wrong_answers(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("WINE_DATA", "sample")
+    copy = a_copy(path, tmp_path)
+    notebook = with_answers(read(copy), ANSWERS[path.stem])
+    execute.execute(notebook, copy)
+    wrong, right = (tagged(notebook, tag) for tag in ("raises-exception", "right"))
+    assert len(wrong) == len(right) == len(ANSWERS[path.stem])
+    for cell in wrong:
+        (error,) = [output for output in cell.outputs if output.output_type == "error"]
+        assert error.ename == "AssertionError"
+        assert error.evalue.startswith("Not yet: ")
+    assert [list(texts(cell)) for cell in right] == [["right\n"]] * len(right)
+    assert any("made up" in text for cell in code_of(notebook) for text in texts(cell))
+
+
+@each_notebook
+def test_on_the_real_wine_it_shows_what_was_committed(path, tmp_path, monkeypatch, real_folder):
+    monkeypatch.setenv("WINE_DATA", str(real_folder.resolve()))
+    monkeypatch.setattr(sys, "argv", ["execute", str(a_copy(path, tmp_path))])
+    execute.run()
+    executed, committed = read(tmp_path / "notebooks" / path.name), read(path)
+    assert without_images(executed) == without_images(committed)
+    for new, old in zip(images_of(executed), images_of(committed), strict=True):
+        assert_alike(new, old)
+    for image in (tmp_path / "images").glob("*.png"):
+        assert_alike(image.read_bytes(), (ROOT / "images" / image.name).read_bytes())
+
+
+def without_images(notebook: NotebookNode) -> dict:
+    plain = json.loads(nbformat.writes(notebook))
+    for cell in plain["cells"]:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("image/png", None)
+    return plain
+
+
+def images_of(notebook: NotebookNode) -> list[bytes]:
+    outputs = [output for cell in code_of(notebook) for output in cell.outputs]
+    return [b64decode(output.data["image/png"]) for output in outputs if "image/png" in output.get("data", {})]
+
+
+def assert_alike(new: bytes, old: bytes) -> None:
+    """Two pictures are the same but for a few shades at edges, which may differ from machine to machine."""
+    one, other = (np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), dtype=float) for image in (new, old))
+    assert one.shape == other.shape
+    assert np.abs(one - other).mean() < 0.5
+
+
+def test_a_figure_for_the_readme_is_drawn_by_a_notebook():
+    code = "\n".join(cell.source for path in NOTEBOOKS for cell in code_of(read(path)))
+    drawn = re.findall(r'save_figure\(figure, \S+ / "(.+?)"\)', code)
+    assert sorted(drawn) == IMAGES == sorted(path.name for path in (ROOT / "images").glob("*.png"))
+
+
+def one_cell(path: Path, *sources: str) -> Path:
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), path)
+    return path
+
+
+def make_notebooks(*paths: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "notebooks.execute", *map(str, paths)],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_path):
+    sources = ("import pandas as pd", "pd.Series([1, 2])")
+    paths = [one_cell(tmp_path / f"{name}.ipynb", *sources) for name in ("one", "two")]
+    done = make_notebooks(*paths)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [re.sub(r"\d+ s", "n s", line) for line in done.stdout.splitlines()] == [
+        f"{'one':<25} 2 cells, n s",
+        f"{'two':<25} 2 cells, n s",
+    ]
+    first = paths[0].read_bytes()
+    assert b'"execution_count": 2' in first
+    make_notebooks(paths[0])
+    assert paths[0].read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import warnings\nwarnings.warn('mind the gap')", "a warning: .*mind the gap.*"),
+        ("import os\nos._exit(1)", "the kernel died, perhaps for want of memory"),
+        (
+            "from wine_quality.config import settings\nfrom wine_quality.data import load_wine\nload_wine(settings())",
+            "DataError: WINE_DATA=nowhere: no folder that you may open.*",
+        ),
+    ],
+)
+def test_a_cell_that_fails_ends_in_one_line_and_the_file_is_as_it_was(tmp_path, source, what):
+    path = one_cell(tmp_path / "mine.ipynb", "1 + 1", source, "2 + 2")
+    before = path.read_bytes()
+    done = make_notebooks(path, WINE_DATA="nowhere")
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: mine\.ipynb, cell \[2\]: {what}\. The file is as it was; .*\n", done.stderr)
+    assert path.read_bytes() == before
+
+
+def test_before_set_up_one_line_says_what_to_do(tmp_path):
+    """A kernel of another environment: it has Jupyter, and not our package."""
+    venv.create(tmp_path / "other", with_pip=False, symlinks=True)
+    elsewhere = next(path for path in sys.path if path.endswith("site-packages"))
+    for path in NOTEBOOKS:
+        first = code_of(read(path))[0].source
+        ipython = [tmp_path / "other" / "bin" / "python", "-m", "IPython", "--simple-prompt", "--colors=NoColor"]
+        done = subprocess.run(
+            [*ipython, "-c", first],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": elsewhere}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (done.stdout + done.stderr).splitlines() == [
+            "UsageError: Run `make setup` in the repository first, then choose its .venv as the kernel."
+        ]
