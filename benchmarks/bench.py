@@ -2,10 +2,12 @@
 
 The parts, all by default, or those named on the command line:
 scores (of every model), run (`make run`: seconds and memory), overhead (of the flow over plain functions),
-setup (`make setup` in a fresh clone, packages cached).
+setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on a copy).
 """
 
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -138,8 +140,22 @@ def bench_setup() -> None:
     )
 
 
+def bench_notebooks() -> None:
+    def one() -> dict[str, float]:
+        with tempfile.TemporaryDirectory() as folder:
+            copies = [shutil.copy(path, folder) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+            command = [sys.executable, "-m", "notebooks.execute", *copies]
+            printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        return {name: float(seconds) for name, seconds in re.findall(r"^(\S+) .* (\d+) s$", printed, re.MULTILINE)}
+
+    runs = [one() for _ in range(REPEATS)]
+    seconds = {name: spread([run[name] for run in runs]) for name in runs[0]}
+    write_results("notebooks", {"seconds": seconds, "all_seconds": spread([sum(run.values()) for run in runs])})
+
+
 PARTS: dict[str, Any] = {
     "scores": bench_scores, "run": bench_run, "overhead": bench_overhead, "setup": bench_setup,
+    "notebooks": bench_notebooks,
 }  # fmt: skip
 
 if __name__ == "__main__":

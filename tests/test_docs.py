@@ -1,6 +1,9 @@
 """Every figure of the README and of the data card is one that was measured."""
 
 import json
+import re
+
+import nbformat
 
 from wine_quality.config import ROOT
 from wine_quality.models import MODELS
@@ -8,6 +11,7 @@ from wine_quality.schema import MEASUREMENTS
 
 README = (ROOT / "README.md").read_text()
 WORDS = " ".join(README.split())
+FIGURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 CARD = (ROOT / "wine_data" / "README.md").read_text()
 
 
@@ -74,3 +78,28 @@ def test_the_data_card_gives_the_figures_that_were_measured():
         "largest difference of a correlation, per colour": f"{found['largest_difference_of_a_correlation']:.2f}",
     }
     assert {name: rows[name][0] for name in figures} == figures
+
+
+def test_every_figure_in_a_readme_is_there_and_is_told_in_words():
+    cards = [path for path in ROOT.glob("*/README.md") if path.parent.name[0] != "."] + [ROOT / "README.md"]
+    shown = [(path, alt, image) for path in cards for alt, image in FIGURE.findall(path.read_text())]
+    assert {image.rpartition("/")[2] for _, _, image in shown} == {path.name for path in ROOT.glob("images/*.png")}
+    for path, alt, image in shown:
+        assert (path.parent / image).is_file()
+        assert len(alt.split()) > 10
+
+
+def test_the_figures_of_the_three_worlds_are_those_of_the_notebook():
+    ((alt, _),) = FIGURE.findall(README)
+    notebook = nbformat.read(ROOT / "notebooks" / "03-find-the-leak.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = "\n".join(output.get("text") or output.data.get("text/plain", "") for output in outputs)
+    r2 = dict(re.findall(r"^\d+ +(.+?) +extra_trees +(\d\.\d+)", shown, re.MULTILINE))
+    assert re.findall(r"\b0\.\d{3}\b", alt) == [r2["Kaggle's pair"], r2["all rows"], r2["distinct wines"]]
+    assert re.search(r"[\d.]+ %", alt)[0] == re.search(r"leaked: ([\d.]+)%", shown)[1] + " %"
+    assert {f"{float(linear):.1f}" for linear in re.findall(r" linear +(0\.\d+)  0", shown)} == {"0.3"}
+
+
+def test_the_time_of_the_notebooks_is_what_was_measured():
+    seconds = results("notebooks")["all_seconds"]
+    assert f"in {seconds['min']:.0f} to {seconds['max']:.0f} seconds" in WORDS

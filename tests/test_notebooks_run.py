@@ -26,7 +26,10 @@ pytestmark = pytest.mark.slow
 IMAGES = ["correlation.png", "three-worlds.png"]
 ANSWERS = {  # a near miss, and a right one said in another way than in the solution
     "01-explore-the-data": [
-        ('"pH"', "wines[list(MEASUREMENTS)].corrwith(wines['type'] == 'red').abs().idxmax()"),
+        (
+            "(means.loc['red'] - means.loc['white']).abs().nlargest(2).index[1]",
+            "wines[list(MEASUREMENTS)].corrwith(wines['type'] == 'red').abs().nlargest(2).index[1]",
+        ),
         ("(wines['quality'] == 6).mean()", "1 - ((wines['quality'] < 5) | (wines['quality'] > 7)).mean()"),
     ],
     "02-train-baselines": [
@@ -34,7 +37,7 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("on_validation.loc['KNeighborsRegressor', 'R²']", "round(nearest.score(X_validation, y_validation), 3)"),
     ],
     "03-find-the-leak": [
-        ("lambda train, scored: 1.0", "leaked_share"),
+        ("lambda train, scored: scored.merge(train.drop_duplicates()).shape[0] / len(scored)", "leaked_share"),
         ("len(never_seen)", "len(wines) * np.exp(len(train) * np.log1p(-1 / len(wines)))"),
         ("0.2", "round(scored_part[features].merge(wines.drop(scored_part.index)[features].drop_duplicates()).shape[0]"
                 " / len(scored_part), 2)"),
