@@ -4,9 +4,12 @@ A notebook is written back only where every cell ran without an error and withou
 differs from machine to machine. So the same code on the same wine gives the same bytes.
 """
 
+import asyncio
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import matplotlib.font_manager  # noqa: F401  (makes the font cache; made in a notebook, it is announced on stderr)
 import nbformat
@@ -15,7 +18,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 from traitlets.config import Config
 
-from wine_quality.config import ROOT
+from wine_quality.config import ROOT, settings
 from wine_quality.errors import NotebookError, exit_code
 from wine_quality.files import whole_file
 
@@ -34,8 +37,13 @@ def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
     NotebookError
         A cell failed or wrote to stderr, or the kernel died; the line names the notebook and the cell.
     """
-    started = []
-    with tqdm(total=len(notebook.cells), desc=path.stem, unit="cell", leave=False, disable=None) as bar:
+    started, on_interrupt = [], signal.getsignal(signal.SIGINT)
+    log = settings().local / "notebooks.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("w") as last_words,
+        tqdm(total=len(notebook.cells), desc=path.stem, unit="cell", leave=False, disable=None) as bar,
+    ):
         client = NotebookClient(
             notebook,
             timeout=None,
@@ -43,20 +51,27 @@ def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
             coalesce_streams=True,
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
             resources={"metadata": {"path": str(path.parent)}},
+            on_notebook_start=lambda notebook: give_back_interrupts(on_interrupt),
             on_cell_execute=lambda cell, cell_index: started.append(cell),
             on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
         )
         try:
-            client.execute()
+            client.execute(stderr=last_words)
         except CellExecutionError as error:
             raise failed(path, len(started), f"{error.ename}: {error.evalue}") from error
         except DeadKernelError as error:
-            raise failed(path, len(started), "the kernel died, perhaps for want of memory") from error
+            raise failed(path, len(started), f"the kernel died, perhaps for want of memory; see {log}") from error
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise failed(path, cell.execution_count, f"a warning: {output.text.strip()}")
     notebook.metadata = nbformat.from_dict(METADATA)
+
+
+def give_back_interrupts(handler: Any) -> None:
+    """Let Ctrl-C stop this program again: nbclient takes it, stops the kernel, and reports that the kernel died."""
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+    signal.signal(signal.SIGINT, handler)
 
 
 def failed(path: Path, cell: int, what: str) -> NotebookError:

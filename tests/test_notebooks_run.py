@@ -5,14 +5,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import venv
 from base64 import b64decode
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from nbformat import NotebookNode
 from PIL import Image
@@ -159,7 +162,7 @@ def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import warnings\nwarnings.warn('mind the gap')", "a warning: .*mind the gap.*"),
-        ("import os\nos._exit(1)", "the kernel died, perhaps for want of memory"),
+        ("import os\nos._exit(1)", "the kernel died, perhaps for want of memory; see .*notebooks.log"),
         (
             "from wine_quality.config import settings\nfrom wine_quality.data import load_wine\nload_wine(settings())",
             "DataError: WINE_DATA=nowhere: no folder that you may open.*",
@@ -172,6 +175,22 @@ def test_a_cell_that_fails_ends_in_one_line_and_the_file_is_as_it_was(tmp_path, 
     done = make_notebooks(path, WINE_DATA="nowhere")
     assert done.returncode == 1
     assert re.fullmatch(rf"error: mine\.ipynb, cell \[2\]: {what}\. The file is as it was; .*\n", done.stderr)
+    assert path.read_bytes() == before
+
+
+def test_ctrl_c_ends_in_one_line_and_stops_the_kernel(tmp_path):
+    source = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)"
+    path = one_cell(tmp_path / "mine.ipynb", source)
+    before = path.read_bytes()
+    command = [sys.executable, "-m", "notebooks.execute", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[1] == "stopped. Run it again when you like.\n"
+    assert process.returncode == 130
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
     assert path.read_bytes() == before
 
 
