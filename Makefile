@@ -26,7 +26,7 @@ notebooks: setup ## execute all notebooks in order and keep what they show
 	@$(PY) -m notebooks.execute
 
 lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
-	@$(BIN)/jupyter lab --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
+	@$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
 
 setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
 
