@@ -3,7 +3,7 @@
 import json
 import re
 
-import nbformat
+from test_notebooks import read, texts
 
 from wine_quality.config import ROOT
 from wine_quality.models import MODELS
@@ -91,9 +91,8 @@ def test_every_figure_in_a_readme_is_there_and_is_told_in_words():
 
 def test_the_figures_of_the_three_worlds_are_those_of_the_notebook():
     ((alt, _),) = FIGURE.findall(README)
-    notebook = nbformat.read(ROOT / "notebooks" / "03-find-the-leak.ipynb", as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    shown = "\n".join(output.get("text") or output.data.get("text/plain", "") for output in outputs)
+    notebook = read(ROOT / "notebooks" / "03-find-the-leak.ipynb")
+    shown = "\n".join(text for cell in notebook.cells for text in texts(cell))
     r2 = dict(re.findall(r"^\d+ +(.+?) +extra_trees +(\d\.\d+)", shown, re.MULTILINE))
     assert re.findall(r"\b0\.\d{3}\b", alt) == [r2["Kaggle's pair"], r2["all rows"], r2["distinct wines"]]
     assert re.search(r"[\d.]+ %", alt)[0] == re.search(r"leaked: ([\d.]+)%", shown)[1] + " %"
