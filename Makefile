@@ -7,7 +7,7 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help setup run up notebooks lab test lint format sample bench lock
+.PHONY: help setup run up notebooks images lab test lint format sample bench lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +25,11 @@ up: setup ## start Prefect, a worker, MLflow and S3 in this terminal; Ctrl-C sto
 notebooks: setup ## execute all notebooks in order and keep what they show
 	@$(PY) -m notebooks.execute
 
+images: setup ## take the pictures of MLflow's pages; needs Chromium and what make notebooks left
+	@$(PY) -m uv run -q --no-project --with playwright==1.55.0 images/screenshots.py
+
 lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
-	@$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks
+	@$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
 

@@ -23,7 +23,7 @@ from benchmarks.machine import write_results
 from wine_quality import data, splits
 from wine_quality.config import ROOT, settings
 from wine_quality.metrics import scores
-from wine_quality.models import MODELS, build, cross_predict, fit, predict
+from wine_quality.models import BASELINES, build, cross_predict, fit, predict
 from wine_quality.schema import TARGET
 
 REPEATS = 3
@@ -44,7 +44,7 @@ def bench_scores() -> None:
     distinct = splits.distinct_wines(data.load_wine(config).table)
     train, holdout = splits.train_holdout_split(distinct)
     parts, actual, rows = splits.folds(distinct, config.seed), distinct[TARGET].to_numpy(), {}
-    for name in MODELS:
+    for name in BASELINES:
         rows[name] = {
             "folds": scores(actual, cross_predict(build(name, config.seed), distinct, parts)),
             "holdout": scores(holdout[TARGET].to_numpy(), predict(fit(build(name, config.seed), train), holdout)),

@@ -23,6 +23,7 @@ from wine_quality.errors import NotebookError, exit_code
 from wine_quality.files import whole_file
 
 CHAPTERS = ("notebooks", "experiment_tracking")
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it is over when the notebook is kept
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -65,6 +66,8 @@ def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise failed(path, cell.execution_count, f"a warning: {output.text.strip()}")
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata = nbformat.from_dict(METADATA)
 
 

@@ -18,7 +18,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 from prefect import flow, task
@@ -41,8 +40,7 @@ from wine_quality.config import Settings, settings
 from wine_quality.data import Wine
 from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError, exit_code
 from wine_quality.metrics import scores
-from wine_quality.models import MODELS, build, cross_predict, fit, predict
-from wine_quality.plots import predicted_against_actual
+from wine_quality.models import BASELINES, build, cross_predict, fit, predict
 from wine_quality.reading import read_wines
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
@@ -116,9 +114,9 @@ def check_sides(train: pd.DataFrame, holdout: pd.DataFrame) -> str:
 
 @task
 def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Cross-validate every model as it comes, and return a row of scores for each."""
+    """Cross-validate the usual models as they come, and return a row of scores for each."""
     parts, rows = splits.folds(train, seed), {}
-    for name in tqdm(MODELS, desc="baseline", disable=None, leave=False):
+    for name in tqdm(BASELINES, desc="baseline", disable=None, leave=False):
         rows[name] = scores(train[TARGET].to_numpy(), cross_predict(build(name, seed), train, parts))
     leaderboard = pd.DataFrame(rows).T.sort_values("rmse")
     best = leaderboard.iloc[0]
@@ -128,16 +126,14 @@ def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 @task
 def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Choice]:
-    """Search for a better model, add it to the leaderboard at full size, and choose the best of all."""
-    found = tuning.search(train, max_evals, seed)
-    pipeline, label = build(found.name, seed, **found.params), f"{found.name}, searched"
-    if pipeline["model"].get_params() != build(found.name, seed)["model"].get_params():
-        row = scores(train[TARGET].to_numpy(), cross_predict(pipeline, train, splits.folds(train, seed)))
-        leaderboard = pd.concat([leaderboard, pd.DataFrame([row], index=[label])]).sort_values("rmse", kind="stable")
+    """Search for better models, add the best of each family to the leaderboard, and choose the best of all."""
+    found = tuning.finalists(tuning.search(train, max_evals, seed), train, seed)
+    choices = {f"{one.choice.name}, searched": one.choice for one in found}
+    rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in found]
+    leaderboard = pd.concat([leaderboard, pd.DataFrame(rows, index=list(choices))]).sort_values("rmse", kind="stable")
     best = leaderboard.index[0]
-    choice = found if best == label else Choice(best, {})
     log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
-    return leaderboard, choice
+    return leaderboard, choices.get(best, Choice(best, {}))
 
 
 @task
@@ -157,22 +153,13 @@ def score(pipeline: Pipeline, holdout: pd.DataFrame) -> dict[str, float]:
 @task(**outside)
 def track(config: Settings, training: Training, pipeline: Pipeline, sides: Sides, tags: dict[str, str]) -> Tracked:
     """Log the run, its wine and its model to MLflow."""
-    train, holdout = sides
-    name = f"{training.choice.name}-{datetime.now():%Y-%m-%d-%H%M%S}"
-    with tracking.store(config), mlflow.start_run(run_name=name) as run:
-        mlflow.set_tags(tags)
-        mlflow.log_params({"model": training.choice.name, "seed": config.seed, **training.choice.params})
-        mlflow.log_metrics({f"cv_{name}": value for name, value in training.leaderboard.iloc[0].items()})
-        mlflow.log_metrics({f"holdout_{name}": value for name, value in training.holdout.items()})
-        tracking.log_wines(train, training.wine.source, "training")
-        tracking.log_wines(holdout, training.wine.source, "evaluation")
-        mlflow.log_text("\n".join(splits.wine_keys(train)), registry.TRAINED_ON)
-        title = f"{training.choice.name} on the hold-out, {len(holdout):,} wines"
-        figure = predicted_against_actual(holdout[TARGET], predict(pipeline, holdout), title)
-        mlflow.log_figure(figure, "predicted_against_actual.png")
-        model_id = tracking.log_model(pipeline, train.head(3))
+    choice, name = training.choice, f"{training.choice.name}-{datetime.now():%Y-%m-%d-%H%M%S}"
+    params = {"model": choice.name, "seed": config.seed, **choice.params}
+    metrics = {f"cv_{name}": value for name, value in training.leaderboard.iloc[0].items()}
+    with tracking.store(config):
+        run = tracking.log_run(name, pipeline, sides, training.wine.source, params=params, metrics=metrics, tags=tags)
     log.info("track     run %s", name)
-    return Tracked(run.info.run_id, run.info.experiment_id, model_id)
+    return run
 
 
 @task(**outside)

@@ -40,8 +40,11 @@ import boto3  # noqa: E402
 import pandas as pd  # noqa: E402
 import requests  # noqa: E402
 from botocore.client import BaseClient  # noqa: E402
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
+from wine_quality import tracking  # noqa: E402
+from wine_quality.config import Settings, settings  # noqa: E402
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
 
 
@@ -164,6 +167,24 @@ def moto(set_aws: Callable[..., None]) -> Iterator[BaseClient]:
     set_aws(f"http://{host}:{port}")
     yield boto3.Session().client("s3")
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an MLflow database without runs; to make one takes MLflow seconds, to copy it none."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    store = SqlAlchemyStore(f"sqlite:///{path}", str(path.parent))
+    store.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> Settings:
+    """Return the settings of a test whose MLflow store is ready and empty."""
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    config = settings()
+    tracking.use_store(config)
+    return config
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from notebooks.execute import METADATA
+from notebooks.execute import CHAPTERS, METADATA
 from wine_quality.config import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [path for chapter in CHAPTERS for path in sorted((ROOT / chapter).glob("*.ipynb"))]
 NUMBER = re.compile(r"(?<![\w.,/-])[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?:\s*%| per cent)?")
 WHOLE_NOTEBOOK = ("What you will learn", "What to remember")
 
@@ -45,8 +45,15 @@ def texts(cell: NotebookNode) -> Iterator[str]:
         yield output.get("text") or output.get("data", {}).get("text/plain", "")
 
 
-def test_chapter_one_has_its_three_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["01-explore-the-data", "02-train-baselines", "03-find-the-leak"]
+def test_each_chapter_has_its_three_notebooks():
+    assert [f"{path.parent.name}/{path.stem}" for path in NOTEBOOKS] == [
+        "notebooks/01-explore-the-data",
+        "notebooks/02-train-baselines",
+        "notebooks/03-find-the-leak",
+        "experiment_tracking/04-track-runs",
+        "experiment_tracking/05-tune-with-hyperopt",
+        "experiment_tracking/06-register-the-model",
+    ]
 
 
 @each_notebook

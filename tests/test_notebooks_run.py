@@ -27,6 +27,7 @@ from wine_quality.config import ROOT
 pytestmark = pytest.mark.slow
 
 IMAGES = ["correlation.png", "three-worlds.png"]
+SHORT_SEARCH = 6
 ANSWERS = {  # a near miss, and a right one said in another way than in the solution
     "01-explore-the-data": [
         (
@@ -44,6 +45,20 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("len(never_seen)", "len(wines) * np.exp(len(train) * np.log1p(-1 / len(wines)))"),
         ("0.2", "round(scored_part[features].merge(wines.drop(scored_part.index)[features].drop_duplicates()).shape[0]"
                 " / len(scored_part), 2)"),
+    ],
+    "04-track-runs": [
+        ("'decision_tree'", "runs.set_index('params.model')['metrics.fold_mae'].idxmin()"),
+        ("(np.abs(predict(again, holdout) - actual) > 1).sum()", "int((np.abs(predicted - actual) > 2).sum())"),
+    ],
+    "05-tune-with-hyperopt": [
+        ("(table['RMSE'].cummin() > table['RMSE'].min() + 0.001).sum()",
+         "table.index[table['RMSE'].cummin() <= table['RMSE'].min() + 0.001][0] + 1"),
+        ("'linear'", "table.loc[table['RMSE'][table['features'] == 'measured'].idxmin(), 'family']"),
+    ],
+    "06-register-the-model": [
+        ("(gains > 0).mean()", "np.mean([gain > 0.05 for gain in gains])"),
+        ("not solution_2",
+         "registry.gate(config, fit(build('random_forest', 42), train), *sides, wine.source).low > 0"),
     ],
 }  # fmt: skip
 
@@ -78,6 +93,7 @@ def with_answers(notebook: NotebookNode, answers: list[tuple[str, str]]) -> Note
 @each_notebook
 def test_on_the_sample_it_runs_and_judges_right_and_wrong_answers(path, tmp_path, monkeypatch):
     monkeypatch.setenv("WINE_DATA", "sample")
+    monkeypatch.setenv("WINE_TRIALS", str(SHORT_SEARCH))
     copy = a_copy(path, tmp_path)
     notebook = with_answers(read(copy), ANSWERS[path.stem])
     execute.execute(notebook, copy)
@@ -124,10 +140,13 @@ def assert_alike(new: bytes, old: bytes) -> None:
     assert np.abs(one - other).mean() < 0.5
 
 
-def test_a_figure_for_the_readme_is_drawn_by_a_notebook():
+def test_every_image_is_drawn_by_a_notebook_or_a_screenshot():
     code = "\n".join(cell.source for path in NOTEBOOKS for cell in code_of(read(path)))
     drawn = re.findall(r'save_figure\(figure, \S+ / "(.+?)"\)', code)
-    assert sorted(drawn) == IMAGES == sorted(path.name for path in (ROOT / "images").glob("*.png"))
+    photographed = re.findall(r'^    "(mlflow-.+)": ', (ROOT / "images" / "screenshots.py").read_text(), re.MULTILINE)
+    there = sorted(path.name for path in (ROOT / "images").glob("*.png"))
+    assert sorted(drawn) == IMAGES
+    assert sorted([*drawn, *(f"{name}.png" for name in photographed)]) == there
 
 
 def one_cell(path: Path, *sources: str) -> Path:

@@ -7,38 +7,21 @@ import pandas as pd
 import pytest
 import skops.io
 from mlflow import MlflowClient
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.models import infer_signature
+from sklearn.linear_model import LinearRegression
 
 from wine_quality import data, registry, tracking
 from wine_quality.config import settings
 from wine_quality.errors import RegistryError, TrackingError
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import FEATURES, TARGET
-from wine_quality.splits import distinct_wines, train_holdout_split, wine_keys
+from wine_quality.splits import distinct_wines, train_holdout_split
 
 
 @pytest.fixture(scope="module")
 def many_wines() -> pd.DataFrame:
     """Return some 600 distinct wines of the committed sample."""
     return distinct_wines(data.sample("a test").table).iloc[::9].reset_index(drop=True)
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
-    """Return an MLflow database without runs; to make one takes MLflow seconds, to copy it none."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    store = SqlAlchemyStore(f"sqlite:///{path}", str(path.parent))
-    store.engine.dispose()
-    return path
-
-
-@pytest.fixture
-def store(empty_store, tmp_path):
-    """Return the settings of a test whose MLflow store is ready and empty."""
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    config = settings()
-    tracking.use_store(config)
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +35,7 @@ def register(store, sides):
 
     def run(name: str, source: str = "uci", train=sides[0], holdout=sides[1], **params):
         pipeline = fit(build(name, 1, **params), train)
-        with mlflow.start_run() as active:
-            mlflow.log_text("\n".join(wine_keys(train)), registry.TRAINED_ON)
-            model_id = tracking.log_model(pipeline, train.head(2))
-        tracked = tracking.Tracked(active.info.run_id, active.info.experiment_id, model_id)
+        tracked = tracking.log_run(name, pipeline, (train, holdout), source, params)
         verdict = registry.gate(store, pipeline, train, holdout, source)
         version = registry.register(store, tracked, {"data_source": source})
         if verdict.promoted:
@@ -116,6 +96,108 @@ def test_a_champion_trained_on_the_holdout_is_not_compared(register, sides):
     assert verdict.reason == f"the champion was trained on {len(holdout)} of the {len(holdout)} hold-out wines"
 
 
+@pytest.fixture
+def version_of(store, sides):
+    """Return a function that logs a run of the linear model and registers it as a version, past the gate."""
+
+    def register(holdout=sides[1], by_browser=False) -> str:
+        run = tracking.log_run("linear", fit(build("linear", 1), sides[0]), (sides[0], holdout), "uci", {})
+        if by_browser:
+            name, source = store.registered_model, f"models:/{run.model_id}"
+            return str(MlflowClient().create_model_version(name, source, run.run_id, model_id=run.model_id).version)
+        return registry.register(store, run, {})
+
+    return register
+
+
+def alias(store) -> str:
+    return str(registry.champion(store).version)
+
+
+def test_a_promotion_moves_the_alias_and_a_rollback_gives_it_back_step_by_step(version_of, store):
+    for _ in range(3):
+        registry.promote(store, version_of())
+    registry.promote(store, "3")
+    assert alias(store) == "3"
+    assert registry.rollback(store) == alias(store) == "2"
+    assert registry.rollback(store) == alias(store) == "1"
+    with pytest.raises(RegistryError, match="has no earlier champion"):
+        registry.rollback(store)
+    assert alias(store) == "1"
+
+
+def test_without_a_champion_there_is_nothing_to_go_back_to(store):
+    with pytest.raises(RegistryError, match="wine-quality has no earlier champion"):
+        registry.rollback(store)
+
+
+def test_a_rollback_to_a_version_that_does_not_load_moves_nothing(version_of, store):
+    for _ in range(2):
+        registry.promote(store, version_of())
+    first = MlflowClient().get_model_version("wine-quality", "1").source.removeprefix("models:/")
+    shutil.rmtree(MlflowClient().get_logged_model(first).artifact_location.removeprefix("file://"))
+    with pytest.raises(RegistryError, match="version 1 does not load"):
+        registry.rollback(store)
+    assert alias(store) == "2"
+
+
+def test_a_promotion_over_a_champion_without_files_says_so(version_of, store):
+    registry.promote(store, version_of())
+    shutil.rmtree(store.home / "mlruns")
+    with pytest.raises(RegistryError, match="version 1 does not load"):
+        registry.promote(store, version_of())
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])
+def test_a_version_of_an_unfinished_run_is_not_promoted(version_of, store, status):
+    version = version_of()
+    MlflowClient().update_run(MlflowClient().get_model_version("wine-quality", version).run_id, status)
+    with pytest.raises(RegistryError, match=rf"version 1 is not promoted: its run is {status.lower()}, not finished"):
+        registry.promote(store, version)
+    assert registry.champion(store) is None
+
+
+def test_a_version_of_another_signature_is_not_promoted(version_of, store, sides):
+    registry.promote(store, version_of())
+    one_column = LinearRegression().fit(sides[0][["alcohol"]], sides[0][TARGET])
+    with mlflow.start_run() as run:
+        signed = infer_signature(sides[0][["alcohol"]], one_column.predict(sides[0][["alcohol"]]))
+        logged = mlflow.sklearn.log_model(one_column, name="model", signature=signed, pip_requirements=["scikit-learn"])
+    tracked = tracking.Tracked(run.info.run_id, run.info.experiment_id, logged.model_id)
+    version = registry.register(store, tracked, {})
+    with pytest.raises(RegistryError, match="its signature differs from that of the champion, version 1"):
+        registry.promote(store, version)
+    assert alias(store) == "1"
+
+
+def test_a_version_of_another_holdout_is_promoted_only_after_both_met_on_it(version_of, store, sides):
+    train, holdout = sides
+    registry.promote(store, version_of())
+    version = version_of(holdout.iloc[1:])
+    with pytest.raises(RegistryError, match="its hold-out is not that of the champion, version 1"):
+        registry.promote(store, version)
+    registry.gate(store, fit(build("linear", 1), train), train, holdout.iloc[1:], "uci")
+    registry.promote(store, version)
+    assert alias(store) == version
+
+
+def test_a_version_made_in_the_browser_is_judged_by_its_run(version_of, store, sides):
+    registry.promote(store, version_of())
+    version = version_of(by_browser=True)
+    registry.promote(store, version)
+    assert alias(store) == version
+    origin = registry.lineage(registry.champion(store))
+    assert (origin["run"], origin["data_source"]) == ("linear", "uci")
+    assert origin["holdout_sha256"] == tracking.checksum(sides[1])
+    assert origin["git_commit"] == "unknown"
+
+
+def test_the_checksum_of_wines_hangs_on_the_wines_and_not_on_their_order(sides):
+    holdout = sides[1]
+    assert tracking.checksum(holdout.iloc[::-1]) == tracking.checksum(holdout)
+    assert tracking.checksum(holdout.iloc[1:]) != tracking.checksum(holdout)
+
+
 def test_a_run_that_is_registered_again_keeps_its_version(register, store):
     _, version = register("linear")
     run = registry.champion(store)
@@ -146,15 +228,19 @@ def test_a_logged_model_has_signature_example_and_requirements(register, store, 
     assert info.signature.inputs.input_names() == FEATURES
     assert {str(kind) for kind in info.signature.inputs.input_types()} == {"DataType.string", "DataType.double"}
     model = mlflow.pyfunc.load_model("models:/wine-quality@champion")
-    assert model.input_example[FEATURES].equals(sides[0].head(2)[FEATURES])
+    assert model.input_example[FEATURES].equals(sides[0].head(3)[FEATURES])
     requirements = mlflow.pyfunc.get_model_dependencies("models:/wine-quality@champion")
     assert "scikit-learn==" in Path(requirements).read_text()
 
 
-@pytest.mark.parametrize("name", ["linear", "decision_tree", "k_neighbors", "random_forest_classifier", "xgboost"])
-def test_a_saved_model_loads_and_predicts_the_same(name, sides, tmp_path):
+SAVED = ["linear", "decision_tree", "k_neighbors", "random_forest_classifier", "xgboost", "svr", "kernel_ridge"]
+
+
+@pytest.mark.parametrize("features", ["measured", "chemist"])
+@pytest.mark.parametrize("name", SAVED)
+def test_a_saved_model_loads_and_predicts_the_same(name, features, sides, tmp_path):
     train, holdout = sides
-    pipeline = fit(build(name, 1), train)
+    pipeline = fit(build(name, 1, features), train)
     path = tracking.save_model(pipeline, tmp_path / "models" / "m.skops")
     assert np.array_equal(predict(tracking.load_model(path), holdout), predict(pipeline, holdout))
     assert [path.name for path in path.parent.iterdir()] == ["m.skops"]

@@ -23,6 +23,7 @@ class Settings(BaseSettings):
 
     `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/`, `images/` and
     `.local/`. A relative path counts from the project's root, so that a notebook and a command mean the same folder.
+    `trials` is how many the search of notebook 5 makes.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True)
@@ -30,6 +31,7 @@ class Settings(BaseSettings):
     home: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = ROOT
     data: str = "auto"
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
+    trials: int = Field(default=50, ge=1, le=500)
 
     uci_url: str = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"
     experiment: str = "wine-quality-experiment"

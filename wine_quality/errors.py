@@ -50,6 +50,10 @@ class RegistryError(WineError):
     """The model registry cannot do what was asked."""
 
 
+class SearchError(WineError):
+    """A search cannot be made as it was asked for, or none of its trials ended well."""
+
+
 class NotebookError(WineError):
     """A cell of a notebook failed, or warned."""
 

@@ -9,6 +9,7 @@ import pandas as pd
 from hyperopt import hp
 from joblib import Parallel, delayed
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesClassifier,
@@ -16,23 +17,47 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.gaussian_process.kernels import Matern
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier
+from threadpoolctl import threadpool_limits
 from xgboost import XGBRegressor
 
-from wine_quality.preprocessing import preprocessor
+from wine_quality.preprocessing import chemist_steps, normal_scores, preprocessor
 from wine_quality.schema import FEATURES, TARGET
 
 
 @dataclass(frozen=True)
 class Model:
-    """An estimator class, the parameters it is built with, and its search space (empty where it is not searched)."""
+    """An estimator class, the parameters it is built with, and its search space (empty where it is not searched).
+
+    `normal_scores` says that its columns are put on one scale first, as all that works with distances needs.
+    """
 
     estimator: Callable[..., Any]
     params: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
+    normal_scores: bool = False
+
+
+def kernel_ridge(alpha: float, length_scale: float) -> TransformedTargetRegressor:
+    """Return ridge regression with an exponential kernel, on quality less its mean.
+
+    Its scores are the means of a Gaussian process with the Matérn kernel of 1/2 and a noise of `alpha` (Rasmussen and
+    Williams, 2006, Gaussian Processes for Machine Learning, section 2.2), but it keeps no matrix of wines by wines.
+    """
+    ridge = KernelRidge(alpha=alpha, kernel=Matern(length_scale, nu=0.5))
+    return TransformedTargetRegressor(ridge, transformer=StandardScaler(with_std=False))
+
+
+def features_of(name: str) -> Any:
+    """Return the choice of a family's columns: as measured, or with those of a chemist beside them."""
+    return hp.choice(f"{name}.features", ["measured", "chemist"])
 
 
 MODELS: dict[str, Model] = {
@@ -47,7 +72,8 @@ MODELS: dict[str, Model] = {
         ExtraTreesRegressor,
         {"n_estimators": 300, "max_features": 0.5},
         {
-            "max_features": hp.quniform("extra_trees.max_features", 0.3, 1.0, 0.1),
+            "features": features_of("extra_trees"),
+            "max_features": hp.quniform("extra_trees.max_features", 0.2, 1.0, 0.1),
             "min_samples_split": hp.uniformint("extra_trees.min_samples_split", 2, 6),
         },
     ),
@@ -62,15 +88,37 @@ MODELS: dict[str, Model] = {
             "n_jobs": 1,
         },
         {
-            "max_depth": hp.uniformint("xgboost.max_depth", 4, 10),
-            "learning_rate": hp.loguniform("xgboost.learning_rate", np.log(0.02), np.log(0.1)),
-            "min_child_weight": hp.uniformint("xgboost.min_child_weight", 1, 8),
+            "features": features_of("xgboost"),
+            "max_depth": hp.uniformint("xgboost.max_depth", 3, 12),
+            "learning_rate": hp.loguniform("xgboost.learning_rate", np.log(0.02), np.log(0.2)),
+            "min_child_weight": hp.uniformint("xgboost.min_child_weight", 1, 10),
         },
     ),
+    "svr": Model(
+        SVR,
+        {"C": 1.0, "gamma": 0.07, "epsilon": 0.3},
+        {
+            "features": features_of("svr"),
+            "C": hp.loguniform("svr.C", np.log(0.3), np.log(3)),
+            "gamma": hp.loguniform("svr.gamma", np.log(0.02), np.log(0.2)),
+        },
+        normal_scores=True,
+    ),
+    "kernel_ridge": Model(
+        kernel_ridge,
+        {"alpha": 0.3, "length_scale": 10.0},
+        {
+            "features": features_of("kernel_ridge"),
+            "alpha": hp.loguniform("kernel_ridge.alpha", np.log(0.05), np.log(1)),
+            "length_scale": hp.loguniform("kernel_ridge.length_scale", np.log(3), np.log(30)),
+        },
+        normal_scores=True,
+    ),
 }
+BASELINES = [name for name, model in MODELS.items() if not model.normal_scores]
 
 
-def build(name: str, seed: int, **params: Any) -> Pipeline:
+def build(name: str, seed: int, features: str = "measured", **params: Any) -> Pipeline:
     """Return the unfitted pipeline of a model, preprocessing inside.
 
     Parameters
@@ -79,6 +127,8 @@ def build(name: str, seed: int, **params: Any) -> Pipeline:
         A key of `MODELS`.
     seed : int
         Set wherever the estimator draws at random.
+    features : str
+        `measured`, or `chemist` for the columns of `chemistry` beside the measurements.
     **params
         Parameters of the estimator, over those of `MODELS`.
     """
@@ -86,7 +136,9 @@ def build(name: str, seed: int, **params: Any) -> Pipeline:
     estimator = model.estimator(**{**model.params, **params})
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=seed)
-    return Pipeline([("preprocess", preprocessor()), ("model", estimator)])
+    before = chemist_steps() if features == "chemist" else [("preprocess", preprocessor())]
+    scale = [("normal_scores", normal_scores())] if model.normal_scores else []
+    return Pipeline([*before, *scale, ("model", estimator)])
 
 
 def fit(pipeline: Pipeline, wines: pd.DataFrame) -> Pipeline:
@@ -110,14 +162,23 @@ def predict(pipeline: Pipeline, wines: pd.DataFrame) -> np.ndarray:
     return np.asarray(pipeline.predict(wines[FEATURES]), dtype="float64")
 
 
-def cross_predict(pipeline: Pipeline, wines: pd.DataFrame, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return a score for each wine by a model that never saw it: fitted on the rest, the folds side by side."""
+def cross_predict(
+    pipeline: Pipeline,
+    wines: pd.DataFrame,
+    parts: list[tuple[np.ndarray, np.ndarray]],
+    fitted: Callable[[Pipeline, pd.DataFrame], Pipeline] = fit,
+) -> np.ndarray:
+    """Return a score for each wine by a model that never saw it: fitted on the rest, the folds side by side.
+
+    Within a fold linear algebra keeps to one core, or the threads of all folds would wait for each other.
+    """
 
     def fold_scores(fit_rows: np.ndarray, score_rows: np.ndarray) -> np.ndarray:
-        return predict(fit(clone(pipeline), wines.iloc[fit_rows]), wines.iloc[score_rows])
+        return predict(fitted(clone(pipeline), wines.iloc[fit_rows]), wines.iloc[score_rows])
 
     scores = np.full(len(wines), np.nan)
-    predicted = Parallel(n_jobs=-1, prefer="threads")(delayed(fold_scores)(*part) for part in parts)
+    with threadpool_limits(1):
+        predicted = Parallel(n_jobs=-1, prefer="threads")(delayed(fold_scores)(*part) for part in parts)
     for (_, score_rows), fold in zip(parts, predicted, strict=True):
         scores[score_rows] = fold
     return scores

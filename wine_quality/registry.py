@@ -12,6 +12,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature, get_model_info
 from sklearn.pipeline import Pipeline
 
 from wine_quality.config import Settings
@@ -20,10 +21,10 @@ from wine_quality.metrics import rmse_gain
 from wine_quality.models import predict
 from wine_quality.schema import TARGET
 from wine_quality.splits import wine_keys
-from wine_quality.tracking import Tracked
+from wine_quality.tracking import HOLDOUT, SOURCE, TRAINED_ON, Tracked, checksum
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-TRAINED_ON = "training_wines.txt"
+REPLACED = "replaced"  # the tag of a version that names the champion before it
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,12 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: p
     ------
     RegistryError
         The champion does not load.
+
+    Notes
+    -----
+    A champion that was compared on a hold-out, as wine comes in a larger one, has that as its hold-out from then on.
     """
-    current = champion(config)
+    client, current = MlflowClient(), champion(config)
     actual, predicted = holdout[TARGET].to_numpy(), predict(challenger, holdout)
     if current is None:
         opponent, baseline = "the mean of the training side", np.full(len(holdout), train[TARGET].mean())
@@ -98,6 +103,8 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: p
         opponent, baseline = f"champion version {current.version}", predict(load_version(current), holdout)
     gain, low, high = rmse_gain(actual, baseline, predicted, config.seed)
     refusal = unfair(current, holdout, source) if current else ""
+    if current and not refusal:
+        client.set_model_version_tag(current.name, current.version, HOLDOUT, checksum(holdout))
     if not refusal and low <= 0:
         refusal = "not better by more than chance"
     reason = refusal or "better by more than chance"
@@ -106,7 +113,7 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: p
 
 def unfair(current: ModelVersion, holdout: pd.DataFrame, source: str) -> str:
     """Return why a comparison with the champion would not be fair, or an empty text."""
-    if source == "sample" and current.tags.get("data_source") != "sample":
+    if source == "sample" and MlflowClient().get_run(current.run_id).data.tags.get(SOURCE) != "sample":
         return "a model of made-up wine does not replace one of real wine"
     known = set(mlflow.artifacts.load_text(f"runs:/{current.run_id}/{TRAINED_ON}").split())
     seen = wine_keys(holdout).isin(known).sum()
@@ -118,12 +125,84 @@ def load_version(version: ModelVersion) -> Pipeline:
     try:
         return mlflow.sklearn.load_model(f"models:/{version.name}/{version.version}")
     except (MlflowException, OSError, ValueError) as error:
-        raise RegistryError(
-            f"{version.name} version {version.version} does not load ({error}). "
-            "Give the alias champion to another version."
-        ) from error
+        raise unloadable(version, error) from error
+
+
+def unloadable(version: ModelVersion, error: Exception) -> RegistryError:
+    """Return the error of a version whose files are gone or broken."""
+    return RegistryError(
+        f"{version.name} version {version.version} does not load ({error}). Give the alias champion to another version."
+    )
 
 
 def promote(config: Settings, version: str) -> None:
-    """Give a version the alias `champion`."""
-    MlflowClient().set_registered_model_alias(config.registered_model, CHAMPION, version)
+    """Give a version the alias `champion`, and note on it which version had the alias before.
+
+    Raises
+    ------
+    RegistryError
+        The run behind the version is not finished, or its signature or hold-out is not that of the champion.
+    """
+    client, current = MlflowClient(), champion(config)
+    if current and str(current.version) == version:
+        return
+    wanted = client.get_model_version(config.registered_model, version)
+    if refusal := unfit(wanted, current):
+        raise RegistryError(
+            f"{wanted.name} version {version} is not promoted: {refusal}. Train it again with `make run`."
+        )
+    if current:
+        client.set_model_version_tag(wanted.name, version, REPLACED, str(current.version))
+    client.set_registered_model_alias(wanted.name, CHAMPION, version)
+
+
+def unfit(wanted: ModelVersion, current: ModelVersion | None) -> str:
+    """Return why a version cannot take the place of the champion, whatever its scores, or an empty text."""
+    status = MlflowClient().get_run(wanted.run_id).info.status
+    if status != "FINISHED":
+        return f"its run is {status.lower()}, not finished"
+    if current is None:
+        return ""
+    if signature(wanted) != signature(current):
+        return f"its signature differs from that of the champion, version {current.version}"
+    if holdout_of(wanted) != holdout_of(current):
+        return f"its hold-out is not that of the champion, version {current.version}"
+    return ""
+
+
+def signature(version: ModelVersion) -> ModelSignature | None:
+    """Return what a version takes and gives."""
+    try:
+        return get_model_info(f"models:/{version.name}/{version.version}").signature
+    except (MlflowException, OSError) as error:
+        raise unloadable(version, error) from error
+
+
+def holdout_of(version: ModelVersion) -> str | None:
+    """Return the checksum of the hold-out on which a version was scored, the last one where there were several."""
+    return version.tags.get(HOLDOUT) or MlflowClient().get_run(version.run_id).data.tags.get(HOLDOUT)
+
+
+def rollback(config: Settings) -> str:
+    """Give the alias `champion` back to the version that had it before, and return its number.
+
+    Raises
+    ------
+    RegistryError
+        There is no champion, none before it, or the one before does not load.
+    """
+    current = champion(config)
+    earlier = current and current.tags.get(REPLACED)
+    if not earlier:
+        raise RegistryError(f"{config.registered_model} has no earlier champion. Give the alias to a version by hand.")
+    client = MlflowClient()
+    load_version(client.get_model_version(config.registered_model, earlier))
+    client.set_registered_model_alias(config.registered_model, CHAMPION, earlier)
+    return earlier
+
+
+def lineage(version: ModelVersion) -> dict[str, str]:
+    """Return where a version comes from: its run, the wine, the hold-out and the commit of the code."""
+    run = MlflowClient().get_run(version.run_id)
+    told = {name: run.data.tags.get(name, "unknown") for name in (SOURCE, "data_sha256", HOLDOUT, "git_commit")}
+    return {"run": run.info.run_name, "run_id": run.info.run_id, **told}

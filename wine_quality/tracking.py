@@ -1,5 +1,6 @@
 """Runs: what was done, on which wine, and what came of it, kept in MLflow."""
 
+import hashlib
 import logging
 import sqlite3
 import subprocess
@@ -25,17 +26,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from wine_quality.config import ROOT, Settings
 from wine_quality.errors import TrackingError
 from wine_quality.files import whole_file
+from wine_quality.metrics import scores
+from wine_quality.models import predict
+from wine_quality.plots import predicted_against_actual
 from wine_quality.schema import FEATURES, TARGET
+from wine_quality.splits import wine_keys
 
 TRUSTED_TYPES = [
     "numpy.dtype",
+    "sklearn.gaussian_process.kernels.Matern",
+    "sklearn.utils._bunch.Bunch",
     "sklearn.metrics._dist_metrics.EuclideanDistance64",
     "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.tree._tree.Tree",
+    "wine_quality.chemistry.with_chemistry",
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBRegressor",
 ]
 SHOWN = 300  # letters of an error of MLflow, which may quote a whole query
+SOURCE, HOLDOUT = "data_source", "holdout_sha256"  # tags of each run
+TRAINED_ON = "training_wines.txt"  # an artifact of it
 MODEL_FILE = "model.skops"  # as MLflow calls it
 REQUIRED = ["pandas", "scikit-learn", "skops", "xgboost-cpu" if sys.platform == "linux" else "xgboost"]
 
@@ -108,14 +118,18 @@ class CompactFlavor:
 
 
 def log_model(pipeline: Pipeline, example: pd.DataFrame) -> str:
-    """Log a fitted pipeline to the active run, with signature and input example, and return the model's id."""
+    """Log a fitted pipeline to the active run, with signature and input example, and return the model's id.
+
+    Every model is signed as giving float64, into which the float32 of XGBoost and the whole numbers of a classifier
+    fit: so that one can take the place of another.
+    """
     features = example[FEATURES]
     info = Model.log(
         artifact_path=None,
         name="model",
         flavor=CompactFlavor,
         sk_model=pipeline,
-        signature=infer_signature(features, pipeline.predict(features)),
+        signature=infer_signature(features, predict(pipeline, features)),
         input_example=features,
         pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
         skops_trusted_types=TRUSTED_TYPES,
@@ -136,6 +150,51 @@ def log_wines(wines: pd.DataFrame, name: str, context: str) -> None:
     """Log a table as an MLflow dataset of the active run; `context` is `training` or `evaluation`."""
     numbers = wines.astype({TARGET: "float64"})
     mlflow.log_input(mlflow.data.from_pandas(numbers, name=name, targets=TARGET), context=context)
+
+
+def log_run(
+    name: str,
+    pipeline: Pipeline,
+    sides: tuple[pd.DataFrame, pd.DataFrame],
+    source: str,
+    params: dict[str, Any],
+    metrics: dict[str, float] | None = None,
+    tags: dict[str, str] | None = None,
+) -> Tracked:
+    """Log a fitted pipeline as a run: its parameters, its scores on the hold-out, its wine, a figure and the model.
+
+    Parameters
+    ----------
+    name : str
+        Of the run, for people.
+    pipeline : Pipeline
+        Fitted on the first of the sides.
+    sides : tuple of two DataFrames of shape (n wines, 13)
+        The training side and the hold-out.
+    source : str
+        Where the wine came from, as `data.Wine.source`.
+    params, metrics, tags : dict
+        What else is known of the run. The metrics of the hold-out are added as `holdout_<name>`.
+    """
+    train, holdout = sides
+    actual, predicted = holdout[TARGET].to_numpy(), predict(pipeline, holdout)
+    with mlflow.start_run(run_name=name) as run:
+        mlflow.set_tags({SOURCE: source, HOLDOUT: checksum(holdout), **(tags or {})})
+        mlflow.log_params(params)
+        held = {f"holdout_{measure}": value for measure, value in scores(actual, predicted).items()}
+        mlflow.log_metrics({**(metrics or {}), **held})
+        log_wines(train, source, "training")
+        log_wines(holdout, source, "evaluation")
+        mlflow.log_text("\n".join(wine_keys(train)), TRAINED_ON)
+        figure = predicted_against_actual(actual, predicted, f"{name} on the hold-out, {len(holdout):,} wines")
+        mlflow.log_figure(figure, "predicted_against_actual.png")
+        model_id = log_model(pipeline, train.head(3))
+    return Tracked(run.info.run_id, run.info.experiment_id, model_id)
+
+
+def checksum(wines: pd.DataFrame) -> str:
+    """Return a sum by which one set of wines is known from another, in whatever order they come."""
+    return hashlib.sha256("\n".join(sorted(wine_keys(wines))).encode()).hexdigest()
 
 
 def git_commit() -> str:

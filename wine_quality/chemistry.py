@@ -1,0 +1,46 @@
+"""What a wine chemist works out from the eleven measurements, as further columns.
+
+None of them looks at quality, or at another wine: a row is all that is needed.
+"""
+
+import pandas as pd
+
+PKA_SULFUROUS_ACID = 1.81  # at 20 °C, as winemaking textbooks have it
+ALCOHOL_LIGHTENS = 0.00126  # g/mL for each per cent by volume
+EXTRACT_PER_DENSITY = 2580  # g/L for each g/mL that the wine without its alcohol is heavier than water
+LEAST_SULFUR_DIOXIDE, LEAST_CHLORIDES = 1.0, 0.001  # mg/L and g/L: below, a ratio would be noise
+
+CHEMISTRY = {
+    "molecular_sulfur_dioxide": "mg/L",
+    "bound_sulfur_dioxide": "mg/L",
+    "free_share": "of the sulfur dioxide",
+    "volatile_share": "of the fixed acidity",
+    "citric_share": "of the fixed acidity",
+    "sugar_to_acid": "ratio",
+    "sulphates_to_chlorides": "ratio",
+    "extract": "g/L",
+    "dry_extract": "g/L",
+}
+
+
+def with_chemistry(wines: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of `FEATURES` with the columns of `CHEMISTRY` beside them; what hangs on a blank is blank.
+
+    The molecular sulfur dioxide, which alone protects wine, follows from the free one and the pH (Henderson and
+    Hasselbalch); the extract, all that is left when wine boils dry, from density and alcohol (Tabarié's relation, here
+    in a linear form that holds for wine). The dry extract is that without the sugar.
+    """
+    free, total = wines["free_sulfur_dioxide"], wines["total_sulfur_dioxide"]
+    acid, sugar = wines["fixed_acidity"], wines["residual_sugar"]
+    extract = EXTRACT_PER_DENSITY * (wines["density"] + ALCOHOL_LIGHTENS * wines["alcohol"] - 1)
+    return wines.assign(
+        molecular_sulfur_dioxide=free / (1 + 10 ** (wines["pH"] - PKA_SULFUROUS_ACID)),
+        bound_sulfur_dioxide=total - free,
+        free_share=free / total.clip(lower=LEAST_SULFUR_DIOXIDE),
+        volatile_share=wines["volatile_acidity"] / acid,
+        citric_share=wines["citric_acid"] / acid,
+        sugar_to_acid=sugar / acid,
+        sulphates_to_chlorides=wines["sulphates"] / wines["chlorides"].clip(lower=LEAST_CHLORIDES),
+        extract=extract,
+        dry_extract=extract - sugar,
+    )
