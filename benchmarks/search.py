@@ -1,9 +1,9 @@
 """Measure the search on the real distinct wines: `python -m benchmarks.search` with `WINE_DATA` set.
 
-Nested: for each of the five folds on which the reference figures were measured, a search sees the other four alone.
-Its pick, and the blend of its families, are fitted on those four and score the fifth, so nothing is chosen on the
-wines that a figure is quoted on. A search with its finals and fits gets 120 CPU seconds of the whole process. Random
-search, the old tutorial's space and Optuna's TPE have the same objective and the same seconds.
+Nested: for each of the five folds on which the reference figures were measured, a search with a seed of its own sees
+the other four alone. Its pick, and the blend of its families, are fitted on those four and score the fifth, so nothing
+is chosen on the wines that a figure is quoted on. A search with its finals and fits gets 120 CPU seconds of the whole
+process. Random search, the old tutorial's space and Optuna's TPE have the same objective and the same seconds.
 
 Each search adds a line to `.local/search-bench.jsonl`, so that an interrupted measurement goes on. With `report` as an
 argument it only writes `results/search.json` and the figure from what is there.
@@ -14,19 +14,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 from hyperopt import hp, rand, tpe
+from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 
+from benchmarks.machine import write_results
 from wine_quality import data, splits, tuning
-from wine_quality.config import settings
+from wine_quality.config import ROOT, settings
 from wine_quality.journal import Journal
-from wine_quality.models import build, fit, predict
+from wine_quality.metrics import r2_interval, rmse_gain
+from wine_quality.models import build, cross_predict, fit, predict
+from wine_quality.plots import save_figure
+from wine_quality.schema import TARGET
 from wine_quality.tuning import Objective, Trial
 
 BUDGET, FOR_SEARCH = 120, 80  # CPU seconds: the rest is for the finals, the blend and the last fits
-SEEDS = 5
+REFERENCE_SEED = 42  # of the folds on which the reference figures were measured
 MARKS = [5, 10, 20, 40, 80]
 OLD_SPACE = {
     "xgboost": {
@@ -131,26 +137,88 @@ def measure(name: str, seed: int, learn: pd.DataFrame, score: pd.DataFrame) -> d
     }  # fmt: skip
 
 
-def wanted() -> list[tuple[str, int, int]]:
-    """Return the searches to make, as name, seed and fold: ours with each seed on each fold, the others on one each."""
-    one_each = [(name, seed, seed) for seed in range(SEEDS) for name in SEARCHES]
-    return one_each + [
-        ("hyperopt", seed, fold) for seed in range(SEEDS) for fold in range(splits.FOLDS) if seed != fold
+def wines_and_folds() -> tuple[pd.DataFrame, list[tuple[np.ndarray, np.ndarray]]]:
+    """Return the distinct wines and the folds of the reference figures."""
+    wines = splits.distinct_wines(data.load_wine(settings()).collection)
+    return wines, splits.folds(wines, REFERENCE_SEED)
+
+
+def pooled(lines: list[dict[str, Any]], scores: Callable[[dict[str, Any]], list[float]]) -> np.ndarray:
+    """Return the score of each wine, by the search of the fold that it is in."""
+    wines, parts = wines_and_folds()
+    together = np.full(len(wines), np.nan)
+    for line in lines:
+        together[parts[line["fold"]][1]] = scores(line)
+    return together
+
+
+def at(line: dict[str, Any], seconds: float) -> list[float]:
+    """Return the scores of what was best when so many CPU seconds of a search were spent, or of its first trial."""
+    return [point["scores"] for point in line["curve"] if point["cpu_seconds"] <= seconds or point is line["curve"][0]][
+        -1
     ]
 
 
+def rmse(actual: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the root mean squared error."""
+    return float(np.sqrt(np.mean((actual - predicted) ** 2)))
+
+
+def summary(lines: list[dict[str, Any]], actual: np.ndarray, usual: np.ndarray, parts: Any) -> dict[str, Any]:
+    """Return the figures of one kind of search: its pick, its blend, and its best so far at each mark."""
+    seconds = [line["cpu_seconds"]["blend"] for line in lines]
+    result = {
+        "searches": len(lines),
+        "trials": [min(line["trials"] for line in lines), max(line["trials"] for line in lines)],
+        "cpu_seconds": [round(min(seconds), 1), round(max(seconds), 1)],
+        "picked": [line["picked"] for line in lines],
+        "best_so_far": {str(mark): rmse(actual, pooled(lines, lambda line: at(line, mark))) for mark in MARKS},  # noqa: B023
+    }
+    for what in ("pick", "blend"):
+        predicted = pooled(lines, lambda line: line[what])  # noqa: B023
+        gain, low, high = rmse_gain(actual, usual, predicted, REFERENCE_SEED)
+        by_fold = [rmse(actual[parts[line["fold"]][1]], np.array(line[what])) for line in lines]
+        result[what] = {
+            "rmse": rmse(actual, predicted), "r2": r2_interval(actual, predicted, REFERENCE_SEED),
+            "gain_over_extra_trees": [gain, low, high], "rmse_by_fold": by_fold,
+        }  # fmt: skip
+    return result
+
+
+def report(lines: list[dict[str, Any]]) -> None:
+    """Write the results and the figure."""
+    wines, parts = wines_and_folds()
+    actual = wines[TARGET].to_numpy()
+    usual = cross_predict(build("extra_trees", REFERENCE_SEED), wines, parts)
+    by_name = {name: [line for line in lines if line["search"] == name] for name in SEARCHES}
+    found = {name: summary(own, actual, usual, parts) for name, own in by_name.items()}
+    write_results("search", {"wines": len(wines), "extra_trees_rmse": rmse(actual, usual), "searches": found})
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (name, result), marker in zip(found.items(), "osD^", strict=True):
+        axes.plot(MARKS, result["best_so_far"].values(), marker=marker, label=name)
+    axes.axhline(rmse(actual, usual), color="grey", linestyle=":", label="extra trees, usual parameters")
+    axes.plot(BUDGET, found["hyperopt"]["blend"]["rmse"], "*", color="black", markersize=12, label="blend, hyperopt")
+    axes.set(xscale="log", xticks=[*MARKS, BUDGET], xlabel="CPU seconds", ylabel="RMSE on wines that no search saw")
+    axes.set_xticklabels([*MARKS, BUDGET])
+    axes.minorticks_off()
+    axes.set_title("The best so far: ranges and families matter more than the algorithm")
+    axes.legend()
+    save_figure(figure, ROOT / "images" / "search.png")
+
+
 def main() -> None:
-    config = settings()
-    wines = splits.distinct_wines(data.load_wine(config).collection)
-    parts = splits.folds(wines, 42)
-    with Journal(config.local / "search-bench.jsonl") as journal:
-        seen = {(line["search"], line["seed"], line["fold"]) for line in journal.lines}
-        for name, seed, fold in [] if "report" in sys.argv else [search for search in wanted() if search not in seen]:
+    wines, parts = wines_and_folds()
+    with Journal(settings().local / "search-bench.jsonl") as journal:
+        seen = {(line["search"], line["fold"]) for line in journal.lines}
+        wanted = [(name, fold) for fold in range(len(parts)) for name in SEARCHES if (name, fold) not in seen]
+        for name, fold in [] if "report" in sys.argv else wanted:
             learn, score = parts[fold]
-            line = {"search": name, "seed": seed, "fold": fold}
-            line |= measure(name, seed, wines.iloc[learn], wines.iloc[score])
+            line = {"search": name, "seed": fold, "fold": fold}
+            line |= measure(name, fold, wines.iloc[learn], wines.iloc[score])
             journal.add(line)
-            print(name, seed, fold, line["trials"], line["picked"], line["cpu_seconds"], flush=True)
+            print(name, fold, line["trials"], line["picked"], line["cpu_seconds"], flush=True)
+        report(journal.lines)
 
 
 if __name__ == "__main__":
