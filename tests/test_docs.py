@@ -56,6 +56,22 @@ def rows_of(card: str) -> dict[str, list[str]]:
     return {first.strip("`"): rest for first, *rest in rows}
 
 
+def test_the_table_of_searches_is_the_one_that_was_measured():
+    measured = results("search")
+    text = (ROOT / "experiment_tracking" / "README.md").read_text().replace("−", "-")
+    for search in measured["searches"].values():
+        pick, blend = search["pick"], search["blend"]
+        trials, seconds = (f"{low:.0f} to {high:.0f}" for low, high in (search["trials"], search["cpu_seconds"]))
+        gain, low, high = pick["gain_over_extra_trees"]
+        last = f"{blend['rmse']:.4f}" if blend["rmse"] != pick["rmse"] else "one family"
+        row = f"| {trials} | {seconds} | {pick['rmse']:.4f} | {gain:.4f} ({low:.4f} to {high:.4f}) | {last} |"
+        assert row in text
+    gain, low, high = measured["searches"]["hyperopt"]["blend"]["gain_over_extra_trees"]
+    words = " ".join(text.split())
+    assert f"by {gain:.4f}, with an interval from {low:.4f} to {high:.4f}" in words
+    assert f"have {measured['extra_trees_rmse']:.4f} on the same folds" in words
+
+
 def test_the_data_card_gives_the_units_and_limits_of_the_schema():
     rows = rows_of(CARD)
     told = {name: (rows[name][1], rows[name][2]) for name in MEASUREMENTS}
