@@ -2,7 +2,7 @@
 
 The parts, all by default, or those named on the command line:
 scores (of every model), run (`make run`: seconds and memory), overhead (of the flow over plain functions),
-setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on a copy).
+setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home of their own).
 """
 
 import os
@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from benchmarks.machine import write_results
+from notebooks.execute import CHAPTERS, all_notebooks
 from wine_quality import data, splits
 from wine_quality.config import ROOT, settings
 from wine_quality.metrics import scores
@@ -29,12 +30,12 @@ from wine_quality.schema import TARGET
 REPEATS = 3
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float], digits: int = 2) -> dict[str, float]:
     """Return the least, the median and the most of repeated measurements."""
     return {
-        "min": round(min(values), 2),
-        "median": round(statistics.median(values), 2),
-        "max": round(max(values), 2),
+        "min": round(min(values), digits),
+        "median": round(statistics.median(values), digits),
+        "max": round(max(values), digits),
         "repeats": len(values),
     }
 
@@ -141,16 +142,23 @@ def bench_setup() -> None:
 
 
 def bench_notebooks() -> None:
+    notebooks = all_notebooks()
+
     def one() -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
-            copies = [shutil.copy(path, folder) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+            copies = [shutil.copy(path, folder) for path in notebooks]
             command = [sys.executable, "-m", "notebooks.execute", *copies]
-            printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+            own = {**os.environ, "WINE_HOME": folder}
+            printed = subprocess.run(command, cwd=ROOT, env=own, check=True, capture_output=True, text=True).stdout
         return {name: float(seconds) for name, seconds in re.findall(r"^(\S+) .* (\d+) s$", printed, re.MULTILINE)}
 
     runs = [one() for _ in range(REPEATS)]
     seconds = {name: spread([run[name] for run in runs]) for name in runs[0]}
-    write_results("notebooks", {"seconds": seconds, "all_seconds": spread([sum(run.values()) for run in runs])})
+    chapters = {
+        chapter: spread([sum(run[path.stem] for path in notebooks if path.parent.name == chapter) for run in runs])
+        for chapter in CHAPTERS
+    }
+    write_results("notebooks", {"seconds": seconds, "chapter_seconds": chapters})
 
 
 PARTS: dict[str, Any] = {

@@ -82,10 +82,15 @@ def failed(path: Path, cell: int, what: str) -> NotebookError:
     return NotebookError(f"{path.name}, cell [{cell}]: {what}. The file is as it was; mend the cause and run again.")
 
 
+def all_notebooks() -> list[Path]:
+    """Return the notebooks of all chapters in the order in which they are read."""
+    return [path for chapter in CHAPTERS for path in sorted((ROOT / chapter).glob("*.ipynb"))]
+
+
 def run() -> None:
     """Execute the notebooks named on the command line, by default all, and write each back when it is done."""
     named = [Path(name).resolve() for name in sys.argv[1:]]
-    for path in named or [path for chapter in CHAPTERS for path in sorted((ROOT / chapter).glob("*.ipynb"))]:
+    for path in named or all_notebooks():
         started = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         execute(notebook, path)

@@ -5,6 +5,7 @@ import re
 
 from test_notebooks import read, texts
 
+from notebooks.execute import CHAPTERS
 from wine_quality.config import ROOT
 from wine_quality.models import BASELINES
 from wine_quality.schema import MEASUREMENTS
@@ -116,5 +117,15 @@ def test_the_figures_of_the_three_worlds_are_those_of_the_notebook():
 
 
 def test_the_time_of_the_notebooks_is_what_was_measured():
-    seconds = results("notebooks")["all_seconds"]
-    assert f"in {seconds['min']:.0f} to {seconds['max']:.0f} seconds" in WORDS
+    seconds = results("notebooks")["chapter_seconds"]
+    first, second = (f"{seconds[name]['min']:.0f} to {seconds[name]['max']:.0f}" for name in CHAPTERS)
+    assert f"chapter 1 in {first} seconds on two cores" in WORDS
+    assert f"those of chapter 2 in {second}" in WORDS
+
+
+def test_the_cost_of_tracking_is_what_was_measured():
+    measured = results("tracking")
+    sqlite, server = (f"{measured[kind]['share']['max']:.1%}".replace("%", " %") for kind in ("sqlite", "server"))
+    words = " ".join((ROOT / "experiment_tracking" / "README.md").read_text().split())
+    assert f"at most {sqlite} of the time of a search of {measured['trials']} trials" in words
+    assert f"at most {server} through" in words

@@ -67,6 +67,12 @@ def test_it_was_executed_from_top_to_bottom_without_an_error_or_a_warning(path):
 
 
 @each_notebook
+def test_every_figure_is_drawn_and_not_only_named(path):
+    shown = [output.data for cell in code_of(read(path)) for output in cell.outputs if "data" in output]
+    assert not [data for data in shown if "<Figure" in data.get("text/plain", "") and "image/png" not in data]
+
+
+@each_notebook
 def test_it_holds_nothing_that_differs_from_machine_to_machine(path):
     notebook = read(path)
     assert notebook.metadata == METADATA

@@ -206,7 +206,7 @@ def mlflow_server(port: int, folder):
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_costs_no_trial(few_wines, empty_store, tmp_path, monkeypatch, caplog):
+def test_a_server_that_goes_away_costs_no_trial(few_wines, empty_store, tmp_path, monkeypatch, caplog, capsys):
     port = free_port()
     shutil.copyfile(empty_store, tmp_path / "server.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
@@ -236,3 +236,4 @@ def test_a_server_that_goes_away_costs_no_trial(few_wines, empty_store, tmp_path
         made = children(parent)
         assert list(made["metrics.fold_rmse"]) == [trial.loss for trial in trials]
         assert MlflowClient().get_run(parent).info.status == "FINISHED"
+    assert capsys.readouterr().out == ""

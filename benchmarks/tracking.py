@@ -1,0 +1,114 @@
+"""Measure what tracking costs a search of 50 trials: `python -m benchmarks.tracking` with `WINE_DATA` set.
+
+Timed inside one and the same search: the seconds within the runs of MLflow and the lines of the journal, over all the
+seconds of the search. Once into SQLite and once through the MLflow server of `make up`, three times each, in turn.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from honcho.environ import parse_procfile
+
+from benchmarks.bench import REPEATS, spread
+from benchmarks.machine import write_results
+from orchestration.up import PROCFILE, environment
+from orchestration.wait import listens
+from wine_quality import data, splits
+from wine_quality.config import Settings, settings
+from wine_quality.journal import Journal
+from wine_quality.local_s3 import free_port
+from wine_quality.search_runs import SearchRun, tracked_search
+from wine_quality.tracking import store
+
+TRIALS = 50
+
+
+class Clock:
+    """The seconds within some methods; a call within a call counts once."""
+
+    def __init__(self) -> None:
+        self.seconds, self.within = 0.0, False
+
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the method, timed."""
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if self.within:
+                return call(*args, **kwargs)
+            self.within, began = True, time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.seconds, self.within = self.seconds + time.perf_counter() - began, False
+
+        return wrapper
+
+
+CLOCK = Clock()
+
+
+def search_once() -> dict[str, float]:
+    """Make a search in the current settings, and return its seconds and the share of them that was tracking."""
+    config = settings()
+    wine = data.load_wine(config)
+    train, _ = splits.train_holdout_split(splits.distinct_wines(wine.table))
+    with store(config):  # to make a database takes MLflow some seconds, once, and is no part of a search
+        pass
+    CLOCK.seconds, began = 0.0, time.perf_counter()
+    tracked_search(config, train, wine.source, TRIALS)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "tracking": CLOCK.seconds, "share": CLOCK.seconds / seconds}
+
+
+@contextmanager
+def server(config: Settings) -> Iterator[str]:
+    """Run the MLflow server of `make up` on a free port, and yield its address."""
+    port = free_port()
+    command = parse_procfile(PROCFILE.read_text()).processes["mlflow"]
+    own = environment(config.model_copy(update={"mlflow_port": port}))
+    process = subprocess.Popen(f"exec {command}", shell=True, env=own)
+    try:
+        while not listens(port):
+            assert process.poll() is None
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def through_server() -> dict[str, float]:
+    """Make a search whose runs go through a server."""
+    with server(settings()) as address:
+        os.environ["MLFLOW_TRACKING_URI"] = address
+        try:
+            return search_once()
+        finally:
+            del os.environ["MLFLOW_TRACKING_URI"]
+
+
+def in_a_home(search: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Make a search where none was made before."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["WINE_HOME"] = home
+        return search()
+
+
+def main() -> None:
+    SearchRun.__init__, SearchRun.take = CLOCK.timed(SearchRun.__init__), CLOCK.timed(SearchRun.take)
+    SearchRun.end, Journal.add = CLOCK.timed(SearchRun.end), CLOCK.timed(Journal.add)
+    kinds = {"sqlite": search_once, "server": through_server}
+    made = [{kind: in_a_home(search) for kind, search in kinds.items()} for _ in range(REPEATS)]
+    found = {
+        kind: {measure: spread([one[kind][measure] for one in made], 4) for measure in made[0][kind]} for kind in kinds
+    }
+    write_results("tracking", {"trials": TRIALS, **found})
+
+
+if __name__ == "__main__":
+    main()
