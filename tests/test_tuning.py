@@ -183,9 +183,9 @@ def test_early_stopping_watches_wines_it_does_not_learn_from(few_wines):
 def test_forests_are_small_in_a_trial_and_of_full_size_in_the_finals(few_wines, monkeypatch):
     sizes, real = [], cross_predict
 
-    def spy(pipeline, *args):
+    def spy(pipeline, *args, **kwargs):
         sizes.append(pipeline["model"].get_params().get("n_estimators"))
-        return real(pipeline, *args)
+        return real(pipeline, *args, **kwargs)
 
     monkeypatch.setattr(tuning, "cross_predict", spy)
     trials = tuning.search(few_wines, 1, 5, searched={"extra_trees": {"max_features": hp.uniform("share", 0.3, 1)}})

@@ -37,12 +37,15 @@ class Model:
     """An estimator class, the parameters it is built with, and its search space (empty where it is not searched).
 
     `normal_scores` says that its columns are put on one scale first, as all that works with distances needs.
+    `side_by_side` says whether its folds are fitted at the same time; a model that holds a table of wines by wines
+    would need much memory and gain no time by that.
     """
 
     estimator: Callable[..., Any]
     params: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     normal_scores: bool = False
+    side_by_side: bool = True
 
 
 def kernel_ridge(alpha: float, length_scale: float) -> TransformedTargetRegressor:
@@ -113,6 +116,7 @@ MODELS: dict[str, Model] = {
             "length_scale": hp.loguniform("kernel_ridge.length_scale", np.log(3), np.log(30)),
         },
         normal_scores=True,
+        side_by_side=False,
     ),
 }
 BASELINES = [name for name, model in MODELS.items() if not model.normal_scores]
@@ -167,18 +171,21 @@ def cross_predict(
     wines: pd.DataFrame,
     parts: list[tuple[np.ndarray, np.ndarray]],
     fitted: Callable[[Pipeline, pd.DataFrame], Pipeline] = fit,
+    side_by_side: bool = True,
 ) -> np.ndarray:
-    """Return a score for each wine by a model that never saw it: fitted on the rest, the folds side by side.
+    """Return a score for each wine by a model that never saw it: fitted on the rest.
 
-    Within a fold linear algebra keeps to one core, or the threads of all folds would wait for each other.
+    Where folds are fitted side by side, linear algebra keeps to one core within each, or the threads of all folds
+    would wait for each other.
     """
 
     def fold_scores(fit_rows: np.ndarray, score_rows: np.ndarray) -> np.ndarray:
         return predict(fitted(clone(pipeline), wines.iloc[fit_rows]), wines.iloc[score_rows])
 
     scores = np.full(len(wines), np.nan)
-    with threadpool_limits(1):
-        predicted = Parallel(n_jobs=-1, prefer="threads")(delayed(fold_scores)(*part) for part in parts)
+    with threadpool_limits(1 if side_by_side else None):
+        jobs = -1 if side_by_side else 1
+        predicted = Parallel(n_jobs=jobs, prefer="threads")(delayed(fold_scores)(*part) for part in parts)
     for (_, score_rows), fold in zip(parts, predicted, strict=True):
         scores[score_rows] = fold
     return scores

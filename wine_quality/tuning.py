@@ -208,14 +208,22 @@ class Objective:
         """Return the RMSE over the folds, and the number of rounds where they were stopped early."""
         actual = self.wines[TARGET]
         if name != "xgboost":
-            pipeline = build(name, self.seed, **small(name), **params)
-            return root_mean_squared_error(actual, cross_predict(pipeline, self.wines, self.parts)), {}
+            predicted = fold_predictions(Choice(name, {**small(name), **params}), self.wines, self.parts, self.seed)
+            return root_mean_squared_error(actual, predicted), {}
         rounds = []
         pipeline = build(name, self.seed, **{"n_estimators": ROUNDS, "early_stopping_rounds": PATIENCE, **params})
         predicted = cross_predict(
             pipeline, self.wines, self.parts, lambda *fold: stopped_early(*fold, self.seed, rounds)
         )
         return root_mean_squared_error(actual, predicted), {"n_estimators": int(np.median(rounds))}
+
+
+def fold_predictions(
+    choice: Choice, wines: pd.DataFrame, parts: list[tuple[np.ndarray, np.ndarray]], seed: int
+) -> np.ndarray:
+    """Return the score of each wine by a choice that was fitted on the other folds."""
+    pipeline = build(choice.name, seed, **choice.params)
+    return cross_predict(pipeline, wines, parts, side_by_side=MODELS[choice.name].side_by_side)
 
 
 def small(name: str) -> dict[str, int]:
@@ -290,7 +298,7 @@ def finalists(trials: list[Trial], wines: pd.DataFrame, seed: int) -> list[Final
     parts, found = folds(wines, seed), []
     for name in sorted({trial.choice.name for trial in trials if trial.loss is not None}):
         choice = best(trials, name).choice
-        predicted = cross_predict(build(name, seed, **choice.params), wines, parts)
+        predicted = fold_predictions(choice, wines, parts, seed)
         found.append(Finalist(choice, predicted, float(root_mean_squared_error(wines[TARGET], predicted))))
     return sorted(found, key=lambda finalist: finalist.rmse)
 
