@@ -7,7 +7,7 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help setup run up notebooks images lab test lint format sample bench lock
+.PHONY: help setup run up deploy bucket notebooks images lab test lint format sample bench lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ test: setup ## run the tests, offline
 
 up: setup ## start Prefect, a worker, MLflow and S3 in this terminal; Ctrl-C stops them
 	@$(PY) -m orchestration.up
+
+deploy: setup ## make the work pool, the blocks and the deployments in Prefect
+	@$(PY) -m orchestration.deploy
+
+bucket: setup ## list the runs in the bucket, download each and check it against its manifest
+	@$(PY) -m orchestration.list_bucket
 
 notebooks: setup ## execute all notebooks in order and keep what they show
 	@$(PY) -m notebooks.execute

@@ -17,11 +17,10 @@ from honcho.environ import parse_procfile
 from benchmarks.bench import REPEATS, spread
 from benchmarks.machine import write_results
 from orchestration.up import PROCFILE, environment
-from orchestration.wait import listens
 from wine_quality import data, splits
 from wine_quality.config import Settings, settings
 from wine_quality.journal import Journal
-from wine_quality.local_s3 import free_port
+from wine_quality.ports import free_port, listens
 from wine_quality.search_runs import SearchRun, tracked_search
 from wine_quality.tracking import store
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pandas as pd
+from sklearn.pipeline import Pipeline
 
 from wine_quality.config import Settings
 from wine_quality.data import Wine
@@ -21,50 +22,83 @@ HEADINGS = {
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a training run found out.
+class Prepared:
+    """Wine that is checked and split.
 
     Attributes
     ----------
     wine : Wine
-        What it trained and scored on.
+        As it was loaded.
     notes : list of str
         What the checks found: repeats, leaks, the balance of the split.
-    leaderboard : DataFrame
-        One row a model, best first; its columns are the cross-validated scores.
-    choice : Choice
-        The best of them.
-    holdout : dict
-        Its scores on the hold-out.
+    train, holdout : DataFrame of shape (n wines, 13)
+        Distinct wines; none stands in both.
     """
 
     wine: Wine
     notes: list[str]
+    train: pd.DataFrame
+    holdout: pd.DataFrame
+
+    @property
+    def sides(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Both sides of the split."""
+        return self.train, self.holdout
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run found out.
+
+    Attributes
+    ----------
+    leaderboard : DataFrame
+        One row a model, best first; its columns are the cross-validated scores.
+    choice : Choice
+        The best of them.
+    pipeline : Pipeline
+        The best of them, fitted on the whole training side.
+    holdout : dict
+        Its scores on the hold-out.
+    """
+
     leaderboard: pd.DataFrame
     choice: Choice
+    pipeline: Pipeline
     holdout: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Published:
+    """Where a model is kept, what the gate said of it, the report so far, and the files that wait for the bucket."""
+
+    run: Tracked
+    verdict: Verdict
+    version: str
+    text: str
+    staged: list[str]
+
+
 def report(
-    training: Training, verdict: Verdict, run: Tracked, version: str, config: Settings, flow_run_id: str | None
+    prepared: Prepared, trained: Trained, verdict: Verdict, run: Tracked, version: str, links: dict[str, str]
 ) -> str:
-    """Return the report but for its last part, the bucket."""
-    choice = training.choice
+    """Return the report but for its last part, the bucket; `links` are the pages to look at by what they show."""
+    choice = trained.choice
     return "\n\n".join(
         [
             "# Wine quality: training report",
-            f"**Wine**: {training.wine.why}.",
-            bullets(training.notes),
+            f"**Wine**: {prepared.wine.why}.",
+            bullets(prepared.notes),
             "## Models",
             "Cross-validated on the training side: each wine is scored by a model that never saw it.",
-            table(training.leaderboard),
+            table(trained.leaderboard),
             f"The best is **{choice.name}** with {params_text(choice)}. On the hold-out, on which no choice was made:",
-            table(pd.DataFrame([training.holdout], index=[choice.name])),
+            table(pd.DataFrame([trained.holdout], index=[choice.name])),
             "## Champion or challenger",
             gate_text(verdict, version),
             "## Where to look",
             "`make up` starts the servers. Then open:",
-            bullets(where_to_look(run, version, config, flow_run_id)),
+            bullets([f"{what}: {link}" for what, link in links.items()]),
         ]
     )
 
@@ -76,7 +110,7 @@ def params_text(choice: Choice) -> str:
 
 def gate_text(verdict: Verdict, version: str) -> str:
     """Say what the gate decided and on what ground."""
-    fate = "is the **champion** now" if verdict.promoted else "stays a **challenger**: the champion does not change"
+    fate = "becomes the **champion**" if verdict.promoted else "stays a **challenger**: the champion does not change"
     return (
         f"Version {version} {fate} ({verdict.reason}). On the hold-out its RMSE is lower than that of "
         f"{verdict.opponent} by {verdict.gain:.4f} (95 % interval {verdict.low:.4f} to {verdict.high:.4f}, "
@@ -84,21 +118,22 @@ def gate_text(verdict: Verdict, version: str) -> str:
     )
 
 
-def where_to_look(run: Tracked, version: str, config: Settings, flow_run_id: str | None) -> list[str]:
-    """Return a line for each page on which the run can be seen."""
+def links(run: Tracked, version: str, config: Settings, flow_run_id: str | None) -> dict[str, str]:
+    """Return the pages on which a run can be seen, by what they show."""
     mlflow, prefect = f"http://127.0.0.1:{config.mlflow_port}/#", f"http://127.0.0.1:{config.prefect_port}"
-    return [
-        f"the run: {mlflow}/experiments/{run.experiment_id}/runs/{run.run_id}",
-        f"version {version} of the model: {mlflow}/models/{config.registered_model}/versions/{version}",
-        f"the flow run, with its log: {prefect}/runs/flow-run/{flow_run_id}",
-    ]
+    return {
+        "the run": f"{mlflow}/experiments/{run.experiment_id}/runs/{run.run_id}",
+        f"version {version} of the model": f"{mlflow}/models/{config.registered_model}/versions/{version}",
+        "the flow run, with its log": f"{prefect}/runs/flow-run/{flow_run_id}",
+    }
 
 
-def bucket_text(run: Tracked, staged: list[str], pushed: list[str], whereabouts: str) -> str:
+def bucket_text(published: Published, pushed: list[str], where: str) -> str:
     """Say what lies in the bucket after a push."""
-    late = len(set(pushed) - {run.run_id})
+    run_id = published.run.run_id
+    late = len(set(pushed) - {run_id})
     caught_up = f" {late} earlier run(s) that had waited went with it." if late else ""
-    return f"{whereabouts}, `runs/{run.run_id}/` holds {', '.join(f'`{name}`' for name in staged)}.{caught_up}"
+    return f"{where}, `runs/{run_id}/` holds {', '.join(f'`{name}`' for name in published.staged)}.{caught_up}"
 
 
 def table(scores: pd.DataFrame) -> str:

@@ -1,74 +1,57 @@
 """Train the wine model, from the wine to the bucket.
 
-The flow reads as the chapter does. Wine is loaded and checked; each distinct wine goes to one side, to be trained on or
-to be held out; the usual models are cross-validated on the training side, and a short search looks for a better one.
-The best is fitted, scored once on the hold-out, and registered. It becomes champion only where it beats the champion.
-What the run made goes to the bucket, and a report says what happened and where to look.
+The flow reads as the chapter does, in three subflows and an end. `prepare-data` loads the wine and checks it; each
+distinct wine goes to one side, to be trained on or to be held out. `train-models` cross-validates the usual models on
+the training side, lets a short search look for a better one, fits the best and scores it once on the hold-out.
+`publish-model` tracks the run and registers the model; it becomes champion only where it beats the champion. At the end
+what the run made goes to the bucket, and a report says what happened and where to look.
 
 Tasks that depend on the world outside (a download, the tracking store, the bucket) are tried again four times, waiting
-twice as long each time. A task that only computes is not: it would fail the same way again.
+twice as long each time. A task that only computes is not: it would fail the same way again. Instead the results of the
+two that take long are kept, and used again where nothing that they depend on has changed.
 
 Run it with `python -m orchestration.train`, or `make run`.
 """
 
 import logging
-import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
-from mlflow import MlflowClient
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.logging.configuration import setup_logging
-from prefect.runtime import flow_run
-from prefect.tasks import exponential_backoff
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.runtime import deployment, flow_run
 from pydantic import Field
-from rich.console import Console
-from rich.markdown import Markdown
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 from orchestration import prepare_home
-from orchestration.bucket import whereabouts, wine_bucket
-from orchestration.report import Training, bucket_text, report
+from orchestration.bucket import wine_bucket
+from orchestration.policies import kept, outside
+from orchestration.report import Prepared, Published, Trained, bucket_text, links, report
+from orchestration.show import leave_artifacts, print_report, quiet
 from wine_quality import data as sources
 from wine_quality import registry, splits, storage, tracking, tuning
 from wine_quality.config import Settings, settings
 from wine_quality.data import Wine
-from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError, exit_code
+from wine_quality.errors import DataError, StorageError, exit_code
+from wine_quality.files import one_at_a_time
 from wine_quality.metrics import scores
 from wine_quality.models import BASELINES, build, cross_predict, fit, predict
 from wine_quality.reading import read_wines
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
 from wine_quality.tracking import Tracked
-from wine_quality.tuning import Choice
+from wine_quality.tuning import Choice, Trial
 
 log = logging.getLogger("wine_quality.train")
 
 Sides = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def world_failed(_task: Any, _run: Any, state: Any) -> bool:
-    """Say whether a task failed because of the world outside, and tell the reader that it is tried again."""
-    error = state.result(raise_on_failure=False)
-    passing = isinstance(error, DownloadError | StorageUnavailable | TrackingError)
-    if passing:
-        log.warning("%s Trying again.", error)
-    return passing
-
-
-outside = {
-    "retries": 4,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
-    "retry_condition_fn": world_failed,
-}
-
-
-@task(**outside)
+@task(name="load", task_run_name="load {config.data}", **outside)
 def load(config: Settings) -> Wine:
     """Get the wine that the settings name."""
     wine = sources.load_wine(config)
@@ -76,7 +59,7 @@ def load(config: Settings) -> Wine:
     return wine
 
 
-@task
+@task(name="load two files", task_run_name="load two files")
 def load_sides(train_file: Path | None, validation_file: Path | None) -> tuple[Wine, Sides, list[str]]:
     """Read a training and a validation file, and refuse them where a wine stands in both."""
     if not (train_file and validation_file):
@@ -87,7 +70,7 @@ def load_sides(train_file: Path | None, validation_file: Path | None) -> tuple[W
     return wine, tuple(splits.distinct_wines(side) for side in sides), []
 
 
-@task
+@task(name="check", task_run_name="check")
 def check(wine: Wine) -> tuple[pd.DataFrame, list[str]]:
     """Find the distinct wines, and note what repeats and what leaks."""
     distinct = splits.distinct_wines(wine.table)
@@ -102,7 +85,7 @@ def check(wine: Wine) -> tuple[pd.DataFrame, list[str]]:
     return distinct, notes
 
 
-@task
+@task(name="check the split", task_run_name="check the split")
 def check_sides(train: pd.DataFrame, holdout: pd.DataFrame) -> str:
     """Assert that no wine stands on both sides, and say how alike they are."""
     splits.assert_no_leak(train, holdout)
@@ -112,7 +95,7 @@ def check_sides(train: pd.DataFrame, holdout: pd.DataFrame) -> str:
     return f"{note} (type and quality on both sides, chi-squared test: p = {chance:.2f}; near 0 they would be unlike)"
 
 
-@task
+@task(name="baseline", task_run_name="baseline", **kept)
 def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Cross-validate the usual models as they come, and return a row of scores for each."""
     parts, rows = splits.folds(train, seed), {}
@@ -124,10 +107,15 @@ def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
     return leaderboard
 
 
-@task
+@task(name="search", task_run_name="search, {max_evals} trials", **kept)
 def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Choice]:
     """Search for better models, add the best of each family to the leaderboard, and choose the best of all."""
-    found = tuning.finalists(tuning.search(train, max_evals, seed), train, seed)
+    progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
+
+    def tell(trial: Trial) -> None:
+        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)
+
+    found = tuning.finalists(tuning.search(train, max_evals, seed, tell=tell), train, seed)
     choices = {f"{one.choice.name}, searched": one.choice for one in found}
     rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in found]
     leaderboard = pd.concat([leaderboard, pd.DataFrame(rows, index=list(choices))]).sort_values("rmse", kind="stable")
@@ -136,13 +124,13 @@ def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed:
     return leaderboard, choices.get(best, Choice(best, {}))
 
 
-@task
+@task(name="fit", task_run_name="fit {choice.name}")
 def final_fit(train: pd.DataFrame, choice: Choice, seed: int) -> Pipeline:
     """Fit the chosen model on the whole training side."""
     return fit(build(choice.name, seed, **choice.params), train)
 
 
-@task
+@task(name="score on the hold-out", task_run_name="score on the hold-out")
 def score(pipeline: Pipeline, holdout: pd.DataFrame) -> dict[str, float]:
     """Score the hold-out."""
     result = scores(holdout[TARGET].to_numpy(), predict(pipeline, holdout))
@@ -150,38 +138,32 @@ def score(pipeline: Pipeline, holdout: pd.DataFrame) -> dict[str, float]:
     return result
 
 
-@task(**outside)
-def track(config: Settings, training: Training, pipeline: Pipeline, sides: Sides, tags: dict[str, str]) -> Tracked:
+@task(name="track", task_run_name="track", **outside)
+def track(config: Settings, prepared: Prepared, trained: Trained, name: str, tags: dict[str, str]) -> Tracked:
     """Log the run, its wine and its model to MLflow."""
-    choice, name = training.choice, f"{training.choice.name}-{datetime.now():%Y-%m-%d-%H%M%S}"
-    params = {"model": choice.name, "seed": config.seed, **choice.params}
-    metrics = {f"cv_{name}": value for name, value in training.leaderboard.iloc[0].items()}
+    params = {"model": trained.choice.name, "seed": config.seed, **trained.choice.params}
+    metrics = {f"cv_{measure}": value for measure, value in trained.leaderboard.iloc[0].items()}
     with tracking.store(config):
-        run = tracking.log_run(name, pipeline, sides, training.wine.source, params=params, metrics=metrics, tags=tags)
+        run = tracking.log_run(name, trained.pipeline, prepared.sides, prepared.wine.source, params, metrics, tags)
     log.info("track     run %s", name)
     return run
 
 
-@task(**outside)
-def judge(config: Settings, pipeline: Pipeline, sides: Sides, source: str) -> Verdict:
+@task(name="judge", task_run_name="judge", **outside)
+def judge(config: Settings, pipeline: Pipeline, prepared: Prepared) -> Verdict:
     """Let the new model meet the champion at the gate."""
     with tracking.store(config):
-        return registry.gate(config, pipeline, *sides, source)
+        return registry.gate(config, pipeline, *prepared.sides, prepared.wine.source)
 
 
-@task(**outside)
-def register(config: Settings, run: Tracked, verdict: Verdict, tags: dict[str, str]) -> str:
-    """Register the model as a new version, and make it champion where the gate says so."""
+@task(name="register", task_run_name="register", **outside)
+def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
+    """Register the model as a new version, a challenger."""
     with tracking.store(config):
-        version = registry.register(config, run, tags)
-        if verdict.promoted:
-            registry.promote(config, version)
-    fate = "the champion" if verdict.promoted else "a challenger"
-    log.info("register  version %s is %s: %s", version, fate, verdict.reason)
-    return version
+        return registry.register(config, run, tags)
 
 
-@task(**outside)
+@task(name="stage", task_run_name="stage", **outside)
 def stage(config: Settings, run: Tracked, sides: Sides, text: str) -> list[str]:
     """Put the model as it was registered, its wine and its report where they wait to be pushed."""
     with tracking.store(config):
@@ -191,26 +173,85 @@ def stage(config: Settings, run: Tracked, sides: Sides, text: str) -> list[str]:
     return storage.stage(config.outbox, run.run_id, files)
 
 
-@task(**outside)
-def push(config: Settings) -> list[str]:
-    """Push every run that waits to the bucket, and return their ids."""
-    with wine_bucket(config) as bucket:
-        pushed = storage.push_waiting(bucket, config.outbox)
-    log.info("push      %d run(s) to the bucket %s", len(pushed), config.bucket)
-    return pushed
-
-
-@task(**outside)
-def publish(config: Settings, run: Tracked, text: str) -> None:
-    """Keep the report with the flow run and with the MLflow run, and show it on the screen."""
+@task(name="promote", task_run_name="promote version {version}", **outside)
+def promote(config: Settings, version: str) -> None:
+    """Make the version the champion."""
     with tracking.store(config):
-        create_markdown_artifact(text, key="training-report", description="What the training run found and made")
-        MlflowClient().log_text(run.run_id, text, "report.md")
-    console = Console()
-    Console(width=None if console.is_terminal else 120).print(Markdown(text))
+        registry.promote(config, version)
 
 
-@flow(name="train-wine-quality")
+@task(name="push", task_run_name="push", **outside)
+def push(config: Settings) -> tuple[list[str], str]:
+    """Push every run that waits to the bucket, and return their ids and where the bucket is."""
+    with one_at_a_time(config.local / "outbox.lock"), wine_bucket(config) as (bucket, where):
+        pushed = storage.push_waiting(bucket, config.outbox)
+    log.info("push      %d run(s) to the bucket %s", len(pushed), bucket.bucket_name)
+    return pushed, where
+
+
+@task(name="tell", task_run_name="tell", **outside)
+def tell(config: Settings, trained: Trained, published: Published, text: str) -> None:
+    """Keep the report with the MLflow run and with the flow run, and show it on the screen."""
+    with tracking.store(config):
+        leave_artifacts(config, trained, published, text)
+    print_report(text)
+
+
+def asked_for() -> datetime:
+    """Return when the run was to start: all its names are made from this one time, so that midnight may pass."""
+    return flow_run.scheduled_start_time.astimezone()
+
+
+def run_name() -> str:
+    """Return the name of a run: who asked for it, and when."""
+    return f"{deployment.name or 'by hand'} {asked_for():%Y-%m-%d %H:%M}"
+
+
+@flow(name="prepare-data", flow_run_name="load, check, split", validate_parameters=False)
+def prepare_data(config: Settings, train_file: Path | None, validation_file: Path | None) -> Prepared:
+    """Load the wine, check it, and split it."""
+    if train_file or validation_file:
+        wine, (train, holdout), notes = load_sides(train_file, validation_file)
+    else:
+        wine = load(config)
+        distinct, notes = check(wine)
+        train, holdout = splits.train_holdout_split(distinct)
+    return Prepared(wine, [*notes, check_sides(train, holdout)], train, holdout)
+
+
+@flow(name="train-models", flow_run_name="compare, search, fit", validate_parameters=False)
+def train_models(config: Settings, prepared: Prepared, max_evals: int) -> Trained:
+    """Find the best model on the training side, fit it, and score it once on the hold-out."""
+    leaderboard = baseline(prepared.train, config.seed)
+    leaderboard, choice = search(prepared.train, leaderboard, max_evals, config.seed)
+    pipeline = final_fit(prepared.train, choice, config.seed)
+    return Trained(leaderboard, choice, pipeline, score(pipeline, prepared.holdout))
+
+
+@flow(name="publish-model", flow_run_name="track, judge, register", validate_parameters=False)
+def publish_model(config: Settings, prepared: Prepared, trained: Trained, started: datetime) -> Published:
+    """Track the run, register its model, and make it champion where it wins: last of all, when its files are safe."""
+    tags = {
+        "data_source": prepared.wine.source,
+        "data": prepared.wine.why,
+        "data_sha256": sources.table_checksum(prepared.wine.table),
+        "git_commit": tracking.git_commit(),
+    }
+    run = track(config, prepared, trained, f"{trained.choice.name}-{started:%Y-%m-%d-%H%M%S}", tags)
+    with one_at_a_time(config.local / "registry.lock"):
+        verdict = judge(config, trained.pipeline, prepared)
+        version = register(config, run, tags)
+        pages = links(run, version, config, flow_run.root_flow_run_id)
+        text = report(prepared, trained, verdict, run, version, pages)
+        staged = stage(config, run, prepared.sides, text)
+        if verdict.promoted:
+            promote(config, version)
+    fate = "the champion" if verdict.promoted else "a challenger"
+    log.info("register  version %s is %s: %s", version, fate, verdict.reason)
+    return Published(run, verdict, version, text, staged)
+
+
+@flow(name="train-wine-quality", flow_run_name=run_name)
 def train_wine_quality(
     data: str | None = None,
     train_file: Path | None = None,
@@ -228,48 +269,23 @@ def train_wine_quality(
         seed: Same seed and same wine, same model. Left empty, WINE_SEED says.
     """
     config = settings(data=data, seed=seed)
-    if train_file or validation_file:
-        wine, sides, notes = load_sides(train_file, validation_file)
-    else:
-        wine = load(config)
-        distinct, notes = check(wine)
-        sides = splits.train_holdout_split(distinct)
-    train, holdout = sides
-    notes.append(check_sides(train, holdout))
-
-    leaderboard = baseline(train, config.seed)
-    leaderboard, choice = search(train, leaderboard, max_evals, config.seed)
-    pipeline = final_fit(train, choice, config.seed)
-    training = Training(wine, notes, leaderboard, choice, score(pipeline, holdout))
-
-    tags = {
-        "data_source": wine.source,
-        "data": wine.why,
-        "data_sha256": sources.table_checksum(wine.table),
-        "git_commit": tracking.git_commit(),
-    }
-    run = track(config, training, pipeline, sides, tags)
-    verdict = judge(config, pipeline, sides, wine.source)
-    version = register(config, run, verdict, tags)
-
-    text = report(training, verdict, run, version, config, flow_run.id)
-    staged = stage(config, run, sides, text)
+    prepared = prepare_data(config, train_file, validation_file)
+    trained = train_models(config, prepared, max_evals)
+    published = publish_model(config, prepared, trained, asked_for())
     try:
-        bucket = bucket_text(run, staged, push(config), whereabouts(config))
+        bucket = bucket_text(published, *push(config))
     except StorageError as error:
-        publish(
-            config, run, f"{text}\n\n## Bucket\n\nNot pushed: {error} The model is registered; the next run pushes it."
-        )
+        late = f"Not pushed: {error} The model is registered; the next run pushes it."
+        tell(config, trained, published, f"{published.text}\n\n## Bucket\n\n{late}")
         raise
-    publish(config, run, f"{text}\n\n## Bucket\n\n{bucket}")
-    return run.run_id
+    tell(config, trained, published, f"{published.text}\n\n## Bucket\n\n{bucket}")
+    return published.run.run_id
 
 
 def main() -> None:
     """Run the flow on a quiet screen: its own lines and the report."""
     prepare_home()
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    setup_logging()
+    quiet()
     screen = logging.StreamHandler(sys.stdout)
     logging.getLogger("wine_quality").addHandler(screen)
     train_wine_quality()

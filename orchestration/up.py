@@ -10,11 +10,13 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 from honcho.manager import Manager
 
-from orchestration.bucket import is_local
-from orchestration.wait import listens, ports
-from wine_quality.config import Settings, settings
+from orchestration import UP_LOCK
+from orchestration.wait import ports
+from wine_quality.config import ROOT, Settings, settings
 from wine_quality.errors import SettingsError, exit_code
+from wine_quality.files import one_at_a_time
 from wine_quality.local_s3 import local_keys, s3_environment
+from wine_quality.ports import listens
 
 PROCFILE = Path(__file__).with_name("Procfile")
 INTERRUPTED = 130
@@ -41,6 +43,8 @@ def environment(config: Settings) -> dict[str, str]:
         "PREFECT_API_URL": f"http://127.0.0.1:{config.prefect_port}/api",
         "PREFECT_SERVER_API_PORT": str(config.prefect_port),
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "WINE_CHECKOUT": str(ROOT),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "WINE_MLFLOW_PORT": str(config.mlflow_port),
         "WINE_S3_PORT": str(config.s3_port),
@@ -50,28 +54,18 @@ def environment(config: Settings) -> dict[str, str]:
     }
 
 
-def worker_bucket(config: Settings, key: str, secret: str) -> dict[str, str]:
-    """Return the AWS settings that send the worker's runs to the local server, or none where you set your own."""
-    if not is_local():
-        return {}
-    return {
-        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{config.s3_port}",
-        "AWS_ACCESS_KEY_ID": key,
-        "AWS_SECRET_ACCESS_KEY": secret,
-    }
-
-
 def start_all(config: Settings) -> int:
     """Run the Procfile until it is interrupted or a server stops, and return its exit code."""
     assert_ports_free(config)
     key, secret = local_keys(config)
     (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
     shared = environment(config)
-    own = {"worker": worker_bucket(config, key, secret), "mlflow": QUIET, "s3": s3_environment(key, secret)}
+    own = {"mlflow": QUIET, "s3": s3_environment(key, secret)}
     servers = Manager()
     for name, command in parse_procfile(PROCFILE.read_text()).processes.items():
         servers.add_process(name, command, env={**shared, **own.get(name, {})})
-    servers.loop()
+    with one_at_a_time(config.local / UP_LOCK):
+        servers.loop()
     return 0 if servers.returncode == INTERRUPTED else servers.returncode
 
 

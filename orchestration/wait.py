@@ -1,10 +1,10 @@
 """Wait until the servers of `make up` listen, and say where: the worker needs Prefect, the reader the addresses."""
 
-import socket
 import sys
 import time
 
 from wine_quality.config import Settings, settings
+from wine_quality.ports import listens
 
 START_SECONDS = 120
 
@@ -12,12 +12,6 @@ START_SECONDS = 120
 def ports(config: Settings) -> dict[str, int]:
     """Return the port of each server by its name."""
     return {"Prefect": config.prefect_port, "MLflow": config.mlflow_port, "S3": config.s3_port}
-
-
-def listens(port: int) -> bool:
-    """Say whether somebody listens on a port of loopback."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ import requests
 from wine_quality import download
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DataError, DownloadError
-from wine_quality.local_s3 import free_port
+from wine_quality.ports import free_port
 
 RED, WHITE = "winequality-red.csv", "winequality-white.csv"
 CONTENTS = {RED: b"red wine\n" * 1000, WHITE: b"white wine\n" * 1000}

@@ -18,7 +18,7 @@ from wine_quality import data, search_runs, tuning
 from wine_quality.config import settings
 from wine_quality.errors import SearchError, TrackingError
 from wine_quality.journal import Journal
-from wine_quality.local_s3 import free_port
+from wine_quality.ports import free_port
 from wine_quality.search_runs import tracked_search
 from wine_quality.splits import distinct_wines
 from wine_quality.tuning import Trial

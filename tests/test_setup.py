@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wine_quality.config import ROOT
-from wine_quality.local_s3 import free_port
+from wine_quality.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import time
 import boto3
 import pytest
 
-from orchestration.bucket import wine_bucket
+from orchestration.bucket import bucket_of_environment
 from wine_quality import storage
 from wine_quality.config import settings
 from wine_quality.errors import DataError, StorageError, StorageUnavailable
@@ -36,14 +36,12 @@ def server(request):
 def push_one(run_id: str = "run1") -> list[str]:
     config = settings()
     storage.stage(config.outbox, run_id, {"report.md": b"good", "wines.csv": b"a;b"})
-    with wine_bucket(config) as bucket:
-        return storage.push_waiting(bucket, config.outbox)
+    return storage.push_waiting(bucket_of_environment(config), config.outbox)
 
 
 def test_what_is_pushed_can_be_pulled_and_is_checked(server, tmp_path):
     assert push_one() == ["run1"]
-    with wine_bucket(settings()) as bucket:
-        pulled = storage.pull(bucket, "run1", tmp_path / "back")
+    pulled = storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
     assert {path.name: path.read_bytes() for path in pulled} == {"report.md": b"good", "wines.csv": b"a;b"}
     assert list(settings().outbox.iterdir()) == []
 
@@ -51,24 +49,24 @@ def test_what_is_pushed_can_be_pulled_and_is_checked(server, tmp_path):
 def test_a_file_that_was_changed_in_the_bucket_is_refused(server, tmp_path):
     push_one()
     boto3.Session().client("s3").put_object(Bucket="wine-quality", Key="runs/run1/wines.csv", Body=b"a;c")
-    with wine_bucket(settings()) as bucket, pytest.raises(StorageError, match=r"runs/run1/wines.csv: not the file"):
-        storage.pull(bucket, "run1", tmp_path / "back")
+    with pytest.raises(StorageError, match=r"runs/run1/wines.csv: not the file"):
+        storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
     assert not (tmp_path / "back" / "wines.csv").exists()
 
 
 def test_a_run_without_manifest_is_not_there(server, tmp_path):
     push_one()
     boto3.Session().client("s3").delete_object(Bucket="wine-quality", Key="runs/run1/manifest.json")
-    with wine_bucket(settings()) as bucket, pytest.raises(StorageError, match="the object is not there"):
-        storage.pull(bucket, "run1", tmp_path / "back")
+    with pytest.raises(StorageError, match="the object is not there"):
+        storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
 
 
 def test_the_manifest_is_written_last(server, monkeypatch):
     config, sent = settings(), []
     storage.stage(config.outbox, "run1", {"z": b"1", "a": b"2"})
-    with wine_bucket(config) as bucket:
-        monkeypatch.setattr(type(bucket), "upload_from_path", lambda _self, _path, key: sent.append(key))
-        storage.push_waiting(bucket, config.outbox)
+    bucket = bucket_of_environment(config)
+    monkeypatch.setattr(type(bucket), "upload_from_path", lambda _self, _path, key: sent.append(key))
+    storage.push_waiting(bucket, config.outbox)
     assert sent == ["runs/run1/a", "runs/run1/z", "runs/run1/manifest.json"]
 
 

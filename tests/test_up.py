@@ -13,9 +13,9 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from orchestration.wait import listens
 from wine_quality.config import settings
-from wine_quality.local_s3 import free_port, local_keys
+from wine_quality.local_s3 import local_keys
+from wine_quality.ports import free_port, listens
 
 pytestmark = pytest.mark.slow
 

@@ -54,6 +54,10 @@ class SearchError(WineError):
     """A search cannot be made as it was asked for, or none of its trials ended well."""
 
 
+class DeploymentError(WineError):
+    """Prefect cannot set up or start what was asked."""
+
+
 class NotebookError(WineError):
     """A cell of a notebook failed, or warned."""
 

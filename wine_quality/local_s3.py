@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from wine_quality.config import Settings
 from wine_quality.errors import DataError, StorageError, StorageUnavailable
 from wine_quality.files import disk_errors_told
+from wine_quality.ports import free_port, listens
 
 START_SECONDS = 10
 
@@ -29,9 +29,9 @@ class Endpoint:
 
 
 @contextmanager
-def local_s3(config: Settings) -> Iterator[Endpoint]:
-    """Run the server on a free port and stop it at the end."""
-    port = free_port()
+def local_s3(config: Settings, port: int | None = None) -> Iterator[Endpoint]:
+    """Run the server on a port, by default a free one, and stop it at the end."""
+    port = port or free_port()
     key, secret = local_keys(config)
     (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
     with (config.local / "s3.log").open("wb") as log:
@@ -80,16 +80,8 @@ def wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
     """Return once the server listens, or say why it does not."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if listens(port):
+            return
         time.sleep(0.05)
     last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
     raise StorageUnavailable(f"the local S3 server did not start: {last}")
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -95,6 +95,24 @@ def pull(bucket: Any, run_id: str, folder: Path) -> list[Path]:
     return [folder / name for name in manifest["files"]]
 
 
+def runs(bucket: Any) -> dict[str, dict[str, int]]:
+    """Return what lies in the bucket: for each run, by its id, the size of each file in bytes by its name.
+
+    Raises
+    ------
+    StorageError
+        The bucket cannot be listed.
+    """
+    check_reachable(bucket)
+    with storage_errors_told(bucket.bucket_name):
+        listed = bucket.list_objects("runs/")
+    found: dict[str, dict[str, int]] = {}
+    for entry in sorted(listed, key=lambda entry: entry["LastModified"]):
+        _, run_id, name = entry["Key"].split("/", 2)
+        found.setdefault(run_id, {})[name] = entry["Size"]
+    return found
+
+
 def check_reachable(bucket: Any) -> None:
     """Raise a `StorageError` that says why where the bucket cannot be listed."""
     with storage_errors_told(bucket.bucket_name):

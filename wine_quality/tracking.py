@@ -46,6 +46,7 @@ TRUSTED_TYPES = [
 SHOWN = 300  # letters of an error of MLflow, which may quote a whole query
 SOURCE, HOLDOUT = "data_source", "holdout_sha256"  # tags of each run
 TRAINED_ON = "training_wines.txt"  # an artifact of it
+FIGURE = "predicted_against_actual.png"  # another
 MODEL_FILE = "model.skops"  # as MLflow calls it
 REQUIRED = ["pandas", "scikit-learn", "skops", "xgboost-cpu" if sys.platform == "linux" else "xgboost"]
 
@@ -187,7 +188,7 @@ def log_run(
         log_wines(holdout, source, "evaluation")
         mlflow.log_text("\n".join(wine_keys(train)), TRAINED_ON)
         figure = predicted_against_actual(actual, predicted, f"{name} on the hold-out, {len(holdout):,} wines")
-        mlflow.log_figure(figure, "predicted_against_actual.png")
+        mlflow.log_figure(figure, FIGURE)
         model_id = log_model(pipeline, train.head(3))
     return Tracked(run.info.run_id, run.info.experiment_id, model_id)
 

@@ -1,0 +1,45 @@
+"""Look whether the wine has changed since a model was last trained on it, and tell Prefect with an event.
+
+The event `wine.data.changed` starts the deployment `on-new-wine`. Run this with `python -m orchestration.data_changed`,
+after wine has come in.
+"""
+
+import sys
+
+from mlflow import MlflowClient
+from prefect.events import emit_event
+
+from orchestration import is_up, prepare_home
+from orchestration.show import quiet
+from wine_quality import data, tracking
+from wine_quality.config import Settings, settings
+from wine_quality.errors import DeploymentError, exit_code
+
+EVENT, RESOURCE = "wine.data.changed", "wine.data"
+
+
+def trained_before(config: Settings, checksum: str) -> bool:
+    """Say whether a version of the model was trained on the wine with a checksum."""
+    with tracking.store(config):
+        versions = MlflowClient().search_model_versions(f"name = '{config.registered_model}'")
+    return any(version.tags.get("data_sha256") == checksum for version in versions)
+
+
+def main() -> None:
+    """Emit the event where the wine is new."""
+    prepare_home()
+    quiet()
+    config = settings()
+    if not is_up(config):
+        raise DeploymentError("Prefect does not run, so nobody would hear the event. Start it: make up.")
+    wine = data.load_wine(config)
+    checksum = data.table_checksum(wine.table)
+    if trained_before(config, checksum):
+        print(f"unchanged {len(wine.table):,} rows, on which a version was trained before: {wine.why}")
+        return
+    emit_event(EVENT, {"prefect.resource.id": RESOURCE}, payload={"data": config.data, "sha256": checksum})
+    print(f"event     {EVENT}: {len(wine.table):,} rows: {wine.why}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

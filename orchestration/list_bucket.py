@@ -1,0 +1,43 @@
+"""Look into the bucket: list its runs, download each, and check it against its manifest. Run it with `make bucket`."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from orchestration import prepare_home
+from orchestration.bucket import wine_bucket
+from orchestration.show import quiet
+from wine_quality import storage
+from wine_quality.config import settings
+from wine_quality.errors import StorageError, exit_code
+
+
+def state_of(bucket: Any, run_id: str, files: dict[str, int]) -> str:
+    """Return what is known of a run once its files were downloaded and compared with their sums."""
+    if storage.MANIFEST not in files:
+        return "not complete: it has no manifest, its push was cut short"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return f"{len(storage.pull(bucket, run_id, Path(folder)))} files as they were pushed"
+        except StorageError as error:
+            return f"broken: {error}"
+
+
+def main() -> int:
+    """Print a line for each run, the oldest first, and return 1 where one is broken."""
+    prepare_home()
+    quiet()
+    config = settings()
+    with wine_bucket(config) as (bucket, where):
+        print(f"{where}:")
+        states = {}
+        for run_id, files in storage.runs(bucket).items():
+            states[run_id] = state_of(bucket, run_id, files)
+            print(f"runs/{run_id}  {sum(files.values()) / 1e6:5.1f} MB  {', '.join(sorted(files))}: {states[run_id]}")
+    print(f"{len(states)} run(s)")
+    return int(any(state.startswith("broken") for state in states.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,58 @@
+"""What holds for many tasks: when one is tried again, and when its result is kept and used again."""
+
+import hashlib
+import logging
+from importlib.metadata import version
+from typing import Any
+
+import pandas as pd
+from prefect.tasks import exponential_backoff
+
+from wine_quality.config import ROOT
+from wine_quality.data import table_checksum
+from wine_quality.errors import DownloadError, StorageUnavailable, TrackingError
+
+log = logging.getLogger("wine_quality.train")
+
+LIBRARIES = ("hyperopt", "numpy", "pandas", "scikit-learn")
+
+
+def world_failed(_task: Any, _run: Any, state: Any) -> bool:
+    """Say whether a task failed because of the world outside, and tell the reader that it is tried again."""
+    error = state.result(raise_on_failure=False)
+    passing = isinstance(error, DownloadError | StorageUnavailable | TrackingError)
+    if passing:
+        log.warning("%s Trying again.", error)
+    return passing
+
+
+outside = {
+    "retries": 4,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
+    "retry_condition_fn": world_failed,
+    "tags": ["outside"],
+}
+
+
+def same_work(context: Any, parameters: dict[str, Any]) -> str:
+    """Return a key that stays the same as long as the wine, the parameters, the code and the libraries do."""
+    given = {
+        name: table_checksum(value) if isinstance(value, pd.DataFrame) else value for name, value in parameters.items()
+    }
+    told = [context.task.name, sorted(given.items()), code_checksum(), [version(name) for name in LIBRARIES]]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def code_checksum() -> str:
+    """Return the sha256 sum of the package's source."""
+    sources = sorted((ROOT / "wine_quality").glob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+def say_if_kept(task: Any, _run: Any, state: Any) -> None:
+    """Tell the reader where a result is that of an earlier run."""
+    if state.name == "Cached":
+        log.info("%-9s skipped: an earlier run found it on the same wine, with the same parameters and code", task.name)
+
+
+kept = {"cache_key_fn": same_work, "persist_result": True, "on_completion": [say_if_kept], "tags": ["kept"]}

@@ -1,0 +1,16 @@
+"""Ports of loopback: which is free, and on which somebody listens."""
+
+import socket
+
+
+def listens(port: int) -> bool:
+    """Say whether somebody listens on a port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
