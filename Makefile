@@ -17,7 +17,7 @@ run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket
 	@$(PY) -m orchestration.train
 
 test: setup ## run the tests, offline
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 up: setup ## start Prefect, a worker, MLflow and S3 in this terminal; Ctrl-C stops them
 	@$(PY) -m orchestration.up

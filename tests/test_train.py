@@ -1,6 +1,7 @@
 """The flow on a few hundred wines, with a real Prefect API, a real MLflow store and real S3 servers."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -32,10 +33,9 @@ def prefect_api():
 
 
 @pytest.fixture
-def folder(tmp_path, write_uci):
-    """A folder of some 440 wines of the sample, 5 of them twice."""
-    few = splits.distinct_wines(data.sample("a test").table).iloc[::12]
-    return write_uci(tmp_path / "wine", pd.concat([few, few.head(5)]))
+def folder(few_wines, tmp_path):
+    """A copy of the few wines, of the test's own."""
+    return shutil.copytree(few_wines, tmp_path / "wine")
 
 
 def nothing_was_made() -> bool:

@@ -5,13 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import boto3
 import pytest
 import requests
 from botocore.exceptions import ClientError
+from servers import wait_until
 
 from wine_quality.config import settings
 from wine_quality.local_s3 import local_keys
@@ -46,13 +46,6 @@ def answer(url: str) -> tuple[int, str]:
     """Return the status and the text with which a server answers."""
     response = requests.get(url, timeout=10)
     return response.status_code, response.text
-
-
-def wait_until(true, what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
-        time.sleep(0.2)
 
 
 def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path):

@@ -32,10 +32,14 @@ REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403",
 
 
 def stage(outbox: Path, run_id: str, files: dict[str, Path | bytes]) -> list[str]:
-    """Put a run's files and their manifest in the outbox, where they appear all at once; return their names."""
+    """Put a run's files and their manifest in the outbox, where they appear all at once; return their names.
+
+    One process at a time may do so: what another one left unfinished is taken away.
+    """
     waiting, aside = outbox / run_id, outbox / f".part-{run_id}"
     with disk_errors_told(waiting):
-        shutil.rmtree(aside, ignore_errors=True)
+        for unfinished in outbox.glob(".part-*"):
+            shutil.rmtree(unfinished)
         aside.mkdir(parents=True)
         for name, content in files.items():
             if isinstance(content, Path):

@@ -1,0 +1,97 @@
+"""A process that runs the flow, and in which a fault may strike. It is started from a server that has all imported."""
+
+import functools
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["orchestration.train"])
+
+
+def start(log: Path, fault: tuple[str, Any] = ("none", None), **parameters: Any) -> multiprocessing.Process:
+    """Start the flow in another process under the environment of this one, its lines in a log."""
+    process = SERVER.Process(target=run, args=(dict(os.environ), log, fault, parameters))
+    process.start()
+    return process
+
+
+def run(environment: dict[str, str], log: Path, fault: tuple[str, Any], parameters: dict[str, Any]) -> None:
+    """Run the flow."""
+    os.environ.clear()
+    os.environ.update(environment)
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from orchestration import train
+    from wine_quality import storage, tracking
+    from wine_quality.errors import WineError
+
+    shown = logging.FileHandler(log)
+    logging.getLogger("wine_quality").addHandler(shown)
+    places = {"train": train, "tracking": tracking, "storage": storage}
+    FAULTS[fault[0]](fault[1], places)
+    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+        try:
+            train.train_wine_quality(**parameters)
+        except WineError as error:
+            logging.getLogger("wine_quality").error("error: %s", error)
+            raise SystemExit(1) from None
+
+
+def killed_after(name: str, places: dict[str, Any]) -> None:
+    """Let SIGKILL strike when a function has done its work but not yet returned: `module.function`."""
+
+    def work_and_die(function: Callable, *args: Any, **kwargs: Any) -> None:
+        function(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    replace(name, places, work_and_die)
+
+
+def full_disk_at(name: str, places: dict[str, Any]) -> None:
+    """Let no file grow over a hundred bytes while a function works, as on a disk that is full."""
+
+    def work_without_space(function: Callable, *args: Any, **kwargs: Any) -> Any:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            return function(*args, **kwargs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    replace(name, places, work_without_space)
+
+
+def replace(name: str, places: dict[str, Any], around: Callable) -> None:
+    """Let `around` call a function, or that of a task, in its place."""
+    place, _, name = name.partition(".")
+    found = getattr(places[place], name)
+    function = getattr(found, "fn", found)
+    replaced = functools.wraps(function)(functools.partial(around, function))
+    if found is function:
+        setattr(places[place], name, replaced)
+    else:
+        found.fn = replaced
+
+
+def midnight(seconds: int, _places: dict[str, Any]) -> None:
+    """Live in a time zone where the day ends in so many seconds."""
+    now = time.gmtime()
+    till = 86400 - seconds - (now.tm_hour * 3600 + now.tm_min * 60 + now.tm_sec)
+    sign, ahead = ("-", till) if till >= 0 else ("+", -till)
+    os.environ["TZ"] = f"WINE{sign}{ahead // 3600:02}:{ahead // 60 % 60:02}:{ahead % 60:02}"
+    time.tzset()
+
+
+FAULTS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+    "none": lambda _value, _places: None,
+    "killed after": killed_after,
+    "full disk at": full_disk_at,
+    "midnight": midnight,
+}

@@ -1,0 +1,76 @@
+"""Servers and other processes of a test: started, waited for, asked, stopped by process id."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas import FlowRun
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from wine_quality.ports import free_port, listens
+
+START_SECONDS = 120
+
+
+def wait_until(true: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
+    """Return once `true` gives something true; fail with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        time.sleep(0.1)
+
+
+@contextmanager
+def running(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen]:
+    """Run a Python module or script in a session of its own, its lines in a log; end it as Ctrl-C would."""
+    with log.open("wb") as screen:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=screen,
+            stderr=screen,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
+
+
+@contextmanager
+def prefect_server(home: Path, port: int | None = None) -> Iterator[int]:
+    """Run Prefect's own server over a home; yield its port. In the block, Prefect reports to it."""
+    port = port or free_port()
+    home.mkdir(parents=True, exist_ok=True)
+    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+    own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port), "PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}
+    with running(command, home / "server.log", **own) as server:
+        wait_until(lambda: server.poll() is not None or listens(port), "Prefect")
+        assert server.poll() is None, (home / "server.log").read_text()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+            yield port
+
+
+def ended(client: SyncPrefectClient, flow_run: FlowRun) -> FlowRun:
+    """Return a run as it is once it has ended."""
+    wait_until(lambda: client.read_flow_run(flow_run.id).state.is_final(), f"run {flow_run.name}")
+    return client.read_flow_run(flow_run.id)
+
+
+def artifact_keys(flow_run: FlowRun) -> set[str]:
+    """Return the keys of the artifacts that a run left."""
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+        )
+    return {artifact.key for artifact in found}
