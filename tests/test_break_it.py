@@ -5,6 +5,7 @@ Each run is a real process that reports to a real Prefect server, with MLflow on
 
 import json
 import socket
+import socketserver
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from wine_quality.ports import free_port
 pytestmark = pytest.mark.slow
 
 KILLED = 9
+KILLED_SEED = 23  # for which no other test has kept a result
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ STEPS = [
 def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_one_completes(tmp_path):
     for number, step in enumerate(STEPS):
         log = tmp_path / f"log-{number}"
-        struck = faults.start(log, ("killed after", step), max_evals=1)
+        struck = faults.start(log, ("killed after", step), max_evals=1, seed=KILLED_SEED)
         struck.join(120)
         assert struck.exitcode == -KILLED, f"{step}: {log.read_text()}"
         assert not is_held(settings().local / "registry.lock")
@@ -141,37 +143,40 @@ def test_a_task_that_fails_twice_succeeds_the_third_time(named_s3, tmp_path):
     assert_whole()
 
 
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
 @contextmanager
 def failing_twice(port: int, behind: int) -> Iterator[None]:
     """Answer the first two connections with 503, and hand the others on to a server behind."""
-    refusal = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     tries = iter(range(1000))
 
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):  # one of the two hung up
-            while block := source.recv(65536):
-                sink.sendall(block)
-            sink.shutdown(socket.SHUT_WR)
-
-    def serve() -> None:
-        while True:
-            try:
-                caller, _ = front.accept()
-            except OSError:  # the test is over
-                return
+    class Front(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
             if next(tries) < 2:
-                caller.recv(65536)
-                caller.sendall(refusal)
-                caller.close()
-                continue
-            server = socket.create_connection(("127.0.0.1", behind))
-            for pair in ((caller, server), (server, caller)):
-                threading.Thread(target=pump, args=pair, daemon=True).start()
+                self.request.recv(65536)
+                self.request.sendall(UNAVAILABLE)
+                return
+            with socket.create_connection(("127.0.0.1", behind)) as server:
+                question = threading.Thread(target=pump, args=(self.request, server))
+                question.start()
+                pump(server, self.request)
+                question.join()
 
-    with socket.create_server(("127.0.0.1", port)) as front:
-        threading.Thread(target=serve, daemon=True).start()
-        yield
-        front.shutdown(socket.SHUT_RDWR)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), Front) as front:
+        threading.Thread(target=front.serve_forever, args=(0.05,)).start()
+        try:
+            yield
+        finally:
+            front.shutdown()
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Hand on what comes from one socket to another until one of the two hangs up."""
+    with suppress(OSError):
+        while block := source.recv(65536):
+            sink.sendall(block)
+        sink.shutdown(socket.SHUT_WR)
 
 
 def test_wrong_keys_are_told_at_once_and_the_next_run_pushes_both(named_s3, monkeypatch):
