@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.machine import write_results
+from benchmarks.machine import memory_gb, write_results
 from notebooks.execute import CHAPTERS, all_notebooks
 from wine_quality import data, splits
 from wine_quality.config import ROOT, settings
@@ -70,8 +70,7 @@ def peak_memory() -> float:
     with make_run() as process:
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):
-                family = [parent := psutil.Process(process.pid), *parent.children(recursive=True)]
-                peak = max(peak, sum(member.memory_full_info().pss for member in family) / 1e9)
+                peak = max(peak, memory_gb(process.pid))
             time.sleep(0.2)
     assert process.returncode == 0
     return peak
@@ -98,17 +97,17 @@ def bench_run() -> None:
 
 
 def bench_overhead() -> None:
-    from prefect import Task  # it reads its home as it is imported, so not before WINE_HOME is set
+    from prefect import Flow, Task  # it reads its home as it is imported, so not before WINE_HOME is set
 
     from orchestration import train
 
-    flow, tasks = train.train_wine_quality, {n: t for n, t in vars(train).items() if isinstance(t, Task)}
+    parts = {name: part for name, part in vars(train).items() if isinstance(part, Task | Flow)}
 
     def seconds(as_flow: bool) -> float:
-        for name, task in tasks.items():
-            setattr(train, name, task if as_flow else task.fn)
+        for name, part in parts.items():
+            setattr(train, name, part if as_flow else part.fn)
         started = time.perf_counter()
-        (flow if as_flow else flow.fn)()
+        train.train_wine_quality()
         return time.perf_counter() - started
 
     seconds(as_flow=True)  # starts Prefect's server and makes MLflow's store
@@ -169,5 +168,6 @@ PARTS: dict[str, Any] = {
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as home:
         os.environ.setdefault("WINE_HOME", home)
+        os.environ["PREFECT_TASKS_REFRESH_CACHE"] = "true"  # every run is a first one
         for part in sys.argv[1:] or PARTS:
             PARTS[part]()

@@ -1,4 +1,4 @@
-"""The size of the machine, and where results are written."""
+"""The size of the machine, what a process uses of it, and where results are written."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("scikit-learn", "pandas", "numpy", "prefect", "mlflow")
@@ -29,3 +31,13 @@ def write_results(name: str, results: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text)
     print(text)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process with all that it started."""
+    return [parent := psutil.Process(pid), *parent.children(recursive=True)]
+
+
+def memory_gb(pid: int) -> float:
+    """Return the memory of a process and all that it started in GB, a shared page counted once."""
+    return sum(member.memory_full_info().pss for member in family(pid)) / 1e9

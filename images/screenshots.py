@@ -1,77 +1,141 @@
-"""Take the pictures of MLflow's pages for the READMEs and notebooks: `make images`, after `make notebooks`.
+"""Take the pictures of MLflow's and Prefect's pages for the READMEs: `make images`, after `make notebooks`.
 
-It starts MLflow on a free port over the project's store and opens its pages in Chromium (Debian's `chromium`, or the
-one that `CHROMIUM` names). Playwright is fetched for the occasion and is no part of the environment.
+It starts the servers of `make up` on free ports, deploys, presses Quick run twice, and opens their
+pages in Chromium (Debian's `chromium`, or the one that `CHROMIUM` names). Playwright is fetched for the occasion and is
+no part of the environment.
 """
 
+import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / os.environ.get("WINE_HOME", "")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 PLAIN = """localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
-localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");"""
-PAGES = {  # the part of the address after #, and a text that is there when the page is
-    "mlflow-runs": ("/experiments/1/runs", "xgboost-by-autolog", 760),
-    "mlflow-registry": ("/models/wine-quality-lesson", "champion", 760),
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("color-scheme", '"light"');"""
+PORTS = ("PREFECT", "MLFLOW", "S3")
+RUN_SECONDS = 600
+
+# address, a text to wait for, and the width and height to show
+MLFLOW_PAGES = {
+    "mlflow-runs": ("/#/experiments/1/runs", "xgboost-by-autolog", 1280, 760),
+    "mlflow-registry": ("/#/models/wine-quality-lesson", "champion", 1280, 760),
+}
+PREFECT_PAGES = {
+    "prefect-dashboard": ("/dashboard", "Active Work Pools", 1280, 500),
+    "prefect-deployments": ("/deployments", "on-new-wine", 1280, 400),
+    "prefect-run": ("/runs/flow-run/{run}", "Task runs", 1280, 500),
+    "prefect-work-pool": ("/work-pools/work-pool/wine", "Concurrency Limit", 1280, 760),
+    "prefect-block": ("/blocks/block/{block}", "wine-credentials", 980, 480),
 }
 
 
 @contextmanager
-def mlflow_server() -> Iterator[str]:
-    """Run MLflow over the project's store for the time of the block; yield its address."""
+def servers() -> Iterator[dict[str, str]]:
+    """Run `make up` with the project's runs and a Prefect of its own; yield the address of each server by its name."""
+    ports, python = {name: free_port() for name in PORTS}, ROOT / ".venv" / "bin" / "python"
+    addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    with tempfile.TemporaryDirectory() as prefect:
+        own = {f"WINE_{name}_PORT": str(port) for name, port in ports.items()} | {"PREFECT_HOME": prefect}
+        given = {"cwd": ROOT, "env": os.environ | own, "stdout": subprocess.DEVNULL}
+        up = subprocess.Popen([python, "-m", "orchestration.up"], **given)
+        try:
+            for address in addresses.values():
+                while not answers(address):
+                    assert up.poll() is None, "make up did not start"
+                    time.sleep(0.2)
+            subprocess.run([python, "-m", "orchestration.deploy"], check=True, **given)
+            yield addresses
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        ROOT / ".venv" / "bin" / "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    store = ["--backend-store-uri", f"sqlite:///{HOME / 'mlflow.db'}"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen([*command, *store], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
+        return free.getsockname()[1]
+
+
+def answers(address: str) -> bool:
+    """Say whether a server answers, be it with a refusal."""
     try:
-        while True:
-            try:
-                urlopen(f"{address}/health", timeout=5).close()
-                break
-            except (URLError, ConnectionError):
-                assert server.poll() is None, "MLflow did not start"
-                time.sleep(0.2)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
+        urlopen(address, timeout=5).close()
+    except HTTPError:
+        return True
+    except (URLError, ConnectionError):
+        return False
+    return True
 
 
-def take(page: Page, address: str, name: str) -> None:
+def asked(url: str, question: dict | None = None) -> Any:
+    """Return what Prefect's API answers."""
+    body = None if question is None else json.dumps(question).encode()
+    with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=30) as answer:
+        return json.load(answer)
+
+
+def quick_run(page: Page, prefect: str) -> str:
+    """Press Quick run on the page of the nightly deployment, wait until the run is complete, and return its id."""
+    nightly = asked(f"{prefect}/api/deployments/name/train-wine-quality/nightly")["id"]
+    page.goto(f"{prefect}/deployments/deployment/{nightly}", wait_until="load")
+    page.get_by_role("button", name="Run", exact=True).click()
+    with page.expect_response(f"**/{nightly}/create_flow_run") as made:
+        page.get_by_text("Quick run").click()
+    run, deadline = made.value.json()["id"], time.monotonic() + RUN_SECONDS
+    while time.monotonic() < deadline:
+        state = asked(f"{prefect}/api/flow_runs/{run}")["state"]
+        if state["type"] == "COMPLETED":
+            return run
+        if state["type"] in ("FAILED", "CRASHED", "CANCELLED"):
+            raise SystemExit(f"error: the run is {state['name']}: {state['message']}")
+        time.sleep(1)
+    raise SystemExit("error: the run did not complete. Look at it in Prefect.")
+
+
+def take(page: Page, name: str, address: str, text: str, width: int, height: int) -> None:
     """Write one picture."""
-    path, text, height = PAGES[name]
-    page.set_viewport_size({"width": 1280, "height": height})
-    page.goto(f"{address}/#{path}", wait_until="load")
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto(address, wait_until="load")
     page.get_by_text(text).first.wait_for()
     page.wait_for_timeout(1500)  # the columns settle
+    later = page.get_by_role("button", name="Not now")
+    if later.count():  # Prefect's advertisement of another page
+        later.click()
+    page.wait_for_timeout(1500)
     page.screenshot(path=ROOT / "images" / f"{name}.png")
+    print(name)
+
+
+def take_log(page: Page, name: str, address: str, first: str, last: str) -> None:
+    """Write a picture of the lines of a log, from one to another."""
+    page.set_viewport_size({"width": 1280, "height": 2000})  # only lines in view are drawn
+    page.goto(address, wait_until="load")
+    top, bottom = (page.get_by_text(re.compile(line)).first for line in (first, last))
+    bottom.wait_for()
+    page.wait_for_timeout(1500)
+    begin, end = top.bounding_box()["y"] - 16, bottom.bounding_box()["y"] + 36
+    page.screenshot(
+        path=ROOT / "images" / f"{name}.png", clip={"x": 264, "y": begin, "width": 1016, "height": end - begin}
+    )
     print(name)
 
 
@@ -80,12 +144,20 @@ def main() -> None:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not chromium:
         sys.exit("error: Chromium is needed for the pictures. Install it, or name it: make images CHROMIUM=/path/to/it")
-    with mlflow_server() as address, sync_playwright() as play:
+    with servers() as at, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(color_scheme="light")
         page.add_init_script(PLAIN)
-        for name in PAGES:
-            take(page, address, name)
+        for name, (path, *shown) in MLFLOW_PAGES.items():
+            take(page, name, at["MLFLOW"] + path, *shown)
+        prefect = at["PREFECT"]
+        ids = {"run": [quick_run(page, prefect) for _ in range(2)][-1]}
+        ids["block"] = asked(f"{prefect}/api/block_types/slug/s3-bucket/block_documents/name/wine-bucket")["id"]
+        for name, (path, *shown) in PREFECT_PAGES.items():
+            take(page, name, prefect + path.format(**ids), *shown)
+        below = {"flow_runs": {"parent_flow_run_id": {"any_": [ids["run"]]}, "name": {"like_": "compare"}}}
+        subflow = asked(f"{prefect}/api/flow_runs/filter", below)[0]["id"]
+        take_log(page, "prefect-logs", f"{prefect}/runs/flow-run/{subflow}", r"baseline\s+skipped", r"score\s+on")
         browser.close()
 
 

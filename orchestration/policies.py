@@ -11,10 +11,11 @@ from prefect.tasks import exponential_backoff
 from wine_quality.config import ROOT
 from wine_quality.data import table_checksum
 from wine_quality.errors import DownloadError, StorageUnavailable, TrackingError
+from wine_quality.tracking import REQUIRED
 
 log = logging.getLogger("wine_quality.train")
 
-LIBRARIES = ("hyperopt", "numpy", "pandas", "scikit-learn")
+LIBRARIES = ("hyperopt", "numpy", *REQUIRED)
 
 
 def world_failed(_task: Any, _run: Any, state: Any) -> bool:

@@ -74,3 +74,9 @@ def artifact_keys(flow_run: FlowRun) -> set[str]:
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
         )
     return {artifact.key for artifact in found}
+
+
+def processes_at(home: Path) -> list[str]:
+    """Return the commands of the processes that still name a folder."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(home) in line]

@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
-from servers import prefect_server, wait_until
+from servers import prefect_server, processes_at, wait_until
 
 from orchestration.train import train_wine_quality
 from wine_quality import registry, storage, tracking
@@ -103,6 +103,7 @@ def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_
         struck = faults.start(log, ("killed after", step), max_evals=1, seed=KILLED_SEED)
         struck.join(120)
         assert struck.exitcode == -KILLED, f"{step}: {log.read_text()}"
+        wait_until(lambda: processes_at(tmp_path) == [], "the end of what it had started")
         assert not is_held(settings().local / "registry.lock")
         assert_registry_whole()
     run_id = next_run()

@@ -129,3 +129,21 @@ def test_the_cost_of_tracking_is_what_was_measured():
     words = " ".join((ROOT / "experiment_tracking" / "README.md").read_text().split())
     assert f"at most {sqlite} of the time of a search of {measured['trials']} trials" in words
     assert f"at most {server} through" in words
+
+
+def test_what_it_costs_to_operate_is_what_was_measured():
+    measured, over = results("orchestration"), results("overhead")["flow_over_plain"]
+    text = (ROOT / "orchestration" / "README.md").read_text()
+
+    def span(name: str, digits: int = 0) -> str:
+        return f"{measured[name]['min']:.{digits}f} to {measured[name]['max']:.{digits}f}"
+
+    for row in (
+        f"all four of them answer | {span('up_ready_seconds')} s",
+        f"is *Running* | {span('seconds_from_quick_run_to_running')} s",
+        f"fresh | {span('fresh_seconds')} s",
+        f"its results kept | {span('kept_seconds')} s, {span('kept_over_fresh', 2)} of that",
+        f"plain functions | {over['min']:.2f} to {over['max']:.2f}",
+        f"after six runs | {span('up_memory_gb', 2)} GB; {measured['up_memory_gb_after_six_runs']:.2f} GB",
+    ):
+        assert f"{row} |" in text

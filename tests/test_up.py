@@ -5,13 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import boto3
 import pytest
 import requests
 from botocore.exceptions import ClientError
-from servers import wait_until
+from servers import processes_at, wait_until
 
 from wine_quality.config import settings
 from wine_quality.local_s3 import local_keys
@@ -87,9 +86,3 @@ def online_workers(prefect: str) -> list[str]:
     response = requests.post(f"{prefect}/api/work_pools/wine/workers/filter", json={}, timeout=10)
     workers = response.json() if response.status_code == 200 else []
     return [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
-
-
-def processes_at(home: Path) -> list[str]:
-    """Return the commands of the processes that still name a folder."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if str(home) in line]

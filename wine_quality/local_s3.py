@@ -17,6 +17,11 @@ from wine_quality.files import disk_errors_told
 from wine_quality.ports import free_port, listens
 
 START_SECONDS = 10
+AS_LONG_AS_WE_LIVE = """exec 3<&0
+"$@" </dev/null & server=$!
+{ read -r _ <&3; kill $server; } & # the pipe closes with us, whatever ends us
+wait $server
+"""
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,17 @@ def local_s3(config: Settings, port: int | None = None) -> Iterator[Endpoint]:
     (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
     with (config.local / "s3.log").open("wb") as log:
         server = subprocess.Popen(
-            s3_command(config, port), env={**os.environ, **s3_environment(key, secret)}, stdout=log, stderr=log
+            ["/bin/sh", "-c", AS_LONG_AS_WE_LIVE, "s3", *s3_command(config, port)],
+            env={**os.environ, **s3_environment(key, secret)},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
         )
     try:
         wait_for(server, port, config.local / "s3.log")
         yield Endpoint(f"http://127.0.0.1:{port}", key, secret)
     finally:
-        server.terminate()
+        server.stdin.close()
         server.wait()
 
 

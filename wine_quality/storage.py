@@ -138,11 +138,11 @@ def told(name: str, error: BaseException) -> StorageError:
     """Return the error of the S3 client `error` as one of ours."""
     if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
         return StorageError(
-            f"bucket {name}: the endpoint is silent ({error}). Mend AWS_ENDPOINT_URL_S3 or the network."
+            f"bucket {name}: the endpoint is silent ({error}). Mend the network, AWS_ENDPOINT_URL_S3 or the block."
         )
     if isinstance(error, EndpointConnectionError):
         return StorageUnavailable(
-            f"bucket {name}: nobody listens ({error}). Start the server or mend AWS_ENDPOINT_URL_S3."
+            f"bucket {name}: nobody listens ({error}). Start the server, or mend AWS_ENDPOINT_URL_S3 or the block."
         )
     if isinstance(error, NoCredentialsError):
         return StorageError(f"bucket {name}: no keys. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
@@ -155,7 +155,7 @@ def told(name: str, error: BaseException) -> StorageError:
         )
     if code in REFUSED:
         return StorageError(
-            f"bucket {name}: the keys are refused ({code}). Mend AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            f"bucket {name}: the keys are refused ({code}). Mend AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the block."
         )
     status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0) if isinstance(error, ClientError) else 0
     kind = StorageUnavailable if status >= 500 else StorageError
