@@ -1,8 +1,7 @@
 """Take the pictures of MLflow's and Prefect's pages for the READMEs: `make images`, after `make notebooks`.
 
-It starts the servers of `make up` on free ports, deploys, presses Quick run twice, and opens their
-pages in Chromium (Debian's `chromium`, or the one that `CHROMIUM` names). Playwright is fetched for the occasion and is
-no part of the environment.
+It starts the servers of `make up` on free ports and opens their pages in Chromium (Debian's `chromium`, or the one that
+`CHROMIUM` names). Playwright is fetched for the occasion and is no part of the environment.
 """
 
 import json
@@ -25,6 +24,7 @@ from urllib.request import Request, urlopen
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
+PYTHON = ROOT / ".venv" / "bin" / "python"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 PLAIN = """localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
@@ -48,24 +48,21 @@ PREFECT_PAGES = {
 
 
 @contextmanager
-def servers() -> Iterator[dict[str, str]]:
-    """Run `make up` with the project's runs and a Prefect of its own; yield the address of each server by its name."""
-    ports, python = {name: free_port() for name in PORTS}, ROOT / ".venv" / "bin" / "python"
+def servers(home: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Run `make up` over a home; yield the address of each server by its name, and the environment of the servers."""
+    ports = {name: free_port() for name in PORTS}
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    with tempfile.TemporaryDirectory() as prefect:
-        own = {f"WINE_{name}_PORT": str(port) for name, port in ports.items()} | {"PREFECT_HOME": prefect}
-        given = {"cwd": ROOT, "env": os.environ | own, "stdout": subprocess.DEVNULL}
-        up = subprocess.Popen([python, "-m", "orchestration.up"], **given)
-        try:
-            for address in addresses.values():
-                while not answers(address):
-                    assert up.poll() is None, "make up did not start"
-                    time.sleep(0.2)
-            subprocess.run([python, "-m", "orchestration.deploy"], check=True, **given)
-            yield addresses
-        finally:
-            up.send_signal(signal.SIGINT)
-            up.wait()
+    own = os.environ | {f"WINE_{name}_PORT": str(port) for name, port in ports.items()} | {"WINE_HOME": str(home)}
+    up = subprocess.Popen([PYTHON, "-m", "orchestration.up"], cwd=ROOT, env=own, stdout=subprocess.DEVNULL)
+    try:
+        for address in addresses.values():
+            while not answers(address):
+                assert up.poll() is None, "make up did not start"
+                time.sleep(0.2)
+        yield addresses, own
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.wait()
 
 
 def free_port() -> int:
@@ -139,17 +136,17 @@ def take_log(page: Page, name: str, address: str, first: str, last: str) -> None
     print(name)
 
 
-def main() -> None:
-    """Take all pictures."""
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not chromium:
-        sys.exit("error: Chromium is needed for the pictures. Install it, or name it: make images CHROMIUM=/path/to/it")
-    with servers() as at, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(color_scheme="light")
-        page.add_init_script(PLAIN)
+def take_mlflow(page: Page) -> None:
+    """Take the pictures of MLflow, which holds what the notebooks left."""
+    with servers(ROOT) as (at, _):
         for name, (path, *shown) in MLFLOW_PAGES.items():
             take(page, name, at["MLFLOW"] + path, *shown)
+
+
+def take_prefect(page: Page) -> None:
+    """Take the pictures of Prefect, in a home of its own, after two runs of the nightly deployment."""
+    with tempfile.TemporaryDirectory() as home, servers(Path(home)) as (at, own):
+        subprocess.run([PYTHON, "-m", "orchestration.deploy"], cwd=ROOT, env=own, stdout=subprocess.DEVNULL, check=True)
         prefect = at["PREFECT"]
         ids = {"run": [quick_run(page, prefect) for _ in range(2)][-1]}
         ids["block"] = asked(f"{prefect}/api/block_types/slug/s3-bucket/block_documents/name/wine-bucket")["id"]
@@ -158,6 +155,19 @@ def main() -> None:
         below = {"flow_runs": {"parent_flow_run_id": {"any_": [ids["run"]]}, "name": {"like_": "compare"}}}
         subflow = asked(f"{prefect}/api/flow_runs/filter", below)[0]["id"]
         take_log(page, "prefect-logs", f"{prefect}/runs/flow-run/{subflow}", r"baseline\s+skipped", r"score\s+on")
+
+
+def main() -> None:
+    """Take all pictures."""
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        sys.exit("error: Chromium is needed for the pictures. Install it, or name it: make images CHROMIUM=/path/to/it")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(color_scheme="light")
+        page.add_init_script(PLAIN)
+        take_mlflow(page)
+        take_prefect(page)
         browser.close()
 
 
