@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import skops.io
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression
 
@@ -288,6 +289,13 @@ def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, why)
 def test_a_full_disk_under_the_store_is_told(store, full_disk):
     with pytest.raises(TrackingError, match=r"^MLflow: .*No space left on device"), tracking.store(store):
         raise full_disk
+
+
+def test_a_full_disk_that_mlflow_calls_something_else_is_told_as_what_it_is(store, full_disk):
+    misnamed = MlflowException("the model could not be serialized")
+    misnamed.__cause__ = full_disk
+    with pytest.raises(TrackingError, match=r"^MLflow: .*No space left on device"), tracking.store(store):
+        raise misnamed
 
 
 def test_an_error_of_ours_passes_the_store_as_it_is(store):

@@ -89,8 +89,17 @@ def store(config: Settings) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise TrackingError(
-            f"MLflow: {shorten(str(error), SHOWN)}. Free some space, or mend MLFLOW_TRACKING_URI, and run again."
+            f"MLflow: {shorten(str(of_disk(error)), SHOWN)}. "
+            "Free some space, or mend MLFLOW_TRACKING_URI, and run again."
         ) from error
+
+
+def of_disk(error: BaseException) -> BaseException:
+    """Return the error of the disk behind one of MLflow, which may call it something else, or that of MLflow."""
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or error
 
 
 def save_model(pipeline: Pipeline, path: Path) -> Path:
