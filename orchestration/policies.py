@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.tasks import exponential_backoff
 
 from wine_quality.config import ROOT
@@ -57,3 +59,8 @@ def say_if_kept(task: Any, _run: Any, state: Any) -> None:
 
 
 kept = {"cache_key_fn": same_work, "persist_result": True, "on_completion": [say_if_kept], "tags": ["kept"]}
+
+
+def one_heartbeat() -> AbstractContextManager:
+    """Let the heartbeat of the flow stand for its subflows, which live and die with it; to end one takes a second."""
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from orchestration import prepare_home
 from orchestration.bucket import wine_bucket
-from orchestration.policies import kept, outside
+from orchestration.policies import kept, one_heartbeat, outside
 from orchestration.report import Prepared, Published, Trained, bucket_text, links, report
 from orchestration.show import leave_artifacts, print_report, quiet
 from wine_quality import data as sources
@@ -269,9 +269,10 @@ def train_wine_quality(
         seed: Same seed and same wine, same model. Left empty, WINE_SEED says.
     """
     config = settings(data=data, seed=seed)
-    prepared = prepare_data(config, train_file, validation_file)
-    trained = train_models(config, prepared, max_evals)
-    published = publish_model(config, prepared, trained, asked_for())
+    with one_heartbeat():
+        prepared = prepare_data(config, train_file, validation_file)
+        trained = train_models(config, prepared, max_evals)
+        published = publish_model(config, prepared, trained, asked_for())
     try:
         bucket = bucket_text(published, *push(config))
     except StorageError as error:
