@@ -33,7 +33,7 @@ from orchestration.policies import kept, one_heartbeat, outside
 from orchestration.report import Prepared, Published, Trained, bucket_text, links, report
 from orchestration.show import leave_artifacts, print_report, quiet
 from wine_quality import data as sources
-from wine_quality import registry, splits, storage, tracking, tuning
+from wine_quality import registry, scoring, splits, storage, tracking, tuning
 from wine_quality.config import Settings, settings
 from wine_quality.data import Wine
 from wine_quality.errors import DataError, StorageError, exit_code
@@ -174,9 +174,10 @@ def stage(config: Settings, run: Tracked, sides: Sides, text: str) -> list[str]:
 
 
 @task(name="promote", task_run_name="promote version {version}", **outside)
-def promote(config: Settings, version: str) -> None:
-    """Make the version the champion."""
+def promote(config: Settings, version: str, holdout: pd.DataFrame) -> None:
+    """Make the version the champion, with an ONNX graph where that scores faster."""
     with tracking.store(config):
+        scoring.prepare(config, version, holdout)
         registry.promote(config, version)
 
 
@@ -245,7 +246,7 @@ def publish_model(config: Settings, prepared: Prepared, trained: Trained, starte
         text = report(prepared, trained, verdict, run, version, pages)
         staged = stage(config, run, prepared.sides, text)
         if verdict.promoted:
-            promote(config, version)
+            promote(config, version, prepared.holdout)
     fate = "the champion" if verdict.promoted else "a challenger"
     log.info("register  version %s is %s: %s", version, fate, verdict.reason)
     return Published(run, verdict, version, text, staged)

@@ -17,13 +17,15 @@ def test_without_any_setting_the_usual_ones_hold(monkeypatch):
 def test_everything_a_run_makes_lies_in_its_home(tmp_path):
     config = settings()
     assert config.home == tmp_path
-    assert {config.raw_data, config.models, config.local, config.outbox} == {
+    assert {config.raw_data, config.models, config.local, config.outbox, config.spool} == {
         tmp_path / "wine_data" / "raw",
         tmp_path / "models",
         tmp_path / ".local",
         tmp_path / ".local" / "outbox",
+        tmp_path / ".local" / "predictions",
     }
     assert config.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert config.predictions_uri == f"sqlite:///{tmp_path}/predictions.db"
 
 
 def test_a_relative_home_counts_from_the_projects_root_wherever_the_reader_stands(tmp_path, monkeypatch):
@@ -51,12 +53,20 @@ def test_the_tracking_store_is_the_one_mlflow_is_told_of_else_sqlite(tmp_path, m
     assert settings().mlflow_uri == "http://127.0.0.1:5500"
 
 
+def test_the_database_of_predictions_is_the_one_that_is_set_and_its_password_is_not_shown(monkeypatch):
+    monkeypatch.setenv("WINE_PREDICTIONS", "postgresql://wine:corked@127.0.0.1/wine")
+    assert settings().predictions_uri == "postgresql://wine:corked@127.0.0.1/wine"
+    assert "corked" not in repr(settings())
+    assert "corked" not in str(settings())
+
+
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
         ("WINE_SEED", "often", "unable to parse string as an integer"),
         ("WINE_SEED", "-1", "greater than or equal to 0"),
         ("WINE_SEED", "4294967296", "less than or equal to 4294967295"),
+        ("WINE_SERVE_PORT", "0", "greater than or equal to 1"),
         ("WINE_S3_PORT", "0", "greater than or equal to 1"),
         ("WINE_MLFLOW_PORT", "65536", "less than or equal to 65535"),
     ],

@@ -12,6 +12,7 @@ from unittest import mock
 
 import psutil
 import pytest
+from batch_files import put
 from conftest import CLEAN
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
@@ -119,6 +120,9 @@ def test_the_deployments_are_those_of_the_file(client):
     assert found["lesson"].schedules[0].schedule.interval == timedelta(minutes=5)
     assert not found["lesson"].schedules[0].active
     assert found["on-new-wine"].concurrency_options.collision_strategy is ConcurrencyLimitStrategy.ENQUEUE
+    batches = client.read_deployment_by_name("score-wine-batches/score-batches")
+    assert (batches.schedules[0].schedule.cron, batches.schedules[0].active) == ("0 * * * *", True)
+    assert batches.concurrency_options.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW
     pool = client.read_work_pool("wine")
     assert (pool.type, pool.concurrency_limit) == ("process", 2)
 
@@ -149,6 +153,16 @@ def test_the_secret_of_the_block_is_masked(client, home):
 def test_a_quick_run_ends_with_its_report(client, first_run):
     assert_complete(client, first_run, settings())
     assert ended(client, first_run).name.startswith("nightly 20")
+
+
+def test_the_batch_job_scores_what_lies_in_the_bucket(client, first_run, home, wines):
+    assert ended(client, first_run).state.is_completed()
+    put(S3Bucket.load("wine-bucket"), "wines.csv", wines)
+    batches = client.read_deployment_by_name("score-wine-batches/score-batches")
+    done = ended(client, client.create_flow_run_from_deployment(batches.id))
+    assert done.state.is_completed(), done.state
+    assert artifact_keys(done) == {"scored-files"}
+    assert (home / ".local" / "s3" / "wine-quality" / "scored" / "wines.csv.json").is_file()
 
 
 def test_a_run_from_the_command_line_can_be_watched_and_skips_the_search_that_was_made(client, first_run, own):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 
 import mlflow
 import numpy as np
@@ -16,12 +17,17 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
-from orchestration.train import train_wine_quality
+from orchestration.report import Trained
+from orchestration.train import prepare_data, publish_model, train_wine_quality
 from wine_quality import data, registry, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.errors import DataError, LeakError, StorageError
-from wine_quality.models import predict
+from wine_quality.metrics import scores
+from wine_quality.models import build, fit, predict
 from wine_quality.ports import free_port
+from wine_quality.schema import TARGET
+from wine_quality.scoring import columns_of, load_scorer
+from wine_quality.tuning import Choice
 
 pytestmark = pytest.mark.slow
 
@@ -61,11 +67,13 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
     version = registry.champion(config)
     assert version.run_id == run_id
     assert version.tags["data_source"] == "folder"
+    assert load_scorer(config, version).engine == "pipeline"
 
     bucket = config.local / "s3" / "wine-quality" / "runs" / run_id
     sums = json.loads((bucket / "manifest.json").read_text())["files"]
     assert set(sums) == {"model.skops", "wines.csv", "report.md"}
     assert {name: storage.sha256(bucket / name) for name in sums} == sums
+    assert version.tags["model_sha256"] == sums["model.skops"]
     train, holdout = splits.train_holdout_split(pd.read_csv(bucket / "wines.csv"))
     assert np.array_equal(
         predict(tracking.load_model(bucket / "model.skops"), holdout),
@@ -93,6 +101,23 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
             sort=ArtifactSort.CREATED_DESC,
         )
     assert artifact.data == report
+
+
+def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(folder):
+    config = settings(data=str(folder))
+    prepared = prepare_data(config, None, None)
+    forest = fit(build("extra_trees", 1, n_estimators=20), prepared.train)
+    held_out = scores(prepared.holdout[TARGET].to_numpy(), predict(forest, prepared.holdout))
+    trained = Trained(pd.DataFrame([held_out], index=["extra_trees"]), Choice("extra_trees", {}), forest, held_out)
+    first, again = (publish_model(config, prepared, trained, datetime.now().astimezone()) for _ in range(2))
+
+    version = registry.champion(config)
+    assert str(version.version) == first.version
+    assert "model.onnx" in {file.path for file in MlflowClient().list_artifacts(first.run.run_id)}
+    scorer = load_scorer(config, version)
+    assert scorer.engine == "onnx"
+    assert np.abs(scorer.score(columns_of(prepared.holdout)) - predict(forest, prepared.holdout)).max() <= 1e-4
+    assert "model.onnx" not in {file.path for file in MlflowClient().list_artifacts(again.run.run_id)}
 
 
 def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto):

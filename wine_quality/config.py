@@ -23,7 +23,8 @@ class Settings(BaseSettings):
 
     `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/`, `images/` and
     `.local/`. A relative path counts from the project's root, so that a notebook and a command mean the same folder.
-    `trials` is how many the search of notebook 5 makes.
+    `trials` is how many the search of notebook 5 makes. `predictions` is the address of the database in which
+    predictions are kept; it may hold a password, so it is not shown with the rest.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True)
@@ -37,10 +38,12 @@ class Settings(BaseSettings):
     experiment: str = "wine-quality-experiment"
     registered_model: str = "wine-quality"
     bucket: str = "wine-quality"
+    predictions: str = Field(default="", repr=False)
 
     prefect_port: int = Field(default=4200, ge=1, le=65535)
     mlflow_port: int = Field(default=5500, ge=1, le=65535)
     s3_port: int = Field(default=9000, ge=1, le=65535)
+    serve_port: int = Field(default=8000, ge=1, le=65535)
 
     @property
     def raw_data(self) -> Path:
@@ -68,9 +71,19 @@ class Settings(BaseSettings):
         return self.local / "outbox"
 
     @property
+    def spool(self) -> Path:
+        """Predictions that wait for their database."""
+        return self.local / "predictions"
+
+    @property
     def mlflow_uri(self) -> str:
         """The tracking store: `MLFLOW_TRACKING_URI`, else SQLite in `home`."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.resolve()}/mlflow.db"
+
+    @property
+    def predictions_uri(self) -> str:
+        """The database of predictions: `WINE_PREDICTIONS`, else SQLite in `home`."""
+        return self.predictions or f"sqlite:///{self.home.resolve()}/predictions.db"
 
 
 def settings(**overrides: Any) -> Settings:

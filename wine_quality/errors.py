@@ -50,6 +50,10 @@ class RegistryError(WineError):
     """The model registry cannot do what was asked."""
 
 
+class PredictionsError(WineError):
+    """The store of predictions cannot be read. Trying again may help."""
+
+
 class SearchError(WineError):
     """A search cannot be made as it was asked for, or none of its trials ended well."""
 

@@ -1,6 +1,7 @@
-"""Write a file whole or not at all, and one process at a time."""
+"""Write a file whole or not at all, and one process at a time; know it by its sum."""
 
 import fcntl
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,3 +59,9 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 sum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,9 @@ The alias `champion` names the version that is in use, `challenger` the newest. 
 where it beats the champion on the hold-out, and by more than the luck of the draw.
 """
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -17,14 +19,16 @@ from sklearn.pipeline import Pipeline
 
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError
+from wine_quality.files import sha256
 from wine_quality.metrics import rmse_gain
 from wine_quality.models import predict
 from wine_quality.schema import TARGET
 from wine_quality.splits import wine_keys
-from wine_quality.tracking import HOLDOUT, SOURCE, TRAINED_ON, Tracked, checksum
+from wine_quality.tracking import HOLDOUT, MODEL_FILE, SOURCE, TRAINED_ON, Tracked, checksum, copy_model
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
+MODEL_SUM = "model_sha256"  # the tag that has the sum of its model's file
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def champion(config: Settings) -> ModelVersion | None:
 def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
     """Register a run's model as the next version, under the alias `challenger`, and return the version's number.
 
-    A run that was registered before, by a try that failed halfway, keeps its version.
+    The sum of the model's file is noted in the tags of the version. A run that was registered before, by a try that
+    failed halfway, keeps its version, and a sum that was noted stays as it was.
     """
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{config.registered_model}'"):
@@ -69,8 +74,16 @@ def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
             config.registered_model, source, run.run_id, tags=tags, model_id=run.model_id
         )
     version = str(made.version)
+    if MODEL_SUM not in made.tags:
+        client.set_model_version_tag(config.registered_model, version, MODEL_SUM, model_sum(run.model_id))
     client.set_registered_model_alias(config.registered_model, CHALLENGER, version)
     return version
+
+
+def model_sum(model_id: str) -> str:
+    """Return the sha256 sum of the file of a logged model."""
+    with tempfile.TemporaryDirectory() as aside:
+        return sha256(copy_model(model_id, Path(aside) / MODEL_FILE))
 
 
 def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: pd.DataFrame, source: str) -> Verdict:

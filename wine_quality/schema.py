@@ -62,13 +62,13 @@ schema = pa.DataFrameSchema(
 Problems = dict[tuple[int, str], str]
 
 
-def column_problems(wines: pd.DataFrame) -> Problems:
-    """Return which columns of a table are missing, repeated or unknown, as problems of row 1."""
+def column_problems(wines: pd.DataFrame, columns: list[str]) -> Problems:
+    """Return which of the columns are missing or repeated in a table, and what it has besides, as problems of row 1."""
     counts = Counter(wines.columns)
     wrong = {
-        "missing": ", ".join(name for name in COLUMNS if name not in counts),
-        "repeated": ", ".join(name for name in COLUMNS if counts[name] > 1),
-        "unknown": the_first([reprlib.repr(name) for name in counts if name not in COLUMNS], ", "),
+        "missing": ", ".join(name for name in columns if name not in counts),
+        "repeated": ", ".join(name for name in columns if counts[name] > 1),
+        "unknown": the_first([reprlib.repr(name) for name in counts if name not in columns], ", "),
     }
     return {(1, f"columns {what}"): names for what, names in wrong.items() if names}
 
@@ -106,7 +106,15 @@ def check_wines(wines: pd.DataFrame, where: str, found: Problems | None = None) 
     DataError
         One line with the row, the column, the value and what is wrong with it, for the first ten problems.
     """
-    known = [name for name in COLUMNS if name in wines]
+    numbers, problems = examined(wines, COLUMNS)
+    if problems := problems | (found or {}):
+        raise DataError(problem_line(where, problems))
+    return numbers.astype({TARGET: "int64"})
+
+
+def examined(wines: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Problems]:
+    """Return the columns of a table as the schema wants them, and all that is wrong with them by (row, column)."""
+    known = [name for name in columns if name in wines]
     numbers, problems = as_numbers(wines.loc[:, ~wines.columns.duplicated()][known])
     try:
         schema.select_columns(known).validate(numbers, lazy=True)
@@ -114,19 +122,18 @@ def check_wines(wines: pd.DataFrame, where: str, found: Problems | None = None) 
         for case in error.failure_cases.itertuples():
             what = "empty" if case.check == "not_nullable" else f"{reprlib.repr(case.failure_case)} is {case.check}"
             problems.setdefault((case.index, case.column), what)
-    if problems := column_problems(wines) | problems | (found or {}):
-        raise DataError(problem_line(where, problems))
-    return numbers.astype({TARGET: "int64"})
+    return numbers, column_problems(wines, columns) | problems
 
 
-def problem_line(where: str, problems: Problems) -> str:
-    """Return all problems of one file as one line, the first ten in full."""
+def problem_line(where: str, problems: Problems, further: int = 0) -> str:
+    """Return all problems of one file as one line, the first ten in full; `further` are only counted."""
     lines = [f"row {row}, {column}: {what}" for (row, column), what in sorted(problems.items())]
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return f"{where}: {count}: {the_first(lines, '; ')}. Mend the file and run again."
+    total = len(lines) + further
+    count = "1 problem" if total == 1 else f"{total} problems"
+    return f"{where}: {count}: {the_first(lines, '; ', further)}. Mend the file and run again."
 
 
-def the_first(texts: list[str], separator: str) -> str:
+def the_first(texts: list[str], separator: str, further: int = 0) -> str:
     """Return the first ten of many as one line that says how many more there are."""
-    more = len(texts) - SHOWN_PROBLEMS
-    return separator.join([*texts[:SHOWN_PROBLEMS], f"and {more} more"] if more > 0 else texts)
+    more = len(texts[SHOWN_PROBLEMS:]) + further
+    return separator.join([*texts[:SHOWN_PROBLEMS], *([f"and {more} more"] if more else [])])

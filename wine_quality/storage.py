@@ -6,7 +6,6 @@ manifest is not there. Files wait in an outbox until they are pushed, so a bucke
 The functions take any bucket with the methods of `prefect_aws.S3Bucket`.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from botocore.exceptions import (
 )
 
 from wine_quality.errors import StorageError, StorageUnavailable
-from wine_quality.files import disk_errors_told
+from wine_quality.files import disk_errors_told, sha256
 
 MANIFEST = "manifest.json"
 REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken", "InvalidToken"}
@@ -160,9 +159,3 @@ def told(name: str, error: BaseException) -> StorageError:
     status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0) if isinstance(error, ClientError) else 0
     kind = StorageUnavailable if status >= 500 else StorageError
     return kind(f"bucket {name}: {str(error).strip() or type(error).__name__}.")
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 sum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

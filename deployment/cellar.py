@@ -1,0 +1,126 @@
+"""The wines that were loaded, to set a wine beside: within which limits real ones lie, and which are the nearest."""
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+from typing_extensions import TypedDict
+
+from deployment.wines import Wine as Asked
+from deployment.wines import columns
+from wine_quality.data import Wine
+from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
+from wine_quality.splits import distinct_wines
+
+NEAREST = 5
+USUAL = [0.01, 0.5, 0.99]
+
+
+class Range(TypedDict):
+    """Where a measurement usually lies, all in its unit and at steps that suit it."""
+
+    name: str
+    unit: str
+    low: Annotated[float, Field(description="Of a hundred wines, one is below.")]
+    median: float
+    high: Annotated[float, Field(description="Of a hundred wines, one is above.")]
+    step: float
+
+
+class Ranges(TypedDict):
+    """How the loaded wines are spread."""
+
+    wines: Annotated[int, Field(description="How many there are, each once.")]
+    made_up: Annotated[bool, Field(description="Whether these are the sample, which is no real wine.")]
+    ranges: list[Range]
+
+
+class Difference(TypedDict):
+    """The measurement in which two wines differ most, each measured in how wines vary in it."""
+
+    name: str
+    unit: str
+    value: float
+    asked: float | None
+
+
+class Neighbour(TypedDict):
+    """A wine that was tasted, close to the one that was asked about."""
+
+    type: str
+    quality: Annotated[int, Field(description="What the tasters gave it, 0 to 10.")]
+    distance: Annotated[float, Field(description="Over all measurements, in standard deviations.")]
+    differs_most: Difference
+
+
+class Neighbours(TypedDict):
+    """The nearest wines, the nearest first."""
+
+    made_up: bool
+    nearest: list[Neighbour]
+
+
+class Cellar:
+    """Distinct, fully measured wines, and their places in the space of standardised type and measurements."""
+
+    def __init__(self, wine: Wine) -> None:
+        self.wines = distinct_wines(wine.table).dropna().reset_index(drop=True)
+        self.made_up = wine.source == "sample"
+        points = as_points({name: self.wines[name].to_numpy() for name in FEATURES})
+        self.scaler = StandardScaler().fit(points)
+        self.places = self.scaler.transform(points)
+        self.index = NearestNeighbors(n_neighbors=min(NEAREST, len(points))).fit(self.places)
+
+    def ranges(self) -> Ranges:
+        """Return within which limits 98 of 100 wines lie."""
+        shares = self.wines[list(MEASUREMENTS)].quantile(USUAL)
+        told = [usual_range(name, *map(float, shares[name])) for name in MEASUREMENTS]
+        return {"wines": len(self.wines), "made_up": self.made_up, "ranges": told}
+
+    def nearest(self, asked: Asked) -> Neighbours:
+        """Return the nearest wines; what the wine asked about leaves blank counts as the mean."""
+        place = np.nan_to_num(self.scaler.transform(as_points(columns([asked]))))
+        distances, rows = self.index.kneighbors(place)
+        found = zip(rows[0], distances[0], strict=True)
+        return {
+            "made_up": self.made_up,
+            "nearest": [self.neighbour(row, float(distance), asked, place) for row, distance in found],
+        }
+
+    def neighbour(self, row: int, distance: float, asked: Asked, place: np.ndarray) -> Neighbour:
+        """Return one of the nearest, and in what it differs most."""
+        wine = self.wines.loc[row]
+        name = list(MEASUREMENTS)[np.abs(self.places[row] - place[0])[1:].argmax()]
+        difference = {
+            "name": name,
+            "unit": MEASUREMENTS[name].unit,
+            "value": float(wine[name]),
+            "asked": asked[name],
+        }
+        return {
+            "type": wine["type"],
+            "quality": int(wine[TARGET]),
+            "distance": distance,
+            "differs_most": difference,
+        }
+
+
+def as_points(wines: dict[str, np.ndarray]) -> np.ndarray:
+    """Return wines as points, of shape (n wines, 12): the type as 1 for red and 0 for white, then the measurements."""
+    return np.column_stack([wines["type"] == "red", *(wines[name] for name in MEASUREMENTS)]).astype("float64")
+
+
+def usual_range(name: str, low: float, median: float, high: float) -> Range:
+    """Return a range at round steps, some 30 to 300 of them from end to end."""
+    digits = int(np.ceil(1.5 - np.log10(high - low or 1)))
+    low, median, high = (round(value, digits) for value in (low, median, high))
+    return {
+        "name": name,
+        "unit": MEASUREMENTS[name].unit,
+        "low": low,
+        "median": median,
+        "high": high,
+        "step": round(10.0**-digits, max(digits, 0)),
+    }

@@ -1,0 +1,128 @@
+"""The champion as it is served: looked up every few seconds, and swapped in while requests go on."""
+
+import asyncio
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow.entities.model_registry import ModelVersion
+from sqlalchemy.engine import make_url
+
+from wine_quality import registry, tracking
+from wine_quality.config import Settings
+from wine_quality.errors import RegistryError, TrackingError, WineError
+from wine_quality.scoring import Scorer, load_scorer
+
+log = logging.getLogger("wine_quality.champion")
+
+REST = 60  # seconds until a version that failed is tried again
+NO_STORE = "there is no MLflow store, or it was taken away. Train a model: make run."
+NO_CHAMPION = "no version has the alias champion. Train one: make run."
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A version that failed, why, and until when (monotonic seconds) it is not tried again."""
+
+    version: tuple[str, str]
+    why: str
+    until: float
+
+
+class Champion:
+    """The version that has the alias `champion`, ready to score.
+
+    Attributes
+    ----------
+    scorer : Scorer or None
+        What scores now, None until a champion is loaded. A request takes it once and stays with it: a swap puts another
+        in its place and changes nothing in the old one.
+    since : datetime or None
+        The time (UTC) since which that one scores.
+    trouble : str
+        Why it is not the version of the alias, in one line; empty when it is.
+    """
+
+    def __init__(self, config: Settings, seconds: float = 5) -> None:
+        self.config, self.seconds = config, seconds
+        self.scorer: Scorer | None = None
+        self.since: datetime | None = None
+        self.trouble = "the champion is being loaded"
+        self.refused: Refused | None = None
+
+    async def watch(self) -> None:
+        """Refresh at once and then every `seconds`, on a thread, until cancelled."""
+        over = threading.Event()
+        watcher = threading.Thread(target=self.refresh_until, args=(over,), name="champion", daemon=True)
+        watcher.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            over.set()
+            watcher.join(timeout=1)
+
+    def refresh_until(self, over: threading.Event) -> None:
+        """Refresh every `seconds` until it is over."""
+        while not over.is_set():
+            self.refresh()
+            over.wait(self.seconds)
+
+    def refresh(self) -> None:
+        """Look at the alias, load its version where that is another one, and swap.
+
+        It takes as long as loading does: not for the event loop.
+        """
+        try:
+            trouble = self.follow()
+        except WineError as error:
+            trouble = str(error)
+        except Exception:  # the watch goes on whatever happens
+            log.exception("the champion cannot be looked up")
+            trouble = "the champion cannot be looked up. The log has the cause."
+        if trouble and trouble != self.trouble:
+            log.warning("%s", trouble)
+        self.trouble = trouble
+
+    def follow(self) -> str:
+        """Serve the version of the alias; return why that cannot be, or an empty text."""
+        version = self.version()
+        if version is None:
+            return NO_CHAMPION
+        wanted, refused = identity(version), self.refused
+        if refused and refused.version == wanted and time.monotonic() < refused.until:
+            return refused.why
+        self.refused = None
+        if self.scorer and identity(self.scorer) == wanted:
+            return ""
+        try:
+            self.swap(version)
+        except RegistryError as error:
+            self.refused = Refused(wanted, str(error), time.monotonic() + REST)
+            raise
+        return ""
+
+    def version(self) -> ModelVersion | None:
+        """Return the version of the alias."""
+        url = make_url(self.config.mlflow_uri)
+        if url.drivername == "sqlite" and not Path(url.database).exists():  # MLflow would make it anew, and empty
+            raise TrackingError(NO_STORE)
+        with tracking.store(self.config):
+            return registry.champion(self.config)
+
+    def swap(self, version: ModelVersion) -> None:
+        """Load a version and let it serve from now on."""
+        scorer, old = load_scorer(self.config, version), self.scorer
+        if old and scorer.signature != old.signature:
+            raise RegistryError(
+                f"{version.name} version {scorer.version} has another signature than version {old.version}, which "
+                "serves on. Give the alias champion to another version, or start the service anew."
+            )
+        self.since, self.scorer = datetime.now(UTC), scorer
+
+
+def identity(one: ModelVersion | Scorer) -> tuple[str, str]:
+    """Return what a version is known by: its number alone may come again in a store that was made anew."""
+    return str(one.version), one.run_id

@@ -1,0 +1,160 @@
+"""What stands before the app: how large a request may be, and how long it may take to arrive.
+
+uvicorn limits neither by itself. `PatientProtocol` watches over the head of a request, `BodyLimit` over its body.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from deployment.wines import Refusal
+
+SECONDS = 10.0
+MOST_BYTES = 4 * 2**20  # of one body
+MOST_WAITING = 64 * 2**20  # bytes of all bodies that are being read or answered
+MOST_HEAD = 64 * 2**10  # bytes of a request line with its headers
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """HTTP that closes a connection whose next request has no end of its head in time, or too large a head.
+
+    Where there are as many connections as may be, a further one takes the place of the one that has been idle longest.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self.head_bytes = 0
+        self.head_due = self.loop.call_later(SECONDS, transport.close)
+        if len(self.connections) >= self.limit_concurrency:
+            self.make_room()
+
+    def make_room(self) -> None:
+        """Close the connection that has been idle longest; where none is idle, uvicorn answers 503."""
+        idle = [one for one in self.connections if one is not self and one.is_idle()]
+        if idle:
+            oldest = min(idle, key=lambda one: one.head_due.when())
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+    def is_idle(self) -> bool:
+        """Say whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def shutdown(self) -> None:
+        """End what is not under way, and part with a client that is still sending: it may take its time."""
+        super().shutdown()
+        if self.cycle and self.cycle.more_body:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self.head_due.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before a head has ended."""
+        if self.head_due.cancelled():
+            return super().data_received(data)
+        self.head_bytes += len(data)
+        super().data_received(data)
+        if not self.head_due.cancelled() and self.head_bytes > MOST_HEAD:
+            self.send_400_response(f"The request line and its headers are larger than {MOST_HEAD:,} bytes.")
+        return None
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for the head of a further request on the same connection."""
+        super().on_message_begin()
+        if self.head_due.cancelled():
+            self.head_bytes = 0
+            self.head_due = self.loop.call_later(SECONDS, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        """Wait no more."""
+        self.head_due.cancel()
+        super().on_headers_complete()
+
+
+class BodyLimit:
+    """Read the body of a POST whole before the app sees it; refuse what is too large or does not arrive in time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.waiting = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the body on as one message, or answer 408, 413 or 503 and close the connection."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        pieces: list[bytes] = []
+        try:
+            await self.read(scope, receive, pieces)
+            await self.app(scope, replayed(b"".join(pieces), receive), send)
+        except Refusal as refusal:
+            await refuse(refusal, receive, send)
+        except ClientDisconnect:
+            pass  # nobody waits for an answer
+        finally:
+            self.waiting -= sum(map(len, pieces))
+
+    async def read(self, scope: Scope, receive: Receive, pieces: list[bytes]) -> None:
+        """Read a body into `pieces`, or raise a `Refusal`."""
+        if int(dict(scope["headers"]).get(b"content-length", 0)) > MOST_BYTES:
+            raise too_large()
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(SECONDS):
+                while more:
+                    piece, more = await next_piece(receive)
+                    pieces.append(piece)
+                    size += len(piece)
+                    self.waiting += len(piece)
+                    if size > MOST_BYTES:
+                        raise too_large()
+                    if self.waiting > MOST_WAITING:
+                        raise Refusal(503, "too many large requests at once. Try again soon")
+        except TimeoutError:
+            raise Refusal(408, f"the body did not arrive within {SECONDS:g} s") from None
+
+
+def too_large() -> Refusal:
+    """Return what to answer to a body beyond the limit."""
+    return Refusal(413, f"the body is larger than {MOST_BYTES // 2**20} MiB. Send the wines in parts")
+
+
+async def next_piece(receive: Receive) -> tuple[bytes, bool]:
+    """Return the next piece of a body, and whether there is more."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message["body"], message["more_body"]
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives a body that was read, and then what comes after it."""
+    read = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive_again() -> Message:
+        return next(read, None) or await receive()
+
+    return receive_again
+
+
+async def refuse(refusal: Refusal, receive: Receive, send: Send) -> None:
+    """Answer a refusal, then take in what is still coming, or a client that only sends would never see the answer."""
+    line = refusal.body()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(line)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": line, "more_body": True})
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(0 if refusal.status == 408 else SECONDS):
+            while (await next_piece(receive))[1]:
+                pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

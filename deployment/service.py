@@ -1,0 +1,224 @@
+"""The champion as a service: a wine comes in, its score goes out, and the prediction is kept.
+
+A request passes two guards before it comes here (`guards`, `telemetry`). Its body is checked against the ranges of the
+schema (`wines`), scored by the version that is champion now (`champion`), and the prediction is written down before the
+answer leaves (`wine_quality.predictions`). Whoever asks is told which version answered. That version may change between
+two requests but not within one: each takes the champion once and stays with it.
+
+Beside the predictions there is what an operator looks at (health, metrics, the model), and a page for people, which
+sets a wine beside the nearest real ones (`cellar`).
+"""
+
+import re
+from asyncio import TaskGroup, get_running_loop
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from deployment import wines
+from deployment.cellar import Cellar, Neighbours, Ranges
+from deployment.champion import Champion
+from deployment.guards import BodyLimit
+from deployment.openapi import DESCRIPTION, ONE_WINE, SOME_WINES, TOLD
+from deployment.telemetry import Measured, Telemetry
+from deployment.wines import Answer, Answers, Kind, Measure, Model, Ready, Refusal
+from wine_quality.config import Settings
+from wine_quality.data import load_wine
+from wine_quality.predictions import Prediction, Predictions
+from wine_quality.schema import MEASUREMENTS, TYPES
+from wine_quality.scoring import Scorer
+
+PAGE = Path(__file__).with_name("page")
+SMALL = 16 * 2**10  # bytes of a body, some 60 wines: what it costs is below a millisecond
+FOLDERS = re.compile(r"(?<![\w.])(\w+:)?/[^\s'\"]*/")
+LIFE = {"status": "live"}
+
+
+class Service:
+    """What the routes share, and the routes themselves."""
+
+    def __init__(self, config: Settings) -> None:
+        self.name = config.registered_model
+        self.cellar = Cellar(load_wine(config))
+        self.telemetry = Telemetry()
+        self.champion = Champion(config)
+        self.predictions = Predictions(config.spool, config.predictions_uri)
+        self.threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scoring")
+
+    @asynccontextmanager
+    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        """Load the champion and watch it as long as the app runs; put the predictions away at its end."""
+        await run_in_threadpool(self.champion.refresh)
+        with closing(self.predictions), self.threads:
+            async with TaskGroup() as group:
+                watching = group.create_task(self.champion.watch())
+                yield
+                watching.cancel()
+
+    async def predict(self, request: Request) -> Response:
+        """Score one wine, or a list of up to 5,000.
+
+        Every field must be there; a measurement that was not taken is null, and the model sets its mean in.
+        The answer names the version of the model and each prediction, and says whether it is kept.
+        """
+        body, scorer = await json_body(request), self.scorer()
+        if scorer.engine == "onnx" and len(body) <= SMALL:
+            answer = self.answer(body, scorer)
+        else:
+            answer = await get_running_loop().run_in_executor(self.threads, self.answer, body, scorer)
+        return Response(to_json(answer), media_type="application/json")
+
+    def scorer(self) -> Scorer:
+        """Return the champion as it is now."""
+        if scorer := self.champion.scorer:
+            return scorer
+        raise Refusal(503, f"no model is loaded: {self.trouble()}")
+
+    def trouble(self) -> str:
+        """Return what is wrong with the champion, without the folders of this machine, which the log alone tells."""
+        return FOLDERS.sub("", self.champion.trouble)
+
+    def answer(self, body: bytes, scorer: Scorer) -> Answer | Answers:
+        """Score the wines of a body, write the predictions down, and return what is answered."""
+        many = wines.is_list(body)
+        asked = wines.some_wines(body) if many else [wines.one_wine(body)]
+        scores, now = scorer.score(wines.columns(asked)).tolist(), datetime.now(UTC)
+        made = [
+            Prediction(str(uuid4()), now, scorer.version, wine, score)
+            for wine, score in zip(asked, scores, strict=True)
+        ]
+        source = {"version": scorer.version, "stored": self.predictions.keep(made)}
+        self.telemetry.scored(scorer.engine, len(made), source["stored"])
+        told = [{"score": one.score, "quality": round(one.score), "id": one.id} for one in made]
+        return {"predictions": told, **source} if many else {**told[0], **source}
+
+    async def nearest(self, request: Request) -> Neighbours:
+        """Find the five wines of the loaded ones that are the most like a wine."""
+        wine = wines.one_wine(await json_body(request))
+        return await run_in_threadpool(self.cellar.nearest, wine)
+
+    async def ranges(self) -> Ranges:
+        """Tell within which limits the loaded wines lie."""
+        return self.cellar.ranges()
+
+    async def model(self) -> Model:
+        """Tell which version is serving, and what it takes."""
+        scorer = self.scorer()
+        return {
+            "name": self.name,
+            "version": scorer.version,
+            "run_id": scorer.run_id,
+            "engine": scorer.engine,
+            "since": self.champion.since,
+            "columns": [column(name) for name in scorer.signature.inputs.input_names()],
+        }
+
+    async def live(self) -> dict[str, str]:
+        """Answer as long as the process runs."""
+        return LIFE
+
+    async def ready(self, response: Response) -> Ready:
+        """Tell whether wines can be scored, and by the version that they should be scored by."""
+        trouble = self.trouble()
+        if not self.champion.scorer:
+            response.status_code = 503
+            return {"status": "red", "reason": trouble}
+        return {"status": "amber", "reason": trouble} if trouble else {"status": "green"}
+
+    async def metrics(self) -> Response:
+        """Tell Prometheus what happened since the start."""
+        return Response(self.telemetry.page(self.champion.scorer), media_type=CONTENT_TYPE_LATEST)
+
+
+def app(config: Settings) -> FastAPI:
+    """Return the service as an ASGI app.
+
+    Raises
+    ------
+    DataError
+        The wine that `config.data` names cannot be read.
+    """
+    service = Service(config)
+    api = FastAPIOffline(
+        title="Wine quality",
+        description=DESCRIPTION,
+        redoc_url=None,
+        lifespan=service.running,
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    add_routes(api, service)
+    api.add_exception_handler(Refusal, refused)
+    api.add_exception_handler(HTTPException, misplaced)
+    api.add_exception_handler(Exception, failed)
+    api.add_middleware(BodyLimit)
+    api.add_middleware(Measured, telemetry=service.telemetry)
+    return api
+
+
+def add_routes(api: FastAPI, service: Service) -> None:
+    """Name the paths, straight on the app: a router that is included costs each request 10 µs."""
+    post = {"methods": ["POST"], "responses": TOLD}
+    api.add_api_route("/predict", service.predict, response_model=Answer | Answers, openapi_extra=SOME_WINES, **post)
+    api.add_api_route("/nearest", service.nearest, response_model=Neighbours, openapi_extra=ONE_WINE, **post)
+    api.add_api_route("/wines/ranges", service.ranges)
+    api.add_api_route("/model", service.model, responses={503: TOLD[503]})
+    api.add_api_route("/health/live", service.live)
+    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Ready}})
+    api.add_api_route("/metrics", service.metrics, response_class=PlainTextResponse)
+    for name in ("index.html", "page.css", "page.js", "icon.svg"):
+        api.add_api_route(f"/{name}", file(name), include_in_schema=False)
+    api.add_api_route("/", file("index.html"), include_in_schema=False)
+
+
+async def json_body(request: Request) -> bytes:
+    """Return the body of a request that says it is JSON: no page of another site can send such a one unasked."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(415, "the body is not said to be JSON. Send it with the header Content-Type: application/json")
+    return await request.body()
+
+
+def column(name: str) -> Kind | Measure:
+    """Return what a column of the model may hold."""
+    if name == "type":
+        return {"name": name, "values": TYPES}
+    return {"name": name, **asdict(MEASUREMENTS[name])}
+
+
+def file(name: str) -> Callable[[], Awaitable[FileResponse]]:
+    """Return a route that gives one file of the page, which may ask this service alone for more."""
+
+    async def given() -> FileResponse:
+        return FileResponse(PAGE / name, headers={"Content-Security-Policy": "default-src 'self'"})
+
+    return given
+
+
+async def refused(_: Request, refusal: Refusal) -> Response:
+    """Answer what is wrong with a request."""
+    return Response(refusal.body(), refusal.status, media_type="application/json")
+
+
+async def misplaced(request: Request, error: HTTPException) -> Response:
+    """Answer a request to a path or by a method that there is not."""
+    line = {404: "nothing is here. The paths are in /docs", 405: f"{request.method} is not for this path. See /docs"}
+    refusal = Refusal(error.status_code, line.get(error.status_code, error.detail))
+    return Response(refusal.body(), error.status_code, error.headers, media_type="application/json")
+
+
+async def failed(request: Request, _: Exception) -> Response:
+    """Answer what should never happen; the cause is on the server's screen and not for the asker."""
+    return Response(
+        Refusal(500, "the service failed. Its log has the cause").body(), 500, media_type="application/json"
+    )

@@ -1,0 +1,76 @@
+"""What the service tells Prometheus: requests, how long they took, wines scored, and the version that scores them."""
+
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wine_quality.scoring import Scorer
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+GONE = 499  # what nginx notes where the client left before it was answered
+
+
+class Telemetry:
+    """The metrics of one app, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = Counter(
+            "wine_requests", "Requests answered.", ["method", "path", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "wine_request_seconds",
+            "From the head of a request to the end of its answer.",
+            ["path"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.rows = Counter("wine_rows_scored", "Wines scored.", ["engine"], registry=self.registry)
+        self.predictions = Counter("wine_predictions", "Predictions by fate.", ["stored"], registry=self.registry)
+        self.model = Gauge(
+            "wine_model_info", "The version that is serving.", ["version", "run_id", "engine"], registry=self.registry
+        )
+
+    def scored(self, engine: str, count: int, stored: bool) -> None:
+        """Count wines that were scored, and whether their predictions are kept."""
+        self.rows.labels(engine).inc(count)
+        self.predictions.labels("true" if stored else "false").inc(count)
+
+    def page(self, scorer: Scorer | None) -> bytes:
+        """Return all metrics as Prometheus reads them."""
+        self.model.clear()
+        if scorer:
+            self.model.labels(scorer.version, scorer.run_id, scorer.engine).set(1)
+        return generate_latest(self.registry)
+
+
+class Measured:
+    """Count each request and its time, by the route that answered and not by the path that was asked for."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self.app = app
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status, started = GONE, perf_counter()
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            path = getattr(scope.get("route"), "path", "other")
+            self.telemetry.requests.labels(scope["method"], path, status).inc()
+            self.telemetry.seconds.labels(path).observe(perf_counter() - started)

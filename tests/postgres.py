@@ -1,0 +1,96 @@
+"""A PostgreSQL server of a test, of Debian's package: its own data, a free port of loopback, stopped by process id."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from servers import wait_until
+
+from wine_quality.ports import free_port
+
+PASSWORD = "corked&secret"
+NOT_ROOT = ("postgres", "nobody")  # PostgreSQL refuses to run as root
+
+
+class Postgres:
+    """A server over the data in a folder. It may be stopped and started again, on the same port."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs, self.data, self.log = programs, folder / "data", folder / "log"
+        self.port = free_port()
+        self.user = unprivileged()
+        if self.user:
+            shutil.chown(folder, self.user)
+        (folder / "password").write_text(PASSWORD)
+        (folder / "password").chmod(0o644)
+        options = ["--username=wine", f"--pwfile={folder / 'password'}", "--auth=scram-sha-256", "--no-sync"]
+        initdb = [programs / "initdb", *options, "--no-locale", "--encoding=UTF8", self.data]
+        subprocess.run(initdb, user=self.user, cwd=folder, check=True, capture_output=True)
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the address of a database, with the password."""
+        return f"postgresql://wine:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self, name: str) -> str:
+        """Make a database and return its address."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def start(self) -> None:
+        """Start the server; return when it answers."""
+        options = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        command = [self.programs / "postgres", "-D", self.data, *(f"--{key}={value}" for key, value in options.items())]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, user=self.user, cwd=self.data.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(self.answers, "PostgreSQL")
+
+    def answers(self) -> bool:
+        """Say whether the server answers; fail where it has ended."""
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            psycopg.connect(self.url()).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Stop the server at once, whoever is connected, where it runs."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGCONT)  # where a test has halted it
+        self.process.wait(timeout=60)
+
+
+@contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    """Run a server; skip the test where PostgreSQL is not installed."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs:
+        pytest.skip("no PostgreSQL in /usr/lib/postgresql: apt install postgresql")
+    with tempfile.TemporaryDirectory(prefix="wine-tests-") as name:
+        Path(name).chmod(0o755)
+        server = Postgres(programs[-1].parent, Path(name))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def unprivileged() -> str | None:
+    """Return a user that PostgreSQL accepts, None where the present one is."""
+    if os.geteuid() != 0:
+        return None
+    known = {user.pw_name for user in pwd.getpwall()}
+    return next(name for name in NOT_ROOT if name in known)

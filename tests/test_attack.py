@@ -1,0 +1,340 @@
+"""What a hostile or clumsy client sends, and a broken registry: refused in one clear line, with no folder in it."""
+
+import json
+import re
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from served import (
+    WINE,
+    add_version,
+    add_version_of_alcohol_alone,
+    name_champion,
+    own_home,
+    service,
+    told,
+    wait_for,
+)
+from servers import wait_until
+
+from deployment import guards, serve
+from deployment import service as module
+from wine_quality.config import ROOT
+from wine_quality.ports import free_port
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 2.0  # seconds in place of ten
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, few_wines):
+    """Settings of a home with a version that is served."""
+    with own_home(tmp_path_factory.mktemp("attacked"), few_wines) as config:
+        add_version(config, "extra_trees", n_estimators=10)
+        name_champion(config, "1")
+        yield config
+
+
+@pytest.fixture(scope="module")
+def url(config):
+    """A service with little patience; whatever the tests did, it never failed and it scores at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Champion", partial(module.Champion, seconds=0.2))
+        patch.setattr(guards, "SECONDS", PATIENCE)
+        with service(config) as url:
+            yield url
+            assert 'status="500"' not in requests.get(f"{url}/metrics", timeout=30).text
+            assert told(f"{url}/health/ready") == {"status": "green"}
+            assert requests.post(f"{url}/predict", json=WINE, timeout=30).status_code == 200
+
+
+def refused(answer, status):
+    """Return the line of a refusal, which is clear and tells nothing of the machine."""
+    assert answer.status_code == status, answer.text
+    assert str(ROOT) not in answer.text
+    assert not re.search(r"/tmp|site-packages|Traceback|\\n", answer.text)
+    problems = answer.json()["problems"]
+    assert answer.json()["error"] == problems[0]
+    assert 1 <= len(problems) <= 10
+    assert len(answer.content) < 5_000
+    return problems[0]
+
+
+def post(url, body, **headers):
+    return requests.post(f"{url}/predict", data=body, headers={**JSON, **headers}, timeout=30)
+
+
+@contextmanager
+def line(url, sent=b""):
+    """A raw connection to the service, over which something has been sent."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(sent)
+        yield connection
+
+
+def answered(connection):
+    """Return all that the service sends until it closes the connection; nothing where it breaks it off."""
+    got = b""
+    try:
+        while piece := connection.recv(65536):
+            got += piece
+    except ConnectionResetError:
+        pass
+    return got
+
+
+def head(length, path="/predict"):
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode()
+
+
+BIG = b"[" + b" " * guards.MOST_BYTES
+
+
+@pytest.mark.parametrize("path", ["/predict", "/nearest", "/no/such/path"])
+@pytest.mark.parametrize("form", ["with its length", "in chunks"])
+def test_a_body_beyond_the_limit_is_refused_also_to_a_client_that_sends_it_all_first(url, path, form):
+    body = BIG if form == "with its length" else iter([BIG[:1000]] * 5000)
+    answer = requests.post(url + path, data=body, headers=JSON, timeout=30)
+    assert refused(answer, 413) == "the body is larger than 4 MiB. Send the wines in parts"
+
+
+def test_a_body_that_claims_to_be_large_is_refused_before_it_comes(url):
+    with line(url, head("Content-Length: 99999999999")) as connection:
+        assert connection.recv(12) == b"HTTP/1.1 413"
+
+
+def test_a_body_at_the_limit_is_read(url):
+    assert refused(post(url, BIG[:-2] + b"]"), 422) == "the list holds no wine"
+
+
+def test_a_body_longer_than_it_claims_is_cut_there(url):
+    with line(url, head("Content-Length: 1") + b"{" * 100) as connection:
+        assert answered(connection).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    "length", ["Content-Length: -1", "Content-Length: 1e3", "Content-Length: 1\r\nContent-Length: 2"]
+)
+def test_a_length_that_is_none_is_refused(url, length):
+    with line(url, head(length)) as connection:
+        assert answered(connection).startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_that_stops_short_is_waited_for_only_so_long(url):
+    with line(url, head("Content-Length: 1000") + b"{") as connection:
+        assert answered(connection).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"wine",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"type":' * 100_000,
+        b"\0" * 100,
+        b"[1" + b"0" * 100_000 + b"]",
+    ],
+    ids=["empty", "torn", "text", "not UTF-8", "deep lists", "deep objects", "zeros", "a huge number"],
+)
+def test_what_is_not_json_is_refused(url, body):
+    assert refused(post(url, body), 400).startswith("the body is not JSON: ")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400, "1e-999999"])
+@pytest.mark.parametrize("form", ["{}", "[{}]"])
+def test_a_number_that_is_none_is_refused(url, number, form):
+    wine = json.dumps({**WINE, "alcohol": 0}).replace('"alcohol": 0', f'"alcohol": {number}')
+    assert "5 to 25 % by volume" in refused(post(url, form.replace("{}", wine)), 422)
+
+
+@pytest.mark.parametrize("body", [5, "wine", None, True, [[]], [None], {}, [{}], [[WINE]], {"wines": [WINE]}])
+def test_what_is_no_wine_is_refused(url, body):
+    refused(post(url, json.dumps(body)), 422)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("{" + ",".join(f'"{n}":1' for n in range(300_000)) + "}", 422),
+        ("[" + "1," * 2_000_000 + "1]", 413),
+        ("[" + ",".join(["{}"] * 5000) + "]", 422),
+        ('[{"' + "x" * 4_000_000 + '":1}]', 422),
+        (json.dumps([WINE] * 4999 + [{**WINE, "type": "x" * 2_000_000}]), 422),
+    ],
+    ids=["fields", "numbers", "empty wines", "a long name", "a long value"],
+)
+def test_a_body_full_of_nonsense_is_refused_soon(url, body, status):
+    started = time.monotonic()
+    refused(post(url, body), status)
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json"])
+def test_a_body_that_is_not_said_to_be_json_is_refused_as_a_page_of_another_site_may_send_it(url, kind):
+    answer = requests.post(f"{url}/predict", data=json.dumps(WINE), headers={"Content-Type": kind}, timeout=30)
+    assert "Content-Type: application/json" in refused(answer, 415)
+    assert post(url, json.dumps(WINE), **{"Content-Type": "Application/JSON; charset=utf-8"}).status_code == 200
+
+
+PATHS = [
+    "/../../etc/passwd",
+    "/%2e%2e/%2e%2e/etc/passwd",
+    "/page.css/../../serve.py",
+    "/..%2fserve.py",
+    "/serve.py",
+    "//etc/passwd",
+    "/%00",
+    "/page.js%00.html",
+    "/static-offline-docs/../__init__.py",
+    "/static-offline-docs/%2e%2e/core.py",
+    "/static-offline-docs/..%5c..%5ccore.py",
+    "/static-offline-docs//etc/passwd",
+    "/static-offline-docs/%00",
+    "/static-offline-docs/" + "x" * 5000,
+    "/static-offline-docs",
+    "/" + "é" * 100,
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_trick_with_a_path_finds_nothing(url, path):
+    with line(url, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as connection:
+        got = answered(connection)
+    assert re.match(rb"HTTP/1.1 (404|400|307)", got)
+    assert not re.search(rb"root:|import |" + str(ROOT).encode(), got)
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH", "OPTIONS", "TRACE"])
+def test_a_method_that_there_is_not_is_refused(url, method):
+    assert refused(requests.request(method, f"{url}/predict", timeout=30), 405) == (
+        f"{method} is not for this path. See /docs"
+    )
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00", b"wine\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"\0" * 100])
+def test_what_is_not_http_is_refused(url, sent):
+    with line(url, sent) as connection:
+        assert answered(connection).startswith(b"HTTP/1.1 400")
+
+
+def test_an_endless_head_is_refused(url):
+    with line(url, b"GET / HTTP/1.1\r\n") as connection, pytest.raises(OSError, match=r"reset|[Bb]roken"):
+        connection.sendall((b"X: " + b"x" * 1000 + b"\r\n") * 50_000)
+
+
+def test_slow_clients_are_sent_away_and_do_not_hold_up_a_fast_one(url):
+    slow_heads, slow_bodies = b"POST /predict HT", head("Content-Length: 1000") + b"{"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(line(url, sent)) for sent in [slow_heads, slow_bodies] * 150]
+        started = time.monotonic()
+        for _ in range(20):
+            assert post(url, json.dumps(WINE)).status_code == 200
+        assert time.monotonic() - started < PATIENCE / 2
+        ends = [answered(client) for client in clients]
+    assert set(ends[::2]) == {b""}
+    assert all(end.startswith(b"HTTP/1.1 408") for end in ends[1::2])
+    assert time.monotonic() - started < 3 * PATIENCE
+
+
+def test_idle_connections_give_way_to_a_new_one(config, monkeypatch):
+    monkeypatch.setattr(serve, "MOST_CONNECTIONS", 20)
+    with service(config.model_copy(update={"serve_port": free_port()})) as url, ExitStack() as stack:
+        idle = [stack.enter_context(line(url, b"GET /")) for _ in range(100)]
+        for _ in range(5):
+            assert post(url, json.dumps(WINE)).status_code == 200
+        assert answered(idle[0]) == b""
+        busy = [stack.enter_context(line(url, head("Content-Length: 9"))) for _ in range(20)]
+        assert requests.get(f"{url}/health/live", timeout=30).status_code == 503
+    assert len(busy) == 20
+
+
+def test_a_client_that_goes_away_amid_its_body_leaves_nothing_behind(url):
+    for _ in range(50):
+        with line(url, head("Content-Length: 1000000") + b"[" * 10_000):
+            pass
+    assert post(url, json.dumps(WINE)).status_code == 200
+
+
+def test_large_bodies_together_are_bounded(url, monkeypatch):
+    monkeypatch.setattr(guards, "MOST_WAITING", 2 * guards.MOST_BYTES)
+    part = head(f"Content-Length: {len(BIG) - 1}") + BIG[:-2]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(line(url, part)) for _ in range(4)]
+        ends = [answered(client) for client in clients]
+    assert {end[:12] for end in ends} == {b"HTTP/1.1 503", b"HTTP/1.1 408"}
+    assert post(url, json.dumps([WINE] * 1000)).status_code == 200
+
+
+def test_many_requests_at_once_are_all_answered(url):
+    bodies = [json.dumps(WINE), json.dumps([WINE] * 500), "{", json.dumps({**WINE, "pH": 9})] * 50
+    with ThreadPoolExecutor(32) as pool:
+        statuses = [answer.status_code for answer in pool.map(partial(post, url), bodies)]
+    assert statuses == [200, 200, 400, 422] * 50
+
+
+@pytest.fixture
+def name(config, url):
+    """A function that moves the alias; after the test it is the first version's again."""
+    yield partial(name_champion, config)
+    name_champion(config, "1")
+    wait_for(url, "green", "1")
+
+
+def amber(url):
+    reason = wait_for(url, "amber", "1")["reason"]
+    assert not re.search(r"/tmp|/home|site-packages", reason)
+    answer = requests.post(f"{url}/predict", json=WINE, timeout=30)
+    assert (answer.status_code, answer.json()["version"]) == (200, "1")
+    return reason
+
+
+def files(version, name):
+    """Return where the files of a name lie that belong to a version or its run."""
+    kept = MlflowClient().get_model_version("wine-quality", version)
+    run = MlflowClient().get_run(kept.run_id).info.artifact_uri
+    model = MlflowClient().get_logged_model(kept.source.removeprefix("models:/")).artifact_location
+    return [path for uri in (run, model) for path in Path(uri.removeprefix("file://")).glob(name)]
+
+
+@pytest.mark.parametrize("file", ["model.skops", "model.onnx"])
+def test_a_file_of_a_model_that_was_tampered_with_is_refused_and_the_old_one_serves_on(url, config, name, file):
+    version = add_version(config, "extra_trees", n_estimators=5)
+    (path,) = files(version, file)
+    path.write_bytes(path.read_bytes() + b"\0")
+    name(version)
+    assert f"{file} is not the file that was noted (its sha256 sum differs)" in amber(url)
+
+
+def test_a_version_of_another_signature_is_refused_and_the_old_one_serves_on(url, config, name):
+    version = add_version_of_alcohol_alone(config)
+    name(version)
+    assert f"version {version} cannot be used: it takes other columns than those of wine" in amber(url)
+
+
+def test_a_version_without_files_is_refused_and_the_old_one_serves_on(url, config, name):
+    version = add_version(config, "linear")
+    (path,) = files(version, "model.skops")
+    path.unlink()
+    name(version)
+    assert f"wine-quality version {version} cannot be used: model.skops is missing" in amber(url)
+
+
+def test_a_store_that_is_taken_away_is_told_and_the_old_version_serves_on(url, config, name):
+    store = config.home / "mlflow.db"
+    store.rename(aside := store.with_suffix(".aside"))
+    wait_until(lambda: told(f"{url}/health/ready")["status"] == "amber", "amber", 10)
+    assert "there is no MLflow store" in amber(url)
+    aside.rename(store)

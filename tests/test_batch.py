@@ -1,0 +1,147 @@
+"""The flow that scores batches, on a real Prefect server, and real S3 servers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from batch_files import held, put
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+from prefect.settings import PREFECT_API_URL
+from servers import prefect_server
+from versions import crown, registered
+
+from deployment.batch import score_wine_batches
+from orchestration.bucket import bucket_of_environment
+from wine_quality import batches
+from wine_quality.errors import StorageError, StorageUnavailable
+from wine_quality.ports import free_port
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_port(tmp_path_factory) -> Iterator[int]:
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(moto, store):
+    moto.create_bucket(Bucket=store.bucket)
+    return bucket_of_environment(store)
+
+
+def command() -> subprocess.CompletedProcess:
+    """Run the flow as a reader would, who has not set up any bucket."""
+    return subprocess.run(
+        [sys.executable, "-m", "deployment.batch"],
+        env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def incoming(home: Path, **files: str) -> Path:
+    """Put CSV files into the bucket on this laptop, and return its folder."""
+    bucket = home / ".local" / "s3" / "wine-quality"
+    (bucket / "incoming").mkdir(parents=True)
+    for name, text in files.items():
+        (bucket / "incoming" / f"{name}.csv").write_text(text)
+    return bucket
+
+
+def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(store, wines):
+    crown(registered(store, "linear"))
+    bucket = incoming(store.home, bad="a;b\n1;2\n", good=wines.to_csv(index=False))
+    done = command()
+    assert (done.returncode, done.stderr) == (0, "")
+    look, champion, rejected, scored, total = done.stdout.splitlines()
+    assert look == f"look      2 file(s) under incoming/. On this laptop, in the folder `{bucket}`"
+    assert champion == "champion  version 1"
+    assert rejected.startswith("rejected  bad.csv: 1 problem: row 1, columns missing: type, fixed_acidity, ")
+    assert (scored, total) == ("scored    good.csv: 6 rows", "done      1 rejected, 1 scored")
+    assert pd.read_csv(bucket / "scored" / "good.csv")["score"].between(0, 10).all()
+    assert table() == [
+        {"file": "bad.csv", "rows": 0, "version": "", "state": "rejected"},
+        {"file": "good.csv", "rows": 6, "version": "1", "state": "scored"},
+    ]
+    with get_client(sync_client=True) as client:
+        assert {"score bad.csv", "score good.csv"} <= {task.name for task in client.read_task_runs()}
+
+
+def table() -> list[dict]:
+    """Return the table that the last run left."""
+    with get_client(sync_client=True) as client:
+        artifact, *_ = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["scored-files"])),
+            sort=ArtifactSort.CREATED_DESC,
+        )
+    return json.loads(artifact.data)
+
+
+def test_without_a_champion_the_command_ends_with_one_line_and_the_files_stay(store, wines):
+    bucket = incoming(store.home, good=wines.to_csv())
+    done = command()
+    assert done.returncode == 1
+    assert done.stderr == "error: wine-quality has no champion to score with. Train one first: make run.\n"
+    assert [path.name for path in bucket.rglob("*.*")] == ["good.csv"]
+
+
+def test_prefect_keeps_its_state_in_the_home_of_the_settings(tmp_path):
+    code = "import deployment.batch; from prefect.settings import PREFECT_HOME; print(PREFECT_HOME.value())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={name: value for name, value in os.environ.items() if name != "PREFECT_HOME"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == f"{tmp_path / '.local' / 'prefect'}\n"
+
+
+def test_without_files_nobody_asks_for_a_champion(bucket):
+    assert score_wine_batches() == []
+
+
+def test_a_rerun_changes_nothing_and_a_new_version_scores_again(bucket, store, wines):
+    crown(registered(store, "linear"))
+    put(bucket, "wines.parquet", wines)
+    assert [outcome.state for outcome in score_wine_batches()] == ["scored"]
+    before = held(bucket)
+    assert [outcome.state for outcome in score_wine_batches()] == ["unchanged"]
+    assert held(bucket) == before
+    crown(registered(store, "mean"))
+    assert [(outcome.state, outcome.version) for outcome in score_wine_batches()] == [("scored", "2")]
+
+
+def test_a_file_that_the_bucket_does_not_give_fails_the_run_after_the_others_are_scored(
+    bucket, store, wines, monkeypatch
+):
+    crown(registered(store, "linear"))
+    for name in ("a.csv", "b.csv"):
+        put(bucket, name, wines)
+    waiting = batches.waiting
+
+    def and_one_is_taken_away(bucket):
+        found = waiting(bucket)
+        bucket.credentials.get_s3_client().delete_object(Bucket=bucket.bucket_name, Key="incoming/a.csv")
+        return found
+
+    monkeypatch.setattr(batches, "waiting", and_one_is_taken_away)
+    with pytest.raises(StorageError, match=r"1 of 2 files failed\. a\.csv: bucket wine-quality: the object is not"):
+        score_wine_batches()
+    assert {row["file"]: row["state"] for row in table()} == {"a.csv": "failed", "b.csv": "scored"}
+
+
+def test_a_bucket_that_is_away_is_told(store, set_aws):
+    set_aws(f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageUnavailable, match="nobody listens"):
+        score_wine_batches()

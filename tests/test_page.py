@@ -1,0 +1,215 @@
+"""The page and the documentation in a real browser, by keyboard and as a screen reader finds them."""
+
+import json
+import shutil
+
+import pytest
+import requests
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from served import add_version, name_champion, own_home, service, told
+from servers import wait_until
+
+from wine_quality.ports import free_port
+from wine_quality.schema import MEASUREMENTS
+
+pytestmark = pytest.mark.slow
+
+QUIET = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SLIDERS = ["pH" if name == "pH" else name.capitalize().replace("_", " ") for name in MEASUREMENTS]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, few_wines):
+    with own_home(tmp_path_factory.mktemp("page"), few_wines) as config:
+        add_version(config, "linear")
+        name_champion(config, "1")
+        yield config
+
+
+@pytest.fixture(scope="module")
+def url(config):
+    with service(config) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """Debian's Chromium without a screen; it notes what its pages ask for and what they complain of."""
+    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
+    if not (driver and browser):
+        pytest.skip("no chromium with its chromedriver: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chromium = webdriver.Chrome(options, Service(driver))
+    yield chromium
+    chromium.quit()
+
+
+@pytest.fixture
+def page(chromium, url):
+    """The page, once it shows a score."""
+    return opened(chromium, url)
+
+
+def opened(chromium, url):
+    """Open the page, and return the browser once it shows a score."""
+    chromium.get("about:blank")
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)
+    chromium.get(url)
+    wait_until(lambda: text(chromium, "score") not in ("", "–"), "a score", 10)
+    return chromium
+
+
+def text(page, name):
+    return page.find_element(By.ID, name).text
+
+
+def press(page, *keys):
+    ActionChains(page).send_keys(*keys).perform()
+
+
+def focused(page):
+    return page.switch_to.active_element
+
+
+def asked_hosts(page):
+    """Return the beginnings of all addresses that the pages asked for since the browser was last looked into."""
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    return {"/".join(address.split("/")[:3]) for address in urls if not address.startswith(("data:", "about:"))}
+
+
+def test_the_page_shows_the_score_of_the_median_wine_and_its_nearest(page, url):
+    medians = {one["name"]: one["median"] for one in told(f"{url}/wines/ranges")["ranges"]}
+    wine = {"type": "white", **medians}
+    score = requests.post(f"{url}/predict", json=wine, timeout=30).json()
+    assert text(page, "score") == f"{score['score']:.2f}"
+    assert text(page, "quality") == f"Quality {score['quality']}, by version 1 of the model"
+    nearest = requests.post(f"{url}/nearest", json=wine, timeout=30).json()["nearest"]
+    rows = page.find_elements(By.CSS_SELECTOR, "#nearest tr")
+    shown = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")[:2]] for row in rows]
+    assert shown == [[one["type"].capitalize(), str(one["quality"])] for one in nearest]
+    first = nearest[0]["differs_most"]
+    assert f"{first['value']:g}" in rows[0].text
+    assert f"yours {first['asked']:g}" in rows[0].text.replace("\u00a0", " ")
+
+
+def test_every_control_is_reached_by_tab_and_has_a_name_and_a_role(page):
+    found = []
+    for _ in range(14):
+        press(page, Keys.TAB)
+        found.append((focused(page).aria_role, focused(page).accessible_name))
+    sliders = [("slider", name) for name in SLIDERS]
+    assert found == [
+        ("radio", "White"),
+        *sliders,
+        ("button", "Back to the median wine"),
+        ("link", "How to ask from a program"),
+    ]
+
+
+def test_arrow_keys_alone_change_the_score(page):
+    before = text(page, "score")
+    press(page, Keys.TAB, Keys.ARROW_LEFT)
+    assert focused(page).accessible_name == "Red"
+    wait_until(lambda: text(page, "score") != before, "another score", 5)
+    press(page, *[Keys.TAB] * len(SLIDERS))
+    alcohol, before = focused(page), text(page, "score")
+    median = alcohol.get_attribute("value")
+    press(page, *[Keys.ARROW_RIGHT] * 5)
+    step = float(alcohol.get_attribute("step"))
+    assert float(alcohol.get_attribute("value")) == pytest.approx(float(median) + 5 * step)
+    wait_until(lambda: float(text(page, "score")) > float(before), "a higher score", 5)
+    press(page, Keys.TAB, Keys.ENTER)
+    assert alcohol.get_attribute("value") == median
+
+
+def test_a_slider_tells_its_value_with_its_unit_within_the_limits_of_real_wine(page, url):
+    for one in told(f"{url}/wines/ranges")["ranges"]:
+        slider = page.find_element(By.ID, one["name"])
+        for key, value in ((Keys.HOME, one["low"]), (Keys.END, one["high"])):
+            slider.send_keys(key)
+            said = slider.get_attribute("aria-valuetext")
+            assert float(said.split(" ")[0]) == float(slider.get_attribute("value")) == pytest.approx(value)
+            assert said.partition(" ")[2] == ("" if one["unit"] == "pH" else one["unit"])
+            assert page.find_element(By.CSS_SELECTOR, f"output[for={one['name']}]").text == said
+
+
+def test_a_screen_reader_is_told_of_a_new_score_and_finds_the_group_and_the_table(page):
+    live = page.find_element(By.CSS_SELECTOR, "[aria-live=polite]")
+    assert text(page, "score") in live.text
+    assert live.get_attribute("aria-atomic") == "true"
+    group = page.find_element(By.TAG_NAME, "fieldset")
+    assert (group.aria_role, group.accessible_name) == ("group", "Type")
+    assert page.find_element(By.TAG_NAME, "table").accessible_name == "The nearest real wines"
+    assert [head.aria_role for head in page.find_elements(By.TAG_NAME, "th")] == ["columnheader"] * 3
+    assert page.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en"
+    assert [h1.text for h1 in page.find_elements(By.TAG_NAME, "h1")] == ["How good is this wine?"]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_a_telephone_and_a_desk(page, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    html = page.find_element(By.TAG_NAME, "html")
+    whole, seen = (int(html.get_property(name)) for name in ("scrollWidth", "clientWidth"))
+    assert whole == seen <= width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_asks_nobody_else_and_complains_of_nothing(page, url):
+    assert asked_hosts(page) == {url}
+    assert page.get_log("browser") == []
+
+
+def test_the_documentation_works_without_a_network(page, url):
+    page.get(f"{url}/docs")
+    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 7, "the routes", 20)
+    assert "Wine quality" in page.find_element(By.CSS_SELECTOR, ".title").text
+    assert asked_hosts(page) == {url}
+    assert page.get_log("browser") == []
+
+
+def test_without_the_service_the_last_answer_stays_and_the_page_comes_back_by_itself(chromium, config):
+    own = config.model_copy(update={"serve_port": free_port()})
+    with service(own) as url:
+        page = opened(chromium, url)
+        before = text(page, "score")
+    page.find_element(By.ID, "alcohol").send_keys(Keys.END)
+    wait_until(lambda: text(page, "trouble"), "the trouble", 5)
+    assert text(page, "trouble") == "The service does not answer. This page tries again by itself."
+    assert text(page, "score") == before
+    with service(own):
+        wait_until(lambda: not text(page, "trouble"), "the service", 10)
+        assert float(text(page, "score")) > float(before)
+
+
+def test_made_up_wine_is_called_so(chromium, config):
+    with service(config.model_copy(update={"data": "sample", "serve_port": free_port()})) as url:
+        page = opened(chromium, url)
+        assert text(page, "caption") == "The nearest wines of the sample, which is made up and not real wine"
+
+
+def test_a_page_without_a_champion_says_why_there_is_no_score(chromium, config, tmp_path):
+    with service(config.model_copy(update={"registered_model": "no-such", "serve_port": free_port()})) as url:
+        chromium.get(url)
+        wait_until(lambda: text(chromium, "trouble"), "the trouble", 10)
+        reason = "no model is loaded: no version has the alias champion. Train one: make run"
+        assert text(chromium, "trouble") == f"{reason}. This page tries again by itself."
+        assert text(chromium, "score") == "–"

@@ -1,0 +1,213 @@
+"""A registered version scores as its pipeline does, and only from the files that were registered."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from versions import few_sides, graph_path, model_path, registered, registered_otherwise, tamper, version
+
+from wine_quality import registry, scoring
+from wine_quality.errors import RegistryError
+from wine_quality.files import sha256
+from wine_quality.models import MODELS, build, fit, predict
+from wine_quality.registry import MODEL_SUM, load_version
+from wine_quality.schema import FEATURES, MEASUREMENTS
+from wine_quality.scoring import NO_ONNX, ONNX_SUM, columns_of, load_scorer
+from wine_quality.tracking import Tracked
+
+CONVERTED = ["decision_tree", "random_forest", "random_forest_classifier", "extra_trees_classifier", "extra_trees"]
+
+
+@pytest.fixture(scope="module")
+def sides():
+    return few_sides()
+
+
+@pytest.fixture(scope="module")
+def asked(sides) -> pd.DataFrame:
+    """Wines of the hold-out as they are, with a blank each, and with nothing but blanks."""
+    _, holdout = sides
+    nothing = holdout.assign(**dict.fromkeys(MEASUREMENTS, np.nan))
+    return pd.concat([holdout, scoring.with_blanks(holdout), nothing], ignore_index=True)
+
+
+def row(columns: scoring.Columns, number: int) -> scoring.Columns:
+    return {name: column[number : number + 1] for name, column in columns.items()}
+
+
+@pytest.mark.parametrize("features", ["measured", "chemist"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "extra_trees" else []) for name in MODELS]
+)
+def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, store, asked):
+    made = registered(store, name, features)
+    scorer = load_scorer(store, made)
+    assert scorer.engine == ("onnx" if name in CONVERTED and features == "measured" else "pipeline")
+    assert (scorer.version, scorer.run_id) == ("1", made.run_id)
+    assert scorer.signature.inputs.input_names() == FEATURES
+    columns = columns_of(asked)
+    scores = scorer.score(columns)
+    assert scores.dtype == "float64"
+    assert np.abs(scores - predict(load_version(made), asked)).max() <= 1e-4
+    some = range(0, len(asked), 5)
+    assert [scorer.score(row(columns, number))[0] for number in some] == scores[some].tolist()
+
+
+def test_a_graph_decides_as_its_pipeline_where_a_wine_lies_on_a_branch(sides, tmp_path):
+    train, _ = sides
+    pipeline = fit(build("extra_trees", 1), train)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(scoring.to_onnx(pipeline))
+    wines = at_branches(train, pipeline["model"].estimators_)
+    assert np.abs(scoring.graph_predict(path)(columns_of(wines)) - predict(pipeline, wines)).max() <= 1e-4
+
+
+def at_branches(wines: pd.DataFrame, trees: list) -> pd.DataFrame:
+    """Return wines each of which has, in one measurement, what a branch of a tree asks for, or hardly more."""
+    moved = wines.reset_index(drop=True)
+    for number, tree in zip(moved.index, trees * len(moved), strict=False):
+        column, asked = tree.tree_.feature[0], tree.tree_.threshold[0]
+        near = [asked, np.nextafter(asked, np.inf), np.nextafter(np.float32(asked), np.float32(np.inf))]
+        if column > 0:
+            moved.loc[number, FEATURES[column]] = near[number % 3]
+    return moved
+
+
+def test_a_graph_takes_the_twelve_columns_by_their_names(sides):
+    graph = onnx.load_from_string(scoring.to_onnx(fit(build("decision_tree", 1), sides[0])))
+    assert [given.name for given in graph.graph.input] == FEATURES
+
+
+def refusal(config, made) -> str:
+    """Return the line with which a version is refused, after a look at what every such line keeps to."""
+    with pytest.raises(RegistryError) as caught:
+        load_scorer(config, made)
+    line = str(caught.value)
+    assert line.startswith("wine-quality version 1 cannot be used: ")
+    assert line.endswith(". Give the alias champion to another version, or train again with `make run`.")
+    assert str(config.home) not in line
+    assert tempfile.gettempdir() not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (tamper, "is not the file that was noted (its sha256 sum differs)"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not the file that was noted"),
+        (lambda path: path.write_bytes(b""), "is not the file that was noted"),
+        (Path.unlink, "is missing or out of reach"),
+    ],
+)
+@pytest.mark.parametrize("find", [model_path, graph_path])
+def test_a_version_with_a_file_that_is_not_the_registered_one_is_refused(spoil, what, find, store):
+    made = registered(store, "decision_tree")
+    assert load_scorer(store, made).engine == "onnx"
+    spoil(find(made))
+    line = refusal(store, made)
+    assert what in line
+    assert find(made).name in line
+
+
+def test_a_version_whose_folder_is_gone_is_refused(store):
+    made = registered(store, "linear")
+    folder = model_path(made).parent
+    folder.rename(folder.with_name("elsewhere"))
+    assert "model.skops is missing or out of reach" in refusal(store, made)
+
+
+def test_a_version_whose_signature_is_gone_is_refused(store):
+    made = registered(store, "linear")
+    model_path(made).with_name("MLmodel").unlink()
+    assert "MLmodel is missing or out of reach" in refusal(store, made)
+
+
+@pytest.mark.parametrize(("find", "tag"), [(model_path, MODEL_SUM), (graph_path, ONNX_SUM)])
+def test_a_registered_file_that_does_not_load_is_refused(find, tag, store):
+    made = registered(store, "decision_tree" if tag == ONNX_SUM else "linear")
+    find(made).write_bytes(b"no model")
+    MlflowClient().set_model_version_tag(made.name, "1", tag, sha256(find(made)))
+    assert f"{find(made).name} does not load or score (" in refusal(store, version(store, "1"))
+
+
+def test_a_version_without_a_noted_sum_is_refused(store):
+    made = registered(store, "linear")
+    MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SUM)
+    assert "no sum of model.skops was noted" in refusal(store, version(store, "1"))
+
+
+def test_a_version_of_other_columns_is_refused(store):
+    made = registered_otherwise(store, ["alcohol"], "float64")
+    assert "it takes other columns than those of wine" in refusal(store, made)
+
+
+def tracked(made) -> Tracked:
+    return Tracked(made.run_id, "1", made.source.removeprefix("models:/"))
+
+
+def test_a_version_has_the_sum_of_its_model_file_also_when_it_is_registered_again(store):
+    made = registered(store, "linear")
+    assert made.tags[MODEL_SUM] == sha256(model_path(made))
+    MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SUM)
+    assert registry.register(store, tracked(made), {}) == "1"
+    assert version(store, "1").tags == made.tags
+
+
+def test_a_file_that_was_changed_does_not_become_the_registered_one_by_registering_again(store):
+    made = registered(store, "linear")
+    tamper(model_path(made))
+    registry.register(store, tracked(made), {})
+    assert version(store, "1").tags == made.tags
+
+
+def test_a_version_with_a_graph_is_not_converted_twice(store, sides, monkeypatch):
+    made = registered(store, "decision_tree")
+    assert made.tags[ONNX_SUM] == sha256(graph_path(made))
+    with monkeypatch.context() as broken:
+        broken.setattr(scoring, "to_onnx", None)
+        scoring.prepare(store, "1", sides[1])
+    assert version(store, "1").tags == made.tags
+
+
+def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole(store, sides):
+    made = registered(store, "decision_tree")
+    MlflowClient().delete_model_version_tag(made.name, "1", ONNX_SUM)
+    graph_path(made).write_bytes(graph_path(made).read_bytes()[:100])
+    assert load_scorer(store, version(store, "1")).engine == "pipeline"
+    scoring.prepare(store, "1", sides[1])
+    assert load_scorer(store, version(store, "1")).engine == "onnx"
+
+
+def other_tree(train: pd.DataFrame) -> Callable:
+    graph = scoring.to_onnx(fit(build("decision_tree", 1, max_depth=2), train))
+    return lambda _pipeline: graph
+
+
+def test_a_graph_that_scores_otherwise_is_not_kept_and_the_version_says_why(store, sides, monkeypatch):
+    monkeypatch.setattr(scoring, "to_onnx", other_tree(sides[0]))
+    made = registered(store, "decision_tree")
+    assert ONNX_SUM not in made.tags
+    assert made.tags[NO_ONNX].startswith("it differs from the pipeline by ")
+    assert scoring.ONNX_FILE not in [file.path for file in MlflowClient().list_artifacts(made.run_id)]
+    assert load_scorer(store, made).engine == "pipeline"
+
+
+def test_a_version_that_gains_nothing_as_a_graph_says_so(store):
+    made = registered(store, "xgboost")
+    assert made.tags[NO_ONNX] == "it would gain nothing, or has no converter"
+    assert mlflow.artifacts.list_artifacts(run_id=made.run_id, artifact_path=scoring.ONNX_FILE) == []
+
+
+def test_a_changed_model_is_not_converted(store, sides):
+    made = registered(store, "decision_tree")
+    MlflowClient().delete_model_version_tag(made.name, "1", ONNX_SUM)
+    tamper(model_path(made))
+    with pytest.raises(RegistryError, match=r"version 1 cannot be used: model\.skops is not the file that was noted"):
+        scoring.prepare(store, "1", sides[1])
+    assert ONNX_SUM not in version(store, "1").tags

@@ -1,0 +1,296 @@
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Event
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from mlflow import MlflowClient
+from prometheus_client.parser import text_string_to_metric_families
+from served import WINE, add_version, name_champion, own_home, service, told, wait_for
+from servers import running, wait_until
+
+from deployment import service as module
+from deployment.serve import serve
+from wine_quality import predictions, registry, spool
+from wine_quality.data import load_wine
+from wine_quality.errors import DataError, SettingsError
+from wine_quality.models import predict
+from wine_quality.ports import free_port, listens
+from wine_quality.schema import FEATURES, MEASUREMENTS
+from wine_quality.splits import distinct_wines
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, few_wines):
+    """Settings of a home with two versions: the first scores by its pipeline, the second by an ONNX graph."""
+    with own_home(tmp_path_factory.mktemp("served"), few_wines) as config:
+        assert add_version(config, "linear") == "1"
+        assert add_version(config, "extra_trees", n_estimators=10) == "2"
+        name_champion(config, "1")
+        yield config
+
+
+@pytest.fixture(scope="module")
+def url(config):
+    """A service that looks at the alias five times a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Champion", partial(module.Champion, seconds=0.2))
+        with service(config) as url:
+            yield url
+
+
+@pytest.fixture
+def name(config, url):
+    """A function that moves the alias; after the test it is the first version's again."""
+    yield partial(name_champion, config)
+    name_champion(config, "1")
+    wait_for(url, "green", "1")
+
+
+def post(url, body, path="/predict"):
+    return requests.post(url + path, json=body, timeout=30)
+
+
+def expected(version, *wines):
+    pipeline = registry.load_version(MlflowClient().get_model_version("wine-quality", version))
+    return predict(pipeline, pd.DataFrame(wines))
+
+
+def test_one_wine_is_answered_with_its_score_and_the_version(url):
+    answer = post(url, WINE).json()
+    assert answer.keys() == {"score", "quality", "id", "version", "stored"}
+    assert answer["score"] == pytest.approx(expected("1", WINE)[0], abs=1e-5)
+    assert (answer["quality"], answer["version"], answer["stored"]) == (round(answer["score"]), "1", True)
+
+
+def test_many_wines_are_answered_in_their_order_each_as_if_it_came_alone(url):
+    wines = [WINE, {**WINE, "alcohol": 12}, {**WINE, "type": "red"}]
+    answer = post(url, wines).json()
+    assert answer.keys() == {"predictions", "version", "stored"}
+    scores = [one["score"] for one in answer["predictions"]]
+    assert scores == [post(url, wine).json()["score"] for wine in wines]
+    assert len(set(scores)) == len({one["id"] for one in answer["predictions"]}) == 3
+    assert post(url, [WINE]).json()["predictions"][0]["score"] == scores[0]
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_null_gets_what_training_gave_it(url, name, version):
+    name(version)
+    wait_for(url, "green", version)
+    blank = {**WINE, **dict.fromkeys(MEASUREMENTS)}
+    assert post(url, blank).json()["score"] == pytest.approx(expected(version, blank)[0], abs=1e-4)
+
+
+def test_a_missing_field_is_named_and_never_taken_for_a_null(url):
+    answer = post(url, {name: value for name, value in WINE.items() if name != "pH"})
+    assert (answer.status_code, answer.json()["error"]) == (422, "pH: missing. Give 2 to 5 pH, or null")
+
+
+def test_a_misspelt_field_is_refused(url):
+    answer = post(url, {**WINE, "ph": 3})
+    assert (answer.status_code, answer.json()["error"]) == (422, '"ph": not a field of a wine')
+
+
+@pytest.mark.parametrize("field", MEASUREMENTS)
+def test_the_limits_of_a_measurement_are_those_of_the_schema(url, field):
+    what = MEASUREMENTS[field]
+    assert post(url, [{**WINE, field: what.low}, {**WINE, field: what.high}]).status_code == 200
+    answer = post(url, [WINE, {**WINE, field: what.low - 1}, {**WINE, field: what.high + 1}])
+    limits = f"{what.low:g} to {what.high:g} {what.unit}"
+    assert answer.status_code == 422
+    assert [line.rpartition(" is not ")[2] for line in answer.json()["problems"]] == [limits, limits]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("alcohol", 55, "wine 2, alcohol: 55 is not 5 to 25 % by volume"),
+        ("alcohol", "12", 'wine 2, alcohol: "12" is not a number (5 to 25 % by volume), nor null'),
+        ("alcohol", True, "wine 2, alcohol: true is not a number (5 to 25 % by volume), nor null"),
+        ("alcohol", [12], "wine 2, alcohol: a list is not a number (5 to 25 % by volume), nor null"),
+        ("type", "rosé", 'wine 2, type: "rosé" is not red or white'),
+        ("type", None, "wine 2, type: null is not red or white"),
+    ],
+)
+def test_what_is_wrong_is_told_with_the_wine_the_field_the_value_and_its_limits(url, field, value, line):
+    answer = post(url, [WINE, {**WINE, field: value}])
+    assert (answer.status_code, answer.json()) == (422, {"error": line, "problems": [line]})
+
+
+def test_no_more_than_ten_problems_are_told_and_no_long_value(url):
+    answer = post(url, [{**WINE, "type": "x" * 1000}] * 30).json()
+    assert len(answer["problems"]) == 10
+    assert answer["problems"][9].startswith('wine 10, type: "xxx')
+    assert len(answer["error"]) < 100
+
+
+def test_five_thousand_wines_are_scored_and_one_more_is_not(url):
+    assert len(post(url, [WINE] * 5000).json()["predictions"]) == 5000
+    answer = post(url, [WINE] * 5001)
+    assert (answer.status_code, answer.json()["error"]) == (
+        413,
+        "more than 5,000 wines in one request. Send them in parts",
+    )
+    assert (post(url, []).status_code, post(url, []).json()["error"]) == (422, "the list holds no wine")
+
+
+def test_the_model_is_told_with_its_columns_and_their_limits(url):
+    model = told(f"{url}/model")
+    assert [model[key] for key in ("name", "version", "engine")] == ["wine-quality", "1", "pipeline"]
+    assert model["run_id"] == MlflowClient().get_model_version("wine-quality", "1").run_id
+    assert [column["name"] for column in model["columns"]] == FEATURES
+    assert model["columns"][-1] == {"name": "alcohol", "unit": "% by volume", "low": 5, "high": 25}
+
+
+def test_what_was_predicted_is_kept(url, config):
+    one, many = post(url, {**WINE, "pH": None}).json(), post(url, [WINE, WINE]).json()
+    ids = {one["id"], *(each["id"] for each in many["predictions"])}
+    wait_until(lambda: ids <= set(predictions.read(config.predictions_uri)["id"]), "the predictions", 10)
+    kept = predictions.read(config.predictions_uri).set_index("id").loc[one["id"]]
+    assert (kept["score"], kept["version"], kept["alcohol"]) == (one["score"], "1", WINE["alcohol"])
+    assert np.isnan(kept["pH"])
+
+
+def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypatch):
+    monkeypatch.setattr(spool, "SPOOL_BYTES", 0)
+    answer = post(url, WINE)
+    assert (answer.status_code, answer.json()["stored"]) == (200, False)
+
+
+def test_a_moved_alias_is_followed_under_load_without_a_failed_request(url, name):
+    over, answered = Event(), []
+
+    def ask(body):
+        with requests.Session() as session:
+            while not over.is_set():
+                answer = session.post(f"{url}/predict", json=body, timeout=30)
+                answered.append((answer.status_code, answer.json().get("version")))
+
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask, body) for body in (WINE, WINE, [WINE] * 200)]
+        for version in ("2", "1", "2"):
+            name(version)
+            wait_for(url, "green", version)
+        over.set()
+    assert [future.exception() for future in asking] == [None, None, None]
+    assert set(answered) == {(200, "1"), (200, "2")}
+
+
+def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber(url, config, name):
+    MlflowClient().delete_registered_model_alias("wine-quality", "champion")
+    assert wait_for(url, "amber", "1")["reason"].startswith("no version has the alias champion.")
+    assert post(url, WINE).status_code == 200
+    with service(config.model_copy(update={"serve_port": free_port()})) as without:
+        ready = requests.get(f"{without}/health/ready", timeout=30)
+        assert (ready.status_code, ready.json()["status"]) == (503, "red")
+        for answer in (post(without, WINE), requests.get(f"{without}/model", timeout=30)):
+            assert answer.status_code == 503
+            assert answer.json()["error"].startswith("no model is loaded: no version has the alias champion.")
+        assert told(f"{without}/health/live") == {"status": "live"}
+        name("2")
+        wait_for(without, "green", "2")
+
+
+def samples(url):
+    """Return what `/metrics` tells, by name and labels."""
+    families = text_string_to_metric_families(requests.get(f"{url}/metrics", timeout=30).text)
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+def test_metrics_count_requests_by_route_and_status_wines_predictions_and_the_version(url):
+    before = samples(url)
+    post(url, [WINE] * 3), post(url, {**WINE, "pH": 9}), requests.get(f"{url}/no/such/path", timeout=30)
+    more = {key: value - before.get(key, 0) for key, value in samples(url).items()}
+
+    def grown(metric, **labels):
+        return more[f"wine_{metric}", frozenset(labels.items())]
+
+    assert grown("requests_total", method="POST", path="/predict", status="200") == 1
+    assert grown("requests_total", method="POST", path="/predict", status="422") == 1
+    assert grown("requests_total", method="GET", path="other", status="404") == 1
+    assert grown("request_seconds_count", path="/predict") == 2
+    assert grown("rows_scored_total", engine="pipeline") == grown("predictions_total", stored="true") == 3
+    (model,) = [dict(labels) for name, labels in samples(url) if name == "wine_model_info"]
+    assert (model["version"], model["engine"]) == ("1", "pipeline")
+
+
+def test_answers_are_as_the_documentation_says(url):
+    documented = told(f"{url}/openapi.json")
+    for path, method in {"/predict": "post", "/nearest": "post", "/model": "get", "/wines/ranges": "get"}.items():
+        operation = documented["paths"][path][method]
+        bodies = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {})
+        for example in bodies.values() or [{"value": None}]:
+            answer = requests.request(method, url + path, json=example["value"], timeout=30)
+            said = operation["responses"]["200"]["content"]["application/json"]["schema"]
+            jsonschema.validate(answer.json(), {**said, "components": documented["components"]})
+    refused = documented["paths"]["/predict"]["post"]["responses"]["422"]["content"]["application/json"]["schema"]
+    jsonschema.validate(post(url, 5).json(), {**refused, "components": documented["components"]})
+
+
+def test_the_nearest_wine_to_one_of_the_loaded_is_that_wine(url, config):
+    wine = distinct_wines(load_wine(config).table).iloc[7]
+    nearest = post(url, wine[FEATURES].to_dict(), "/nearest").json()["nearest"]
+    assert (len(nearest), nearest[0]["distance"]) == (5, 0)
+    assert (nearest[0]["type"], nearest[0]["quality"]) == (wine["type"], wine["quality"])
+    distances = [one["distance"] for one in nearest]
+    assert distances == sorted(distances)
+    changed = {**wine[FEATURES].to_dict(), "alcohol": wine["alcohol"] + 1}
+    first = post(url, changed, "/nearest").json()["nearest"][0]
+    assert first["distance"] > 0
+    blank = {**changed, **dict.fromkeys(MEASUREMENTS)}
+    assert post(url, blank, "/nearest").json()["nearest"][0]["differs_most"]["asked"] is None
+
+
+def test_ranges_go_from_the_first_to_the_ninety_ninth_percentile(url, config):
+    wines = distinct_wines(load_wine(config).table)
+    spread = told(f"{url}/wines/ranges")
+    assert (spread["wines"], spread["made_up"]) == (len(wines), False)
+    for one in spread["ranges"]:
+        low, median, high = wines[one["name"]].quantile([0.01, 0.5, 0.99])
+        assert [one["low"], one["median"], one["high"]] == pytest.approx([low, median, high], abs=one["step"])
+        assert 30 < (one["high"] - one["low"]) / one["step"] < 400
+
+
+@pytest.mark.parametrize(
+    ("reason", "without"),
+    [
+        ("/home/me/mlflow.db: cannot be read", "mlflow.db: cannot be read"),
+        ("No such file: '/home/me/1/model.onnx'.", "No such file: 'model.onnx'."),
+        ("sqlite:////home/me/mlflow.db is locked", "mlflow.db is locked"),
+        ("version 3 and/or 4. Run `make run`.", "version 3 and/or 4. Run `make run`."),
+    ],
+)
+def test_folders_of_the_machine_are_not_told(reason, without):
+    assert module.FOLDERS.sub("", reason) == without
+
+
+def test_make_serve_says_where_it_is_and_ctrl_c_ends_it_in_one_line(config, tmp_path):
+    port = free_port()
+    own = {"WINE_HOME": str(config.home), "WINE_DATA": config.data, "WINE_SERVE_PORT": str(port)}
+    with running(["-m", "deployment.serve"], tmp_path / "log", **own) as process:
+        wait_until(lambda: listens(port) or process.poll() is not None, "make serve", 60)
+        assert post(f"http://127.0.0.1:{port}", WINE).json()["version"] == "1"
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+            slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            process.send_signal(signal.SIGINT)
+            assert slow.recv(100) == b""
+            assert process.wait(timeout=5) == 130
+    said = f"serve     http://127.0.0.1:{port}, and how to ask at /docs\nstopped. Run it again when you like.\n"
+    assert (tmp_path / "log").read_text() == said
+
+
+def test_a_taken_port_is_told(config, url):
+    with pytest.raises(SettingsError, match=rf"^port {config.serve_port} cannot be had \(Address already in use\)"):
+        serve(config)
+
+
+def test_wine_that_cannot_be_read_is_told_before_anything_listens(config, tmp_path):
+    with pytest.raises(DataError, match="no wine here"):
+        serve(config.model_copy(update={"data": str(tmp_path), "serve_port": free_port()}))

@@ -1,0 +1,229 @@
+"""Files of wine scored in chunks, on the disk of this machine."""
+
+import csv
+import io
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from wine_quality import wine_files
+from wine_quality.batches import score_file
+from wine_quality.errors import DataError
+from wine_quality.models import build, fit, predict
+from wine_quality.schema import FEATURES
+from wine_quality.scoring import Scorer
+
+NOW = "2026-01-02T03:04:05+00:00"
+
+
+@pytest.fixture
+def scorer(wines) -> Scorer:
+    """A linear model of the six wines, as version 7."""
+    pipeline = fit(build("linear", 1), wines)
+    return Scorer("7", "a run", "pipeline", None, lambda columns: predict(pipeline, pd.DataFrame(columns)))
+
+
+@pytest.fixture
+def score(scorer, tmp_path):
+    """A function that scores a file with this content, and returns the scored one."""
+
+    def run(content: str | bytes | pd.DataFrame | pa.Table) -> Path:
+        source = written(tmp_path, content)
+        score_file(source, tmp_path / "scored", scorer, NOW)
+        return tmp_path / "scored"
+
+    return run
+
+
+@pytest.fixture
+def reasons(scorer, tmp_path):
+    """A function that returns why a file with this content is refused, after its name."""
+
+    def run(content: str | bytes | pd.DataFrame | pa.Table) -> str:
+        source = written(tmp_path, content)
+        with pytest.raises(DataError) as caught:
+            score_file(source, tmp_path / "scored", scorer, NOW)
+        line = str(caught.value)
+        assert line.startswith(f"{source}: ")
+        return line.removeprefix(f"{source}: ")
+
+    return run
+
+
+@pytest.fixture
+def features(wines) -> pd.DataFrame:
+    return wines[FEATURES]
+
+
+@pytest.fixture
+def expected(scorer, features) -> np.ndarray:
+    return scorer.predict(features)
+
+
+def written(folder: Path, content: str | bytes | pd.DataFrame | pa.Table) -> Path:
+    """Write text as a CSV, a table as Parquet, bytes as what only claims to be Parquet."""
+    if isinstance(content, str):
+        (folder / "wines.csv").write_text(content)
+        return folder / "wines.csv"
+    path = folder / "wines.parquet"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        pq.write_table(content if isinstance(content, pa.Table) else pa.Table.from_pandas(content), path)
+    return path
+
+
+def as_csv(wines: pd.DataFrame, **kwargs) -> str:
+    return wines.to_csv(index=False, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "spell",
+    {
+        "commas": as_csv,
+        "semicolons": lambda wines: as_csv(wines, sep=";"),
+        "spaces and capital letters": lambda wines: as_csv(
+            wines.rename(columns=lambda name: name.replace("_", " "))
+        ).upper(),
+        "an index column": pd.DataFrame.to_csv,
+        "columns in another order": lambda wines: as_csv(wines[FEATURES[::-1]]),
+        "Parquet": lambda wines: wines,
+        "Parquet with an index": lambda wines: wines.set_axis([9, 4, 7, 1, 3, 2]),
+        "Parquet of text": lambda wines: wines.astype(str),
+        "Parquet of decimals": lambda wines: wines.assign(pH=[Decimal(str(cell)) for cell in wines["pH"]]),
+        "Parquet of categories": lambda wines: wines.astype({"type": "category", "alcohol": "category"}),
+    }.items(),
+    ids=lambda spell: spell[0],
+)
+def test_every_spelling_gives_the_same_scores(score, features, expected, spell):
+    content = spell[1](features)
+    path = score(content)
+    scored = pd.read_csv(path, sep=None, engine="python") if isinstance(content, str) else pd.read_parquet(path)
+    assert scored["score"].to_numpy() == pytest.approx(expected, abs=1e-6)
+    assert (scored["quality"] == np.rint(expected)).all()
+    assert set(scored["model_version"].astype(str)) == {"7"}
+    assert set(scored["scored_at"]) == {NOW}
+
+
+def test_blanks_are_scored(score, scorer, features):
+    blank = features.assign(pH=[np.nan, *features["pH"][1:]], chlorides=np.nan)
+    for scored in (pd.read_csv(score(as_csv(blank))), pd.read_parquet(score(blank))):
+        assert scored["score"].to_numpy() == pytest.approx(scorer.predict(blank), abs=1e-6)
+        assert scored["chlorides"].isna().all()
+
+
+def test_other_columns_and_cells_of_a_csv_stay_letter_by_letter(score, features):
+    ids = ["007", " x ", "NA", 'say "so"', "a;b", "two\nlines"]
+    content = as_csv(features.assign(id=ids), sep=";")
+    header, *rows = csv.reader(io.StringIO(score(content).read_text(), newline=""), delimiter=";")
+    assert header == [*FEATURES, "id", "score", "quality", "model_version", "scored_at"]
+    given = list(csv.reader(io.StringIO(content, newline=""), delimiter=";"))
+    assert [row[:-4] for row in rows] == given[1:]
+
+
+def test_other_columns_of_parquet_keep_their_kind(score, features):
+    table = pa.Table.from_pandas(features).append_column("tags", pa.array([["a"], [], None, ["b", "c"], [], []]))
+    table = table.append_column("kind", pa.array([*"aabbcc"]).dictionary_encode())
+    scored = pq.read_table(score(table))
+    assert scored.select(table.column_names).equals(table)
+
+
+def test_a_column_that_is_called_like_an_added_one_is_kept_as_given(score, wines):
+    for scored in (pd.read_csv(score(as_csv(wines))), pd.read_parquet(score(wines))):
+        assert scored["given_quality"].tolist() == wines["quality"].tolist()
+        assert "quality" in scored
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_many_chunks_give_what_one_gives(score, features, kind, monkeypatch):
+    many = pd.concat([features] * 5, ignore_index=True).assign(id=range(30))
+    content = as_csv(many) if kind == "csv" else many
+    read = pd.read_csv if kind == "csv" else pd.read_parquet
+    whole = read(score(content))
+    monkeypatch.setattr(wine_files, "CHUNK", 7)
+    pd.testing.assert_frame_equal(read(score(content)), whole)
+
+
+def test_bad_rows_of_all_chunks_are_told_and_only_the_first_ten_in_full(reasons, features, monkeypatch):
+    monkeypatch.setattr(wine_files, "CHUNK", 4)
+    many = pd.concat([features] * 3, ignore_index=True)
+    assert reasons(as_csv(many.assign(pH=[3.0] * 5 + [99.0] + [3.0] * 12))) == (
+        "1 problem: row 7, pH: 99.0 is not 2 to 5 pH. Mend the file and run again."
+    )
+    told = reasons(many.assign(pH=99.0))
+    assert told.startswith("18 problems: row 1, pH: 99.0 is not 2 to 5 pH; row 2, pH: ")
+    assert told.endswith("row 10, pH: 99.0 is not 2 to 5 pH; and 8 more. Mend the file and run again.")
+
+
+CELLS = [
+    ("pH", "sour", "'sour' is not a number"),
+    ("pH", "inf", "inf is not 2 to 5 pH"),
+    ("type", "rosé", "'rosé' is not red or white"),
+    ("type", None, "empty"),
+]
+
+
+@pytest.mark.parametrize(("column", "cell", "problem"), CELLS)
+def test_a_bad_cell_is_told_with_its_row(reasons, features, column, cell, problem):
+    table = features.astype({column: object})
+    table.loc[2, column] = cell
+    assert reasons(as_csv(table)) == f"1 problem: row 4, {column}: {problem}. Mend the file and run again."
+    told = reasons(table.astype({column: "str"}))
+    assert told == f"1 problem: row 3, {column}: {problem}. Mend the file and run again."
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda wines: wines.drop(columns=["type", "pH"]), "1 problem: row 1, columns missing: type, pH"),
+        (lambda wines: wines.assign(ph=3.0), "1 problem: row 1, columns repeated: pH"),
+        (lambda wines: wines[[]].assign(name="Merlot", year=2009), "row 1, columns missing: type, fixed_acidity, "),
+    ],
+    ids=["missing", "repeated", "none of them"],
+)
+def test_wrong_columns_are_told(reasons, features, change, problem):
+    for content in (as_csv(change(features)), change(features)):
+        assert problem in reasons(content)
+
+
+HEADER = ",".join(FEATURES)
+REFUSED = {
+    "empty CSV": ("", "the file is empty"),
+    "header alone": (HEADER, "no wines in it"),
+    "HTML": ("<html>", "a web page, not a CSV file"),
+    "packed": ("PK\x03\x04\0", "not a text file"),
+    "prose": ("a wine; a red one\nof the South; 2009\n", "columns missing: type, "),
+    "few cells": (f"{HEADER}\nred,7\n", "1 problem: row 2, cells: 2, but the header has 12"),
+    "huge field": (f"{HEADER}\n{'x' * 200_000},7\n", "row 2: not a readable CSV (field larger than field limit"),
+    "endless line": (f"{HEADER}\n{'7,' * 1_000_000}\n", "a line of a million letters or more"),
+    "open quote": (f'{HEADER}\n"red,7\n', "row 2: not a readable CSV (unexpected end of data)"),
+    "empty Parquet": (b"", "not a readable Parquet file"),
+    "hardly Parquet": (b"PAR1 no more than this PAR1", "not a readable Parquet file"),
+    "CSV called Parquet": (b"type;pH\nred;3\n", "not a readable Parquet file"),
+    "no rows": (pd.DataFrame(columns=FEATURES, dtype=float), "no wines in it"),
+}
+
+
+@pytest.mark.parametrize(("content", "problem"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_table_of_wine_is_refused(reasons, content, problem):
+    assert problem in reasons(content)
+
+
+def test_a_torn_parquet_file_is_refused(reasons, features, tmp_path):
+    whole = written(tmp_path, pd.concat([features] * 500)).read_bytes()
+    assert "not a readable Parquet file" in reasons(whole[: len(whole) // 2])
+    middle = len(whole) // 3
+    assert "not a readable Parquet file" in reasons(whole[:middle] + b"\xff" * 200 + whole[middle + 200 :])
+
+
+@pytest.mark.parametrize("column", ["pH", "type"])
+def test_a_parquet_column_of_lists_is_told(reasons, features, column):
+    lists = pa.array([[1.0]] * len(features))
+    table = pa.Table.from_pandas(features)
+    table = table.set_column(table.column_names.index(column), column, lists)
+    assert f"6 problems: row 1, {column}: 'list<element: double>' is not " in reasons(table)

@@ -1,0 +1,79 @@
+"""Versions of the model in a test's store: real runs of few wines, registered."""
+
+from pathlib import Path
+from urllib.parse import urlparse
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.models import infer_signature
+
+from wine_quality import data, registry, scoring, tracking
+from wine_quality.config import Settings
+from wine_quality.models import build, fit
+from wine_quality.schema import FEATURES
+from wine_quality.splits import distinct_wines, train_holdout_split
+from wine_quality.tracking import Tracked
+
+
+def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return some 200 wines of the sample to train on, and the held-out ones beside them."""
+    return train_holdout_split(distinct_wines(data.sample("a test").table).iloc[::21].reset_index(drop=True))
+
+
+def registered(config: Settings, name: str, features: str = "measured", **params: object) -> ModelVersion:
+    """Fit a model by its name, register it, make its graph, and return the version."""
+    train, holdout = few_sides()
+    pipeline = fit(build(name, 1, features, **params), train)
+    run = tracking.log_run(name, pipeline, (train, holdout), "uci", {})
+    number = registry.register(config, run, {})
+    scoring.prepare(config, number, holdout)
+    return version(config, number)
+
+
+def registered_otherwise(config: Settings, columns: list[str], scores: str) -> ModelVersion:
+    """Register a linear model of some columns whose scores are signed as numbers of the type given."""
+    train, _ = few_sides()
+    pipeline = fit(build("linear", 1), train)
+    if columns != FEATURES:
+        pipeline = pipeline["model"].fit(train[columns], train["quality"])
+    predicted = pipeline.predict(train[columns]).astype(scores)
+    with mlflow.start_run() as run:
+        logged = mlflow.sklearn.log_model(
+            pipeline,
+            name="model",
+            signature=infer_signature(train[columns], predicted),
+            pip_requirements=["scikit-learn"],
+            skops_trusted_types=tracking.TRUSTED_TYPES,
+        )
+    number = registry.register(config, Tracked(run.info.run_id, run.info.experiment_id, logged.model_id), {})
+    return version(config, number)
+
+
+def version(config: Settings, number: str) -> ModelVersion:
+    """Return a version as it is now."""
+    return MlflowClient().get_model_version(config.registered_model, number)
+
+
+def crown(one: ModelVersion) -> None:
+    """Give a version the alias `champion`, whatever it is."""
+    MlflowClient().set_registered_model_alias(one.name, registry.CHAMPION, str(one.version))
+
+
+def model_path(one: ModelVersion) -> Path:
+    """Return where the model file of a version lies."""
+    source = MlflowClient().get_model_version_download_uri(one.name, str(one.version))
+    return Path(urlparse(source).path) / tracking.MODEL_FILE
+
+
+def graph_path(one: ModelVersion) -> Path:
+    """Return where the ONNX graph of a version lies."""
+    return Path(urlparse(mlflow.get_run(one.run_id).info.artifact_uri).path) / scoring.ONNX_FILE
+
+
+def tamper(path: Path) -> None:
+    """Change one bit in the midst of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

@@ -1,0 +1,235 @@
+"""Batches: files of wine in the bucket, scored once by each version.
+
+A file waits under `incoming/` and stays there, so that a later version of the model can score it too. Scored, it lies
+under the same name in `scored/`, with the columns of `ADDED`; a column of its own that is called like one of them has
+`given_` before its name there. A marker beside it, `<name>.json`, has the sha256 sum of what was scored and the
+version: the same content is scored by the same version once. What cannot be scored is moved to `rejected/`, with the
+reasons beside it.
+
+A process may be killed at any step. The marker is made void before a scored file is written, and written after it; a
+refused file is taken from `incoming/` last. So the next run does again whatever was not done whole.
+
+The functions take any bucket with the methods of `prefect_aws.S3Bucket`.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from wine_quality.errors import DataError
+from wine_quality.files import disk_errors_told, sha256
+from wine_quality.schema import SHOWN_PROBLEMS, Problems, problem_line
+from wine_quality.scoring import Scorer, columns_of
+from wine_quality.storage import check_reachable, storage_errors_told
+from wine_quality.wine_files import KINDS
+
+INCOMING, SCORED, REJECTED = "incoming/", "scored/", "rejected/"
+MARKER, REASONS = ".json", ".reasons.txt"  # what they are called after the name of their file
+LONGEST_NAME = 200  # bytes: with what is added, every S3 server takes it
+ADDED = {
+    "score": pa.float64(),
+    "quality": pa.int64(),
+    "model_version": pa.string(),
+    "scored_at": pa.string(),
+}
+
+Entry = dict[str, Any]  # an object as S3 lists it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a file.
+
+    Attributes
+    ----------
+    file : str
+        Its name under `incoming/`.
+    rows : int
+        How many wines were scored, by now or before.
+    version : str
+        Of the model; empty where nothing was scored.
+    state : str
+        `scored`, `unchanged` (it was scored before), `rejected`; or left to the next run: `changed` (another file took
+        its place while it was read), `failed` (the bucket did not give or take it).
+    reasons : str
+        Why it was rejected or failed.
+    """
+
+    file: str
+    rows: int
+    version: str
+    state: str
+    reasons: str = ""
+
+
+def waiting(bucket: Any) -> list[Entry]:
+    """Return the objects under `incoming/`, in the order of their names.
+
+    Raises
+    ------
+    StorageError
+        The bucket cannot be listed.
+    """
+    check_reachable(bucket)
+    with storage_errors_told(bucket.bucket_name):
+        return [entry for entry in bucket.list_objects(INCOMING) if not entry["Key"].endswith("/")]
+
+
+def name_of(entry: Entry) -> str:
+    """Return the name of an object under `incoming/` where it is a plain path, else one made of its sum.
+
+    Whoever may write to the bucket chooses the names: `..` in one, or a letter that is not printed, goes no further.
+    """
+    name = entry["Key"].partition(INCOMING)[2]
+    path = PurePosixPath(name)
+    plain = str(path) == name and not path.is_absolute() and ".." not in path.parts
+    if plain and name.isprintable() and len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"unfit-name-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
+    """Score an object under `incoming/`, or reject it, or see that it was scored before.
+
+    Parameters
+    ----------
+    bucket : S3Bucket
+    entry : dict
+        The object, one of `waiting`.
+    scorer : Scorer
+    folder : Path
+        Where the object is kept as long as the work takes, and what is made of it. It is emptied first.
+
+    Raises
+    ------
+    StorageError
+        The bucket cannot be used, or the object is gone.
+    DataError
+        The disk of `folder` is full or refuses.
+    """
+    name = name_of(entry)
+    with storage_errors_told(bucket.bucket_name), empty_folder(folder):
+        source = folder / f"source{PurePosixPath(name).suffix.lower()}"
+        download(bucket, entry, source)
+        try:
+            return score_once(bucket, name, source, scorer)
+        except DataError as error:
+            return reject(bucket, entry, source, str(error).removeprefix(f"{source}: "))
+
+
+def score_once(bucket: Any, name: str, source: Path, scorer: Scorer) -> Outcome:
+    """Score a file and upload the result, unless a marker says that this version has scored the same content."""
+    if source.suffix not in KINDS:
+        raise DataError(f"{source}: its name must be a plain path, not too long, and end in .csv or .parquet.")
+    marker = {"sha256": sha256(source), "version": scorer.version}
+    known = marker_of(bucket, name)
+    if marker.items() <= known.items():
+        return Outcome(name, known["rows"], scorer.version, "unchanged")
+    target, now = source.with_name("scored"), datetime.now(UTC).isoformat(timespec="seconds")
+    rows = score_file(source, target, scorer, now)
+    keep(bucket, name, target, marker | {"rows": rows, "scored_at": now})
+    return Outcome(name, rows, scorer.version, "scored")
+
+
+def score_file(source: Path, target: Path, scorer: Scorer, now: str) -> int:
+    """Score a file of wine, `CHUNK` rows at once, and return how many wines it has.
+
+    Parameters
+    ----------
+    source : Path
+        A `.csv` or `.parquet` file with the columns of `schema.FEATURES`, and any others. Measurements may be blank.
+    target : Path
+        Where to write the same rows with the columns of `ADDED`.
+    scorer : Scorer
+    now : str
+        What to write as the time.
+
+    Raises
+    ------
+    DataError
+        One line with all that is wrong with `source`, the first ten in full. What stands in `target` is not whole then.
+    """
+    file, rows = KINDS[source.suffix](source), 0
+    problems, further = {}, 0
+    with file.writer(target, ADDED) as write:
+        for chunk in file.chunks():
+            wines, found = file.examined(chunk)
+            problems, more = first_problems(problems | found)
+            further += more
+            if not problems:
+                write(chunk, judged(wines, scorer, now))
+            rows += len(chunk)
+    if problems:
+        raise DataError(problem_line(str(source), problems, further))
+    if not rows:
+        raise DataError(f"{source}: no wines in it. Write it again.")
+    return rows
+
+
+def first_problems(problems: Problems) -> tuple[Problems, int]:
+    """Return the first ten problems and how many more there are: a file may have millions."""
+    first = dict(sorted(problems.items())[:SHOWN_PROBLEMS])
+    return first, len(problems) - len(first)
+
+
+def judged(wines: pd.DataFrame, scorer: Scorer, now: str) -> pd.DataFrame:
+    """Return the columns of `ADDED` for some wines."""
+    score = scorer.score(columns_of(wines))
+    quality = np.rint(score).astype(int)
+    return pd.DataFrame(dict(zip(ADDED, (score, quality, scorer.version, now), strict=True)))
+
+
+def download(bucket: Any, entry: Entry, path: Path) -> None:
+    """Download an object, whatever its name, a piece at a time."""
+    client = bucket.credentials.get_s3_client()
+    with path.open("wb") as file:
+        shutil.copyfileobj(client.get_object(Bucket=bucket.bucket_name, Key=entry["Key"])["Body"], file)
+
+
+def marker_of(bucket: Any, name: str) -> dict[str, Any]:
+    """Return what the marker of a scored file says: nothing where there is none, or no scored file beside it."""
+    there = {entry["Key"].partition(SCORED)[2] for entry in bucket.list_objects(f"{SCORED}{name}")}
+    if not {name, f"{name}{MARKER}"} <= there:
+        return {}
+    return json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
+
+
+def keep(bucket: Any, name: str, scored: Path, marker: dict[str, Any]) -> None:
+    """Upload a scored file, and after it its marker; the one before says nothing meanwhile."""
+    bucket.write_path(f"{SCORED}{name}{MARKER}", b"{}")
+    bucket.upload_from_path(scored, f"{SCORED}{name}")
+    bucket.write_path(f"{SCORED}{name}{MARKER}", json.dumps(marker, indent=2).encode())
+
+
+def reject(bucket: Any, entry: Entry, source: Path, reasons: str) -> Outcome:
+    """Move an object to `rejected/`, its reasons first, unless another one has taken its place meanwhile."""
+    name, client = name_of(entry), bucket.credentials.get_s3_client()
+    now = client.list_objects_v2(Bucket=bucket.bucket_name, Prefix=entry["Key"]).get("Contents", [])
+    if entry not in now:
+        return Outcome(name, 0, "", "changed")
+    bucket.write_path(f"{REJECTED}{name}{REASONS}", f"{entry['Key']!r}: {reasons}\n".encode())
+    bucket.upload_from_path(source, f"{REJECTED}{name}")
+    client.delete_object(Bucket=bucket.bucket_name, Key=entry["Key"])
+    return Outcome(name, 0, "", "rejected", reasons)
+
+
+@contextmanager
+def empty_folder(folder: Path) -> Iterator[None]:
+    """Make a folder anew, without what a process left there that was killed, and delete it at the end."""
+    with disk_errors_told(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder)

@@ -1,0 +1,125 @@
+"""Files of wine of any size, CSV or Parquet: read in chunks, and written again with further columns."""
+
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wine_quality.errors import DataError
+from wine_quality.reading import as_table, cell_text, csv_rows, tidy_columns, tidy_name
+from wine_quality.schema import FEATURES, Problems, examined
+
+CHUNK = 10_000  # rows
+BUFFER = 1 << 20  # bytes of each column of a Parquet file that are read at once; by itself it takes a whole row group
+GIVEN = "given_"  # before the name of a column that has the name of an added one
+
+Writer = Callable[[Any, pd.DataFrame], None]
+
+
+class CsvFile:
+    """A CSV of wine as `reading.csv_rows` reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.separator, self.rows = csv_rows(path)
+        _, self.header = next(self.rows)
+
+    def chunks(self) -> Iterator[list[tuple[int, list[str]]]]:
+        """Yield the rows as they stand in the file, each with its line."""
+        while chunk := list(islice(self.rows, CHUNK)):
+            yield chunk
+
+    def examined(self, chunk: list[tuple[int, list[str]]]) -> tuple[pd.DataFrame, Problems]:
+        """Return the features of a chunk as the schema wants them, and all that is wrong by (line, column)."""
+        table, ragged = as_table(self.header, chunk)
+        features, problems = examined_features(table)
+        return features, problems | ragged
+
+    @contextmanager
+    def writer(self, path: Path, added: dict[str, pa.DataType]) -> Iterator[Writer]:
+        """Yield a function that writes a chunk, and a frame with the added columns, to a CSV of the same kind."""
+
+        def write(chunk: list[tuple[int, list[str]]], more: pd.DataFrame) -> None:
+            cells = more.itertuples(index=False, name=None)
+            lines.writerows([*row, *new] for (_, row), new in zip(chunk, cells, strict=True))
+
+        with path.open("w", encoding="utf-8", newline="") as file:
+            lines = csv.writer(file, delimiter=self.separator, lineterminator="\n")
+            lines.writerow([*kept_names(self.header, added), *added])
+            yield write
+
+
+class ParquetFile:
+    """A Parquet file of wine; its first wine is row 1."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seen = path, 0
+        with parquet_errors_told(path):
+            self.file = pq.ParquetFile(path, buffer_size=BUFFER)
+
+    def chunks(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows as they stand in the file."""
+        with parquet_errors_told(self.path), self.file:
+            yield from self.file.iter_batches(CHUNK)
+
+    def examined(self, chunk: pa.RecordBatch) -> tuple[pd.DataFrame, Problems]:
+        """Return the features of a chunk as the schema wants them, and all that is wrong by (row, column)."""
+        names = [tidy_name(name) for name in chunk.schema.names]
+        columns = {n: numbers_or_text(chunk[n]) for n, name in enumerate(names) if name in FEATURES}
+        rows = range(self.seen + 1, self.seen + len(chunk) + 1)
+        self.seen += len(chunk)
+        return examined_features(pd.DataFrame(columns, index=rows).rename(columns=dict(enumerate(names))))
+
+    @contextmanager
+    def writer(self, path: Path, added: dict[str, pa.DataType]) -> Iterator[Writer]:
+        """Yield a function that writes a chunk, and a frame with the added columns, to a Parquet file."""
+        given = self.file.schema_arrow
+        new = pa.schema(list(added.items()))
+        kept = [field.with_name(name) for field, name in zip(given, kept_names(given.names, added), strict=True)]
+        schema = pa.schema([*kept, *new], metadata=given.metadata)
+
+        def write(chunk: pa.RecordBatch, more: pd.DataFrame) -> None:
+            cells = pa.RecordBatch.from_pandas(more, schema=new, preserve_index=False)
+            file.write_batch(pa.RecordBatch.from_arrays([*chunk.columns, *cells.columns], schema=schema))
+
+        with pq.ParquetWriter(path, schema) as file:
+            yield write
+
+
+KINDS = {".csv": CsvFile, ".parquet": ParquetFile}
+
+
+def examined_features(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
+    """Return the features of a table, which may have other columns, and all that is wrong with them."""
+    table = tidy_columns(table, None)
+    return examined(table.loc[:, table.columns.isin(FEATURES)], FEATURES)
+
+
+def kept_names(names: list[str], added: dict[str, pa.DataType]) -> list[str]:
+    """Return the names of columns, one that is added as well with `given_` before it."""
+    return [f"{GIVEN}{name}" if name in added else name for name in names]
+
+
+def numbers_or_text(column: pa.Array) -> Any:
+    """Return a column of numbers as float64, and any other as text, with nulls where a CSV has them."""
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.float64(), safe=False).to_pandas().array
+    try:
+        return column.cast(pa.string()).to_pandas().map(cell_text, na_action="ignore").array
+    except pa.ArrowException:  # such as lists: what is told of each cell is its kind
+        return [str(kind)] * len(column)
+
+
+@contextmanager
+def parquet_errors_told(path: Path) -> Iterator[None]:
+    """Turn an error of Arrow into a line that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}). Write it again.") from None
