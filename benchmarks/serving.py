@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pandas as pd
 import requests
@@ -130,7 +129,18 @@ def main() -> None:
         ours, theirs, bare = (f"http://127.0.0.1:{port}" for port in ports)
         own = {"WINE_SERVE_PORT": str(ports[0]), "MLFLOW_TRACKING_URI": config.mlflow_uri}
         pid = servers.enter_context(server(["-m", "deployment.serve"], ports[0], "/health/ready", own))
-        mlflow = ["-m", "mlflow", "models", "serve", "-m", "models:/wine-quality@champion", "--env-manager", "local"]
+        mlflow = [
+            "-m",
+            "mlflow",
+            "models",
+            "serve",
+            "-m",
+            "models:/wine-quality@champion",
+            "--env-manager",
+            "local",
+            "--workers",
+            "1",
+        ]
         servers.enter_context(server([*mlflow, "--port", str(ports[1])], ports[1], "/ping", own))
         uvicorn = ["-m", "uvicorn", "benchmarks.serving:echo", "--log-level", "warning", "--port", str(ports[2])]
         servers.enter_context(server(uvicorn, ports[2], "/openapi.json", own))

@@ -1,4 +1,4 @@
-"""Take the pictures of MLflow's and Prefect's pages for the READMEs: `make images`, after `make notebooks`.
+"""Take the pictures of the pages of MLflow, Prefect and the service: `make images`, after `make notebooks`.
 
 It starts the servers of `make up` on free ports and opens their pages in Chromium (Debian's `chromium`, or the one that
 `CHROMIUM` names). Playwright is fetched for the occasion and is no part of the environment.
@@ -30,7 +30,7 @@ PLAIN = """localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("color-scheme", '"light"');"""
-PORTS = ("PREFECT", "MLFLOW", "S3")
+PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
 RUN_SECONDS = 600
 
 # address, a text to wait for, and the width and height to show
@@ -40,7 +40,7 @@ MLFLOW_PAGES = {
 }
 PREFECT_PAGES = {
     "prefect-dashboard": ("/dashboard", "Active Work Pools", 1280, 500),
-    "prefect-deployments": ("/deployments", "on-new-wine", 1280, 400),
+    "prefect-deployments": ("/deployments", "score-batches", 1280, 450),
     "prefect-run": ("/runs/flow-run/{run}", "Task runs", 1280, 500),
     "prefect-work-pool": ("/work-pools/work-pool/wine", "Concurrency Limit", 1280, 760),
     "prefect-block": ("/blocks/block/{block}", "wine-credentials", 980, 480),
@@ -55,8 +55,8 @@ def servers(home: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     own = os.environ | {f"WINE_{name}_PORT": str(port) for name, port in ports.items()} | {"WINE_HOME": str(home)}
     up = subprocess.Popen([PYTHON, "-m", "orchestration.up"], cwd=ROOT, env=own, stdout=subprocess.DEVNULL)
     try:
-        for address in addresses.values():
-            while not answers(address):
+        for name in ("PREFECT", "MLFLOW", "S3"):
+            while not answers(addresses[name]):
                 assert up.poll() is None, "make up did not start"
                 time.sleep(0.2)
         yield addresses, own
@@ -155,6 +155,20 @@ def take_prefect(page: Page) -> None:
         below = {"flow_runs": {"parent_flow_run_id": {"any_": [ids["run"]]}, "name": {"like_": "compare"}}}
         subflow = asked(f"{prefect}/api/flow_runs/filter", below)[0]["id"]
         take_log(page, "prefect-logs", f"{prefect}/runs/flow-run/{subflow}", r"baseline\s+skipped", r"score\s+on")
+        take_service(page, at["SERVE"], own)
+
+
+def take_service(page: Page, address: str, own: dict[str, str]) -> None:
+    """Take the picture of the page of `make serve`."""
+    serve = subprocess.Popen([PYTHON, "-m", "deployment.serve"], cwd=ROOT, env=own, stdout=subprocess.DEVNULL)
+    try:
+        while not answers(address):
+            assert serve.poll() is None, "make serve did not start"
+            time.sleep(0.2)
+        take(page, "service-page", address, "Tasters gave", 1280, 900)
+    finally:
+        serve.send_signal(signal.SIGINT)
+        serve.wait()
 
 
 def main() -> None:
