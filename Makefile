@@ -7,7 +7,7 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help setup run up deploy bucket score notebooks images lab test lint format sample bench lock
+.PHONY: help setup run up deploy bucket serve score notebooks images lab test lint format sample bench lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ deploy: setup ## make the work pool, the blocks and the deployments in Prefect
 
 bucket: setup ## list the runs in the bucket, download each and check it against its manifest
 	@$(PY) -m orchestration.list_bucket
+
+serve: setup ## serve the champion: predictions, metrics and a page at port 8000; Ctrl-C stops it
+	@$(PY) -m deployment.serve
 
 score: setup ## score the files under incoming/ in the bucket with the champion
 	@$(PY) -m deployment.batch

@@ -92,13 +92,20 @@ class BodyLimit:
         pieces: list[bytes] = []
         try:
             await self.read(scope, receive, pieces)
-            await self.app(scope, replayed(b"".join(pieces), receive), send)
+            pieces[:] = [b"".join(pieces)]
+            await self.app(scope, replayed(pieces[0], receive), send)
         except Refusal as refusal:
+            self.let_go(pieces)
             await refuse(refusal, receive, send)
         except ClientDisconnect:
             pass  # nobody waits for an answer
         finally:
-            self.waiting -= sum(map(len, pieces))
+            self.let_go(pieces)
+
+    def let_go(self, pieces: list[bytes]) -> None:
+        """Forget what was read of a body."""
+        self.waiting -= sum(map(len, pieces))
+        pieces.clear()
 
     async def read(self, scope: Scope, receive: Receive, pieces: list[bytes]) -> None:
         """Read a body into `pieces`, or raise a `Refusal`."""

@@ -274,7 +274,7 @@ def test_large_bodies_together_are_bounded(url, monkeypatch):
     with ExitStack() as stack:
         clients = [stack.enter_context(line(url, part)) for _ in range(4)]
         ends = [answered(client) for client in clients]
-    assert {end[:12] for end in ends} == {b"HTTP/1.1 503", b"HTTP/1.1 408"}
+    assert b"HTTP/1.1 503" in {end[:12] for end in ends} <= {b"HTTP/1.1 503", b"HTTP/1.1 408"}
     assert post(url, json.dumps([WINE] * 1000)).status_code == 200
 
 

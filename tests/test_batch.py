@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_API_URL
-from servers import prefect_server
+from prefect.testing.utilities import prefect_test_harness
 from versions import crown, registered
 
 from deployment.batch import score_wine_batches
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
-def prefect_port(tmp_path_factory) -> Iterator[int]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as port:
-        yield port
+def prefect_api() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
 
 
 @pytest.fixture

@@ -121,11 +121,15 @@ def test_a_new_version_scores_again(bucket, config, wines):
     assert scored["score"].nunique() == 1
 
 
-def test_a_scored_file_that_is_gone_is_made_again(bucket, config, wines):
-    put(bucket, "wines.csv", wines)
-    run(bucket, config)
-    bucket.credentials.get_s3_client().delete_object(Bucket=bucket.bucket_name, Key="scored/wines.csv")
-    assert run(bucket, config) == {"wines.csv": "scored"}
+def test_a_scored_file_that_is_gone_or_whose_marker_is_spoilt_is_made_again(moto_bucket, config, wines):
+    client, there = moto_bucket.credentials.get_s3_client(), {"Bucket": moto_bucket.bucket_name}
+    put(moto_bucket, "wines.csv", wines)
+    run(moto_bucket, config)
+    client.delete_object(**there, Key="scored/wines.csv")
+    assert run(moto_bucket, config) == {"wines.csv": "scored"}
+    client.put_object(**there, Key="scored/wines.csv.json", Body=b'{"sha256')
+    assert run(moto_bucket, config) == {"wines.csv": "scored"}
+    assert run(moto_bucket, config) == {"wines.csv": "unchanged"}
 
 
 def test_bad_files_are_moved_with_their_reasons_and_the_good_ones_scored(bucket, config, wines):

@@ -271,12 +271,14 @@ def test_folders_of_the_machine_are_not_told(reason, without):
     assert module.FOLDERS.sub("", reason) == without
 
 
-def test_make_serve_says_where_it_is_and_ctrl_c_ends_it_in_one_line(config, tmp_path):
+def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_on_ctrl_c(config, name, tmp_path):
     port = free_port()
     own = {"WINE_HOME": str(config.home), "WINE_DATA": config.data, "WINE_SERVE_PORT": str(port)}
     with running(["-m", "deployment.serve"], tmp_path / "log", **own) as process:
         wait_until(lambda: listens(port) or process.poll() is not None, "make serve", 60)
-        assert post(f"http://127.0.0.1:{port}", WINE).json()["version"] == "1"
+        wait_for(f"http://127.0.0.1:{port}", "green", "1")
+        name("2")
+        wait_for(f"http://127.0.0.1:{port}", "green", "2")
         with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
             slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             process.send_signal(signal.SIGINT)

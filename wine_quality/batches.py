@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -197,11 +197,13 @@ def download(bucket: Any, entry: Entry, path: Path) -> None:
 
 
 def marker_of(bucket: Any, name: str) -> dict[str, Any]:
-    """Return what the marker of a scored file says: nothing where there is none, or no scored file beside it."""
+    """Return what the marker of a scored file says: nothing where one of the two is missing, or the marker spoilt."""
     there = {entry["Key"].partition(SCORED)[2] for entry in bucket.list_objects(f"{SCORED}{name}")}
     if not {name, f"{name}{MARKER}"} <= there:
         return {}
-    return json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
+    with suppress(ValueError):
+        return json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
+    return {}
 
 
 def keep(bucket: Any, name: str, scored: Path, marker: dict[str, Any]) -> None:
