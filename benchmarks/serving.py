@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pandas as pd
 import requests
@@ -127,7 +128,11 @@ def main() -> None:
             pipeline = registry.load_version(registry.champion(config))
         ports = [free_port() for _ in range(3)]
         ours, theirs, bare = (f"http://127.0.0.1:{port}" for port in ports)
-        own = {"WINE_SERVE_PORT": str(ports[0]), "MLFLOW_TRACKING_URI": config.mlflow_uri}
+        own = {
+            "WINE_SERVE_PORT": str(ports[0]),
+            "MLFLOW_TRACKING_URI": config.mlflow_uri,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # mlflow calls uvicorn by its name
+        }
         pid = servers.enter_context(server(["-m", "deployment.serve"], ports[0], "/health/ready", own))
         mlflow = [
             "-m",
