@@ -147,3 +147,26 @@ def test_what_it_costs_to_operate_is_what_was_measured():
         f"after six runs | {span('up_memory_gb', 2)} GB; {measured['up_memory_gb_after_six_runs']:.2f} GB",
     ):
         assert f"{row} |" in text
+
+
+def test_the_speed_of_the_service_is_what_was_measured():
+    measured = results("serving")
+    text = (ROOT / "deployment" / "README.md").read_text()
+
+    def span(found: dict, form: str) -> str:
+        return f"{found['min']:{form}} to {found['max']:{form}}"
+
+    for row in (
+        *(f"{kind} | {span(found, ',.0f')}" for kind, found in speeds(measured["requests_per_second"])),
+        f"over `mlflow models serve` | {span(measured['service_over_mlflow'], '.0f')} times",
+        f"over the echo | {span(measured['service_over_echo'], '.2f')}",
+        f"99 of 100 answers come within | {span(measured['half_load_p99_ms'], '.1f')} ms",
+        f"over the pipeline in the same process | {span(measured['thousand_rows_over_in_process'], '.2f')}",
+    ):
+        assert f"{row} |" in text
+
+
+def speeds(found: dict) -> list[tuple[str, dict]]:
+    """Return the speed of each server by what the table calls it."""
+    names = {"service": "this service", "mlflow": "`mlflow models serve`", "echo": "the echo"}
+    return [(names[name], speed) for name, speed in found.items()]

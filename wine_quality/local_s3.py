@@ -17,6 +17,7 @@ from wine_quality.files import disk_errors_told
 from wine_quality.ports import free_port, listens
 
 START_SECONDS = 10
+FRESH = ["--dir-cache-time", "1s"]  # a file that was put into the folder by hand is seen at once
 AS_LONG_AS_WE_LIVE = """exec 3<&0
 "$@" </dev/null & server=$!
 { read -r _ <&3; kill $server; } & # the pipe closes with us, whatever ends us
@@ -60,7 +61,7 @@ def s3_command(config: Settings, port: int) -> list[str]:
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if rclone is None:
         raise StorageError("rclone is not installed. Install requirements.txt again (make setup).")
-    return [rclone, "serve", "s3", str(config.local / "s3"), "--addr", f"127.0.0.1:{port}", "--config", ""]
+    return [rclone, "serve", "s3", str(config.local / "s3"), "--addr", f"127.0.0.1:{port}", "--config", "", *FRESH]
 
 
 def s3_environment(key: str, secret: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A name for each model, the pipeline behind the name, and the space that is searched for its parameters."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,13 +153,19 @@ def fit(pipeline: Pipeline, wines: pd.DataFrame) -> Pipeline:
     to run, and for a few wines one core is also the faster. XGBoost stays on one (`MODELS`): its threads wait by
     spinning, and a second busy program makes them many times slower than a single one.
     """
-    threaded = pipeline["model"].get_params().get("n_jobs", 1) is None
-    if threaded:
+    on_all_cores = threaded(pipeline)
+    if on_all_cores:
         pipeline.set_params(model__n_jobs=-1)
-    pipeline.fit(wines[FEATURES], wines[TARGET])
-    if threaded:
+    with warnings.catch_warnings():  # the threads of scikit-learn may leave no filter behind, of which it then warns
+        pipeline.fit(wines[FEATURES], wines[TARGET])
+    if on_all_cores:
         pipeline.set_params(model__n_jobs=1)
     return pipeline
+
+
+def threaded(pipeline: Pipeline) -> bool:
+    """Say whether a model, such as a forest, can be fitted on many cores by itself."""
+    return pipeline["model"].get_params().get("n_jobs", 1) is None
 
 
 def predict(pipeline: Pipeline, wines: pd.DataFrame) -> np.ndarray:
@@ -176,8 +183,9 @@ def cross_predict(
     """Return a score for each wine by a model that never saw it: fitted on the rest.
 
     Where folds are fitted side by side, linear algebra keeps to one core within each, or the threads of all folds
-    would wait for each other.
+    would wait for each other. A model that is fitted on many cores by itself takes one fold after the other.
     """
+    side_by_side = side_by_side and not threaded(pipeline)
 
     def fold_scores(fit_rows: np.ndarray, score_rows: np.ndarray) -> np.ndarray:
         return predict(fitted(clone(pipeline), wines.iloc[fit_rows]), wines.iloc[score_rows])
