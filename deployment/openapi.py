@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deployment.wines import MANY, MOST_WINES, ONE, Told
+from deployment.wines import MOST_WINES, ONE, Told
 from wine_quality.schema import FEATURES
 
 DESCRIPTION = """The score that tasters would give a wine, 0 to 10, from what a laboratory measures.
@@ -33,6 +33,6 @@ def body(schema: dict[str, Any], **examples: Any) -> dict[str, Any]:
 
 
 WINE = ONE.json_schema()
-WINES = {**MANY.json_schema(), "title": "Wines", "minItems": 1, "maxItems": MOST_WINES}
+WINES = {"title": "Wines", "type": "array", "items": WINE, "minItems": 1, "maxItems": MOST_WINES}
 ONE_WINE = body(WINE, a_wine=EXAMPLE)
 SOME_WINES = body({"oneOf": [WINE, WINES]}, one_wine=EXAMPLE, two_wines=[EXAMPLE, ANOTHER])

@@ -70,7 +70,8 @@ class Service:
     async def predict(self, request: Request) -> Response:
         """Score one wine, or a list of up to 5,000.
 
-        Every field must be there; a measurement that was not taken is null, and the model sets its mean in.
+        Every field must be there; a measurement that was not taken is null, and counts as the mean of the
+        wines that the model was trained on.
         The answer names the version of the model and each prediction, and says whether it is kept.
         """
         body, scorer = await json_body(request), self.scorer()
@@ -169,14 +170,15 @@ def app(config: Settings) -> FastAPI:
 
 def add_routes(api: FastAPI, service: Service) -> None:
     """Name the paths, straight on the app: a router that is included costs each request 10 µs."""
-    post = {"methods": ["POST"], "responses": TOLD}
+    wine, operation = {"tags": ["wine"]}, {"tags": ["operation"]}
+    post = {**wine, "methods": ["POST"], "responses": TOLD}
     api.add_api_route("/predict", service.predict, response_model=Answer | Answers, openapi_extra=SOME_WINES, **post)
     api.add_api_route("/nearest", service.nearest, response_model=Neighbours, openapi_extra=ONE_WINE, **post)
-    api.add_api_route("/wines/ranges", service.ranges)
-    api.add_api_route("/model", service.model, responses={503: TOLD[503]})
-    api.add_api_route("/health/live", service.live)
-    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Ready}})
-    api.add_api_route("/metrics", service.metrics, response_class=PlainTextResponse)
+    api.add_api_route("/wines/ranges", service.ranges, **wine)
+    api.add_api_route("/model", service.model, responses={503: TOLD[503]}, **operation)
+    api.add_api_route("/health/live", service.live, **operation)
+    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Ready}}, **operation)
+    api.add_api_route("/metrics", service.metrics, response_class=PlainTextResponse, **operation)
     for name in ("index.html", "page.css", "page.js", "icon.svg"):
         api.add_api_route(f"/{name}", file(name), include_in_schema=False)
     api.add_api_route("/", file("index.html"), include_in_schema=False)

@@ -1,4 +1,4 @@
-"""What a hostile or clumsy client sends, and a broken registry: refused in one clear line, with no folder in it."""
+"""What a hostile or clumsy client sends: refused in one clear line that tells nothing of the machine."""
 
 import json
 import re
@@ -7,25 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 import requests
-from mlflow import MlflowClient
-from served import (
-    WINE,
-    add_version,
-    add_version_of_alcohol_alone,
-    name_champion,
-    own_home,
-    service,
-    told,
-    wait_for,
-)
-from servers import wait_until
+from served import WINE, own_home, service, told
+from versions import crown, registered
 
 from deployment import guards, serve
-from deployment import service as module
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port
 
@@ -39,8 +27,7 @@ JSON = {"Content-Type": "application/json"}
 def config(tmp_path_factory, few_wines):
     """Settings of a home with a version that is served."""
     with own_home(tmp_path_factory.mktemp("attacked"), few_wines) as config:
-        add_version(config, "extra_trees", n_estimators=10)
-        name_champion(config, "1")
+        crown(registered(config, "extra_trees", n_estimators=10))
         yield config
 
 
@@ -48,7 +35,6 @@ def config(tmp_path_factory, few_wines):
 def url(config):
     """A service with little patience; whatever the tests did, it never failed and it scores at the end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "Champion", partial(module.Champion, seconds=0.2))
         patch.setattr(guards, "SECONDS", PATIENCE)
         with service(config) as url:
             yield url
@@ -283,58 +269,3 @@ def test_many_requests_at_once_are_all_answered(url):
     with ThreadPoolExecutor(32) as pool:
         statuses = [answer.status_code for answer in pool.map(partial(post, url), bodies)]
     assert statuses == [200, 200, 400, 422] * 50
-
-
-@pytest.fixture
-def name(config, url):
-    """A function that moves the alias; after the test it is the first version's again."""
-    yield partial(name_champion, config)
-    name_champion(config, "1")
-    wait_for(url, "green", "1")
-
-
-def amber(url):
-    reason = wait_for(url, "amber", "1")["reason"]
-    assert not re.search(r"/tmp|/home|site-packages", reason)
-    answer = requests.post(f"{url}/predict", json=WINE, timeout=30)
-    assert (answer.status_code, answer.json()["version"]) == (200, "1")
-    return reason
-
-
-def files(version, name):
-    """Return where the files of a name lie that belong to a version or its run."""
-    kept = MlflowClient().get_model_version("wine-quality", version)
-    run = MlflowClient().get_run(kept.run_id).info.artifact_uri
-    model = MlflowClient().get_logged_model(kept.source.removeprefix("models:/")).artifact_location
-    return [path for uri in (run, model) for path in Path(uri.removeprefix("file://")).glob(name)]
-
-
-@pytest.mark.parametrize("file", ["model.skops", "model.onnx"])
-def test_a_file_of_a_model_that_was_tampered_with_is_refused_and_the_old_one_serves_on(url, config, name, file):
-    version = add_version(config, "extra_trees", n_estimators=5)
-    (path,) = files(version, file)
-    path.write_bytes(path.read_bytes() + b"\0")
-    name(version)
-    assert f"{file} is not the file that was noted (its sha256 sum differs)" in amber(url)
-
-
-def test_a_version_of_another_signature_is_refused_and_the_old_one_serves_on(url, config, name):
-    version = add_version_of_alcohol_alone(config)
-    name(version)
-    assert f"version {version} cannot be used: it takes other columns than those of wine" in amber(url)
-
-
-def test_a_version_without_files_is_refused_and_the_old_one_serves_on(url, config, name):
-    version = add_version(config, "linear")
-    (path,) = files(version, "model.skops")
-    path.unlink()
-    name(version)
-    assert f"wine-quality version {version} cannot be used: model.skops is missing" in amber(url)
-
-
-def test_a_store_that_is_taken_away_is_told_and_the_old_version_serves_on(url, config, name):
-    store = config.home / "mlflow.db"
-    store.rename(aside := store.with_suffix(".aside"))
-    wait_until(lambda: told(f"{url}/health/ready")["status"] == "amber", "amber", 10)
-    assert "there is no MLflow store" in amber(url)
-    aside.rename(store)

@@ -9,8 +9,9 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from served import add_version, name_champion, own_home, service, told
+from served import own_home, service, told
 from servers import wait_until
+from versions import crown, registered
 
 from wine_quality.ports import free_port
 from wine_quality.schema import MEASUREMENTS
@@ -33,8 +34,7 @@ SLIDERS = ["pH" if name == "pH" else name.capitalize().replace("_", " ") for nam
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, few_wines):
     with own_home(tmp_path_factory.mktemp("page"), few_wines) as config:
-        add_version(config, "linear")
-        name_champion(config, "1")
+        crown(registered(config, "linear"))
         yield config
 
 
@@ -181,6 +181,7 @@ def test_the_page_asks_nobody_else_and_complains_of_nothing(page, url):
 def test_the_documentation_works_without_a_network(page, url):
     page.get(f"{url}/docs")
     wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 7, "the routes", 20)
+    assert page.find_elements(By.CSS_SELECTOR, ".errors-wrapper") == []
     assert "Wine quality" in page.find_element(By.CSS_SELECTOR, ".title").text
     assert asked_hosts(page) == {url}
     assert page.get_log("browser") == []

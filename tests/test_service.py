@@ -1,8 +1,6 @@
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Event
 
 import jsonschema
 import numpy as np
@@ -11,8 +9,9 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families
-from served import WINE, add_version, name_champion, own_home, service, told, wait_for
+from served import WINE, alias_moved, own_home, service, told, wait_for
 from servers import running, wait_until
+from versions import crown, registered
 
 from deployment import service as module
 from deployment.serve import serve
@@ -31,9 +30,8 @@ pytestmark = pytest.mark.slow
 def config(tmp_path_factory, few_wines):
     """Settings of a home with two versions: the first scores by its pipeline, the second by an ONNX graph."""
     with own_home(tmp_path_factory.mktemp("served"), few_wines) as config:
-        assert add_version(config, "linear") == "1"
-        assert add_version(config, "extra_trees", n_estimators=10) == "2"
-        name_champion(config, "1")
+        crown(registered(config, "linear"))
+        registered(config, "extra_trees", n_estimators=10)
         yield config
 
 
@@ -47,11 +45,10 @@ def url(config):
 
 
 @pytest.fixture
-def name(config, url):
-    """A function that moves the alias; after the test it is the first version's again."""
-    yield partial(name_champion, config)
-    name_champion(config, "1")
-    wait_for(url, "green", "1")
+def move(config, url):
+    """A function that gives the alias to a version; after the test it is the first one's again."""
+    with alias_moved(config, url) as move:
+        yield move
 
 
 def post(url, body, path="/predict"):
@@ -81,9 +78,9 @@ def test_many_wines_are_answered_in_their_order_each_as_if_it_came_alone(url):
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_a_null_gets_what_training_gave_it(url, name, version):
-    name(version)
-    wait_for(url, "green", version)
+def test_a_null_gets_what_training_gave_it(url, move, version):
+    move(version)
+    wait_for(url, version)
     blank = {**WINE, **dict.fromkeys(MEASUREMENTS)}
     assert post(url, blank).json()["score"] == pytest.approx(expected(version, blank)[0], abs=1e-4)
 
@@ -164,40 +161,6 @@ def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypat
     assert (answer.status_code, answer.json()["stored"]) == (200, False)
 
 
-def test_a_moved_alias_is_followed_under_load_without_a_failed_request(url, name):
-    over, answered = Event(), []
-
-    def ask(body):
-        with requests.Session() as session:
-            while not over.is_set():
-                answer = session.post(f"{url}/predict", json=body, timeout=30)
-                answered.append((answer.status_code, answer.json().get("version")))
-
-    with ThreadPoolExecutor() as pool:
-        asking = [pool.submit(ask, body) for body in (WINE, WINE, [WINE] * 200)]
-        for version in ("2", "1", "2"):
-            name(version)
-            wait_for(url, "green", version)
-        over.set()
-    assert [future.exception() for future in asking] == [None, None, None]
-    assert set(answered) == {(200, "1"), (200, "2")}
-
-
-def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber(url, config, name):
-    MlflowClient().delete_registered_model_alias("wine-quality", "champion")
-    assert wait_for(url, "amber", "1")["reason"].startswith("no version has the alias champion.")
-    assert post(url, WINE).status_code == 200
-    with service(config.model_copy(update={"serve_port": free_port()})) as without:
-        ready = requests.get(f"{without}/health/ready", timeout=30)
-        assert (ready.status_code, ready.json()["status"]) == (503, "red")
-        for answer in (post(without, WINE), requests.get(f"{without}/model", timeout=30)):
-            assert answer.status_code == 503
-            assert answer.json()["error"].startswith("no model is loaded: no version has the alias champion.")
-        assert told(f"{without}/health/live") == {"status": "live"}
-        name("2")
-        wait_for(without, "green", "2")
-
-
 def samples(url):
     """Return what `/metrics` tells, by name and labels."""
     families = text_string_to_metric_families(requests.get(f"{url}/metrics", timeout=30).text)
@@ -221,17 +184,24 @@ def test_metrics_count_requests_by_route_and_status_wines_predictions_and_the_ve
     assert (model["version"], model["engine"]) == ("1", "pipeline")
 
 
-def test_answers_are_as_the_documentation_says(url):
+def test_requests_and_answers_are_as_the_documentation_says(url):
     documented = told(f"{url}/openapi.json")
-    for path, method in {"/predict": "post", "/nearest": "post", "/model": "get", "/wines/ranges": "get"}.items():
-        operation = documented["paths"][path][method]
-        bodies = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {})
-        for example in bodies.values() or [{"value": None}]:
-            answer = requests.request(method, url + path, json=example["value"], timeout=30)
-            said = operation["responses"]["200"]["content"]["application/json"]["schema"]
-            jsonschema.validate(answer.json(), {**said, "components": documented["components"]})
-    refused = documented["paths"]["/predict"]["post"]["responses"]["422"]["content"]["application/json"]["schema"]
-    jsonschema.validate(post(url, 5).json(), {**refused, "components": documented["components"]})
+
+    def check(said, value):
+        schema = said["content"]["application/json"]["schema"]
+        jsonschema.validate(value, {**schema, "components": documented["components"]})
+
+    for path in ("/predict", "/nearest"):
+        operation = documented["paths"][path]["post"]
+        for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+            check(operation["requestBody"], example["value"])
+            check(operation["responses"]["200"], post(url, example["value"], path).json())
+        check(operation["requestBody"], {**WINE, "pH": None})
+        with pytest.raises(jsonschema.ValidationError):
+            check(operation["requestBody"], {**WINE, "pH": 9})
+        check(operation["responses"]["422"], post(url, 5, path).json())
+    for path in ("/model", "/wines/ranges", "/health/live", "/health/ready"):
+        check(documented["paths"][path]["get"]["responses"]["200"], told(url + path))
 
 
 def test_the_nearest_wine_to_one_of_the_loaded_is_that_wine(url, config):
@@ -258,27 +228,14 @@ def test_ranges_go_from_the_first_to_the_ninety_ninth_percentile(url, config):
         assert 30 < (one["high"] - one["low"]) / one["step"] < 400
 
 
-@pytest.mark.parametrize(
-    ("reason", "without"),
-    [
-        ("/home/me/mlflow.db: cannot be read", "mlflow.db: cannot be read"),
-        ("No such file: '/home/me/1/model.onnx'.", "No such file: 'model.onnx'."),
-        ("sqlite:////home/me/mlflow.db is locked", "mlflow.db is locked"),
-        ("version 3 and/or 4. Run `make run`.", "version 3 and/or 4. Run `make run`."),
-    ],
-)
-def test_folders_of_the_machine_are_not_told(reason, without):
-    assert module.FOLDERS.sub("", reason) == without
-
-
-def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_on_ctrl_c(config, name, tmp_path):
+def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_on_ctrl_c(config, move, tmp_path):
     port = free_port()
     own = {"WINE_HOME": str(config.home), "WINE_DATA": config.data, "WINE_SERVE_PORT": str(port)}
     with running(["-m", "deployment.serve"], tmp_path / "log", **own) as process:
         wait_until(lambda: listens(port) or process.poll() is not None, "make serve", 60)
-        wait_for(f"http://127.0.0.1:{port}", "green", "1")
-        name("2")
-        wait_for(f"http://127.0.0.1:{port}", "green", "2")
+        wait_for(f"http://127.0.0.1:{port}", "1")
+        move("2")
+        wait_for(f"http://127.0.0.1:{port}", "2")
         with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
             slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             process.send_signal(signal.SIGINT)
