@@ -64,5 +64,4 @@ def wait_for(url: str, version: str) -> None:
     wait_until(
         lambda: told(f"{url}/health/ready")["status"] == "green" and told(f"{url}/model")["version"] == version,
         f"version {version}",
-        10,
     )

@@ -107,11 +107,11 @@ def test_a_request_that_holds_the_old_version_finishes_with_it(served, store, wi
 def test_a_moved_alias_is_noticed_within_ten_seconds(store, first):
     champion = Champion(store)
     with watched(champion):
-        wait_until(lambda: champion.scorer, "the first champion", 10)
+        wait_until(lambda: champion.scorer, "the first champion")
         crown(registered(store, "decision_tree"))
-        wait_until(lambda: champion.scorer.version == "2", "the new champion", 10)
+        wait_until(lambda: champion.scorer.version == "2", "the new champion")
         crown(first)
-        wait_until(lambda: champion.scorer.version == "1", "the old champion again", 10)
+        wait_until(lambda: champion.scorer.version == "1", "the old champion again")
 
 
 def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(store, first, monkeypatch):

@@ -72,7 +72,7 @@ def opened(chromium, url):
     for kind in ("browser", "performance"):
         chromium.get_log(kind)
     chromium.get(url)
-    wait_until(lambda: text(chromium, "score") not in ("", "–"), "a score", 10)
+    wait_until(lambda: text(chromium, "score") not in ("", "–"), "a score")
     return chromium
 
 
@@ -128,14 +128,14 @@ def test_arrow_keys_alone_change_the_score(page):
     before = text(page, "score")
     press(page, Keys.TAB, Keys.ARROW_LEFT)
     assert focused(page).accessible_name == "Red"
-    wait_until(lambda: text(page, "score") != before, "another score", 5)
+    wait_until(lambda: text(page, "score") != before, "another score")
     press(page, *[Keys.TAB] * len(SLIDERS))
     alcohol, before = focused(page), text(page, "score")
     median = alcohol.get_attribute("value")
     press(page, *[Keys.ARROW_RIGHT] * 5)
     step = float(alcohol.get_attribute("step"))
     assert float(alcohol.get_attribute("value")) == pytest.approx(float(median) + 5 * step)
-    wait_until(lambda: float(text(page, "score")) > float(before), "a higher score", 5)
+    wait_until(lambda: float(text(page, "score")) > float(before), "a higher score")
     press(page, Keys.TAB, Keys.ENTER)
     assert alcohol.get_attribute("value") == median
 
@@ -180,7 +180,7 @@ def test_the_page_asks_nobody_else_and_complains_of_nothing(page, url):
 
 def test_the_documentation_works_without_a_network(page, url):
     page.get(f"{url}/docs")
-    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 7, "the routes", 20)
+    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 7, "the routes")
     assert page.find_elements(By.CSS_SELECTOR, ".errors-wrapper") == []
     assert "Wine quality" in page.find_element(By.CSS_SELECTOR, ".title").text
     assert asked_hosts(page) == {url}
@@ -193,11 +193,11 @@ def test_without_the_service_the_last_answer_stays_and_the_page_comes_back_by_it
         page = opened(chromium, url)
         before = text(page, "score")
     page.find_element(By.ID, "alcohol").send_keys(Keys.END)
-    wait_until(lambda: text(page, "trouble"), "the trouble", 5)
+    wait_until(lambda: text(page, "trouble"), "the trouble")
     assert text(page, "trouble") == "The service does not answer. This page tries again by itself."
     assert text(page, "score") == before
     with service(own):
-        wait_until(lambda: not text(page, "trouble"), "the service", 10)
+        wait_until(lambda: not text(page, "trouble"), "the service")
         assert float(text(page, "score")) > float(before)
 
 
@@ -210,7 +210,7 @@ def test_made_up_wine_is_called_so(chromium, config):
 def test_a_page_without_a_champion_says_why_there_is_no_score(chromium, config, tmp_path):
     with service(config.model_copy(update={"registered_model": "no-such", "serve_port": free_port()})) as url:
         chromium.get(url)
-        wait_until(lambda: text(chromium, "trouble"), "the trouble", 10)
+        wait_until(lambda: text(chromium, "trouble"), "the trouble")
         reason = "no model is loaded: no version has the alias champion. Train one: make run"
         assert text(chromium, "trouble") == f"{reason}. This page tries again by itself."
         assert text(chromium, "score") == "–"

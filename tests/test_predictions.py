@@ -90,7 +90,7 @@ def ids(kept: list[Prediction]) -> set[str]:
 
 def arrived(url: str, kept: list[Prediction]) -> None:
     """Return once these predictions, no others, are in the database; none can be there twice, as ids are the key."""
-    wait_until(lambda: len(read(url)) >= len(kept), "predictions in the database", 20)
+    wait_until(lambda: len(read(url)) >= len(kept), "predictions in the database")
     assert set(read(url)["id"]) == ids(kept)
 
 

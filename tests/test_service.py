@@ -149,7 +149,7 @@ def test_the_model_is_told_with_its_columns_and_their_limits(url):
 def test_what_was_predicted_is_kept(url, config):
     one, many = post(url, {**WINE, "pH": None}).json(), post(url, [WINE, WINE]).json()
     ids = {one["id"], *(each["id"] for each in many["predictions"])}
-    wait_until(lambda: ids <= set(predictions.read(config.predictions_uri)["id"]), "the predictions", 10)
+    wait_until(lambda: ids <= set(predictions.read(config.predictions_uri)["id"]), "the predictions")
     kept = predictions.read(config.predictions_uri).set_index("id").loc[one["id"]]
     assert (kept["score"], kept["version"], kept["alcohol"]) == (one["score"], "1", WINE["alcohol"])
     assert np.isnan(kept["pH"])
@@ -232,7 +232,7 @@ def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_o
     port = free_port()
     own = {"WINE_HOME": str(config.home), "WINE_DATA": config.data, "WINE_SERVE_PORT": str(port)}
     with running(["-m", "deployment.serve"], tmp_path / "log", **own) as process:
-        wait_until(lambda: listens(port) or process.poll() is not None, "make serve", 60)
+        wait_until(lambda: listens(port) or process.poll() is not None, "make serve")
         wait_for(f"http://127.0.0.1:{port}", "1")
         move("2")
         wait_for(f"http://127.0.0.1:{port}", "2")

@@ -97,7 +97,7 @@ def test_folders_of_the_machine_are_not_told(reason, without):
 def serves_on(url, why):
     """Say whether the first version still answers, and `/health/ready` is amber and tells why."""
     ready = f"{url}/health/ready"
-    wait_until(lambda: why in told(ready).get("reason", ""), why, 10)
+    wait_until(lambda: why in told(ready).get("reason", ""), why)
     assert told(ready)["status"] == "amber"
     assert not re.search(r"/tmp|/home|site-packages", told(ready)["reason"])
     answer = post(url, WINE)
