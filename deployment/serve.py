@@ -17,7 +17,6 @@ from wine_quality.errors import SettingsError, exit_code
 
 MOST_CONNECTIONS = 512  # below the 1,024 files that a process may usually hold open
 LINGER = 5  # seconds that requests under way have when the service stops
-GIVE_WAY = 0.0005  # seconds after which the thread that ships predictions lets an answer pass; Python's own is 0.005
 
 
 class Server(uvicorn.Server):
@@ -48,7 +47,6 @@ def bound(port: int) -> socket.socket:
 
 def serve(config: Settings) -> None:
     """Serve until Ctrl-C."""
-    sys.setswitchinterval(GIVE_WAY)
     with bound(config.serve_port) as door:
         Server(server_settings(config)).run(sockets=[door])
 
