@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -10,8 +11,9 @@ from unittest import mock
 
 import requests
 from servers import wait_until
-from versions import crown, version
+from versions import crown, registered, version
 
+from deployment import service as module
 from deployment.openapi import EXAMPLE
 from deployment.serve import Server, bound, server_settings
 from wine_quality import tracking
@@ -28,6 +30,22 @@ def own_home(home: Path, wines: Path) -> Iterator[Settings]:
         config = settings(home=home, data=str(wines), serve_port=free_port())
         tracking.use_store(config)
         yield config
+
+
+@contextmanager
+def two_versions(home: Path, wines: Path) -> Iterator[Settings]:
+    """Yield settings of a home with two versions: the first scores by its pipeline, the second by an ONNX graph."""
+    with own_home(home, wines) as config:
+        crown(registered(config, "linear"))
+        registered(config, "extra_trees", n_estimators=10)
+        yield config
+
+
+@contextmanager
+def watchful_service(config: Settings) -> Iterator[str]:
+    """Serve with a look at the alias five times a second, and yield the address."""
+    with mock.patch.object(module, "Champion", partial(module.Champion, seconds=0.2)), service(config) as url:
+        yield url
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 import signal
 import socket
-from functools import partial
 
 import jsonschema
 import numpy as np
@@ -9,11 +8,9 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families
-from served import WINE, alias_moved, own_home, service, told, wait_for
+from served import WINE, alias_moved, told, two_versions, wait_for, watchful_service
 from servers import running, wait_until
-from versions import crown, registered
 
-from deployment import service as module
 from deployment.serve import serve
 from wine_quality import predictions, registry, spool
 from wine_quality.data import load_wine
@@ -28,20 +25,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, few_wines):
-    """Settings of a home with two versions: the first scores by its pipeline, the second by an ONNX graph."""
-    with own_home(tmp_path_factory.mktemp("served"), few_wines) as config:
-        crown(registered(config, "linear"))
-        registered(config, "extra_trees", n_estimators=10)
+    with two_versions(tmp_path_factory.mktemp("served"), few_wines) as config:
         yield config
 
 
 @pytest.fixture(scope="module")
 def url(config):
-    """A service that looks at the alias five times a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "Champion", partial(module.Champion, seconds=0.2))
-        with service(config) as url:
-            yield url
+    with watchful_service(config) as url:
+        yield url
 
 
 @pytest.fixture

@@ -2,15 +2,14 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from threading import Event
 
 import pytest
 import requests
 from mlflow import MlflowClient
-from served import WINE, alias_moved, own_home, service, told, wait_for
+from served import WINE, alias_moved, service, told, two_versions, wait_for, watchful_service
 from servers import wait_until
-from versions import crown, graph_path, model_path, registered, registered_otherwise, tamper
+from versions import graph_path, model_path, registered, registered_otherwise, tamper
 
 from deployment import service as module
 from wine_quality.ports import free_port
@@ -21,20 +20,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, few_wines):
-    """Settings of a home with two versions: the first scores by its pipeline, the second by an ONNX graph."""
-    with own_home(tmp_path_factory.mktemp("swapped"), few_wines) as config:
-        crown(registered(config, "linear"))
-        registered(config, "extra_trees", n_estimators=10)
+    with two_versions(tmp_path_factory.mktemp("swapped"), few_wines) as config:
         yield config
 
 
 @pytest.fixture(scope="module")
 def url(config):
-    """A service that looks at the alias five times a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "Champion", partial(module.Champion, seconds=0.2))
-        with service(config) as url:
-            yield url
+    with watchful_service(config) as url:
+        yield url
 
 
 @pytest.fixture
@@ -133,7 +126,13 @@ def test_a_version_without_files_is_refused_and_the_old_one_serves_on(url, confi
 def test_a_store_that_is_taken_away_is_told_and_the_old_version_serves_on(url, config, move):
     store = config.home / "mlflow.db"
     store.rename(aside := store.with_suffix(".aside"))
+
+    def told_without_one() -> bool:
+        store.unlink(missing_ok=True)  # MLflow makes one anew where a look was under way
+        return "there is no MLflow store" in told(f"{url}/health/ready").get("reason", "")
+
     try:
-        assert serves_on(url, " ")  # a look that was under way may have its own words for it
+        wait_until(told_without_one, "no store")
+        assert serves_on(url, "there is no MLflow store")
     finally:
         aside.replace(store)
