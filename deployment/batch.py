@@ -20,9 +20,8 @@ from prefect.artifacts import create_table_artifact
 from prefect_aws import S3Bucket
 
 from orchestration.bucket import wine_bucket
-from orchestration.policies import outside
+from orchestration.policies import outside, run_name
 from orchestration.show import quiet
-from orchestration.train import run_name
 from wine_quality import batches, registry, tracking
 from wine_quality.batches import Entry, Outcome
 from wine_quality.config import Settings, settings

@@ -1,12 +1,14 @@
-"""What holds for many tasks: when one is tried again, and when its result is kept and used again."""
+"""What holds for many flows and tasks: their names, when one is tried again, when its result is used again."""
 
 import hashlib
 import logging
 from contextlib import AbstractContextManager
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
+from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.tasks import exponential_backoff
 
@@ -64,3 +66,13 @@ kept = {"cache_key_fn": same_work, "persist_result": True, "on_completion": [say
 def one_heartbeat() -> AbstractContextManager:
     """Let the heartbeat of the flow stand for its subflows, which live and die with it; to end one takes a second."""
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+
+
+def asked_for() -> datetime:
+    """Return when the run was to start: all its names are made from this one time, so that midnight may pass."""
+    return flow_run.scheduled_start_time.astimezone()
+
+
+def run_name() -> str:
+    """Return the name of a run: who asked for it, and when."""
+    return f"{deployment.name or 'by hand'} {asked_for():%Y-%m-%d %H:%M}"

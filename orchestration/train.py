@@ -22,14 +22,14 @@ from typing import Annotated
 import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 from pydantic import Field
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 from orchestration import prepare_home
 from orchestration.bucket import wine_bucket
-from orchestration.policies import kept, one_heartbeat, outside
+from orchestration.policies import asked_for, kept, one_heartbeat, outside, run_name
 from orchestration.report import Prepared, Published, Trained, bucket_text, links, report
 from orchestration.show import leave_artifacts, print_report, quiet
 from wine_quality import data as sources
@@ -196,16 +196,6 @@ def tell(config: Settings, trained: Trained, published: Published, text: str) ->
     with tracking.store(config):
         leave_artifacts(config, trained, published, text)
     print_report(text)
-
-
-def asked_for() -> datetime:
-    """Return when the run was to start: all its names are made from this one time, so that midnight may pass."""
-    return flow_run.scheduled_start_time.astimezone()
-
-
-def run_name() -> str:
-    """Return the name of a run: who asked for it, and when."""
-    return f"{deployment.name or 'by hand'} {asked_for():%Y-%m-%d %H:%M}"
 
 
 @flow(name="prepare-data", flow_run_name="load, check, split", validate_parameters=False)

@@ -149,9 +149,7 @@ def told(name: str, error: BaseException) -> StorageError:
     if code == "NoSuchBucket":
         return StorageError(f"bucket {name}: there is no such bucket. Create it, or set WINE_BUCKET to one you have.")
     if code in {"NoSuchKey", "404"}:
-        return StorageError(
-            f"bucket {name}: the object is not there. The run was not pushed to this bucket, or deleted."
-        )
+        return StorageError(f"bucket {name}: the object is not there. It was not put into this bucket, or deleted.")
     if code in REFUSED:
         return StorageError(
             f"bucket {name}: the keys are refused ({code}). Mend AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the block."
