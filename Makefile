@@ -7,7 +7,7 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help setup run up deploy bucket serve score notebooks images lab test lint format sample bench lock
+.PHONY: help setup run up deploy bucket serve score watch replay rollback notebooks images lab test lint format sample bench lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,15 @@ serve: setup ## serve the champion: predictions, metrics and a page at port 8000
 
 score: setup ## score the files under incoming/ in the bucket with the champion
 	@$(PY) -m deployment.batch
+
+watch: setup ## look at the model in use: drift, error, refused requests; ask for a new model where that may help
+	@$(PY) -m monitoring.watch
+
+replay: setup ## replay a year of wine with the whole loop, in a home of its own; make replay SHORT=1 for six weeks
+	@$(PY) -m monitoring.replay $(if $(SHORT),--short)
+
+rollback: setup ## give the alias champion back to the version before
+	@$(PY) -m monitoring.rollback
 
 notebooks: setup ## execute all notebooks in order and keep what they show
 	@$(PY) -m notebooks.execute

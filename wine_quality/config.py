@@ -24,7 +24,8 @@ class Settings(BaseSettings):
     `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/`, `images/` and
     `.local/`. A relative path counts from the project's root, so that a notebook and a command mean the same folder.
     `trials` is how many the search of notebook 5 makes. `predictions` is the address of the database in which
-    predictions are kept; it may hold a password, so it is not shown with the rest.
+    predictions are kept, `webhook` the one that alerts are sent to; either may hold a secret, so that neither is shown
+    with the rest.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True)
@@ -39,6 +40,7 @@ class Settings(BaseSettings):
     registered_model: str = "wine-quality"
     bucket: str = "wine-quality"
     predictions: str = Field(default="", repr=False)
+    webhook: str = Field(default="", repr=False)
 
     prefect_port: int = Field(default=4200, ge=1, le=65535)
     mlflow_port: int = Field(default=5500, ge=1, le=65535)
@@ -74,6 +76,11 @@ class Settings(BaseSettings):
     def spool(self) -> Path:
         """Predictions that wait for their database."""
         return self.local / "predictions"
+
+    @property
+    def reports(self) -> Path:
+        """What each look at the model in use has found."""
+        return self.home / "monitoring" / "reports"
 
     @property
     def mlflow_uri(self) -> str:

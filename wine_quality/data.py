@@ -3,7 +3,7 @@
 The one setting is `WINE_DATA`: `auto` (the default: a kept download, else UCI, else the sample), `uci`, `kaggle`,
 `sample`, or a folder, counted from the project's root. A folder holds the UCI pair (`winequality-red.csv`,
 `winequality-white.csv`), the Kaggle pair (`WineQuality.csv`, `winequalityN.csv`, or `train_wine_data.csv`,
-`test_wine_data.csv`), or both.
+`test_wine_data.csv`), or both; or else a table of your own, `wines.csv`, of one colour or two.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from wine_quality.schema import MEASUREMENTS, TYPES
 SAMPLE = ROOT / "wine_data" / "sample"
 UCI_PAIR = ("winequality-red.csv", "winequality-white.csv")
 KAGGLE_PAIRS = (("WineQuality.csv", "winequalityN.csv"), ("train_wine_data.csv", "test_wine_data.csv"))
+OWN_TABLE = "wines.csv"
 SOURCES = ("auto", "uci", "kaggle", "sample")
 KAGGLE_COPIES = 5
 KAGGLE_BLANKS = {
@@ -123,7 +124,7 @@ def sample(reason: str) -> Wine:
 
 
 def read_folder(folder: Path, source: str, why: str) -> Wine:
-    """Read the UCI pair of a folder where there is one, else its Kaggle pair."""
+    """Read the UCI pair of a folder where there is one, else its Kaggle pair, else its table of wines."""
     names = files_in(folder)
     uci = [names.get(name) for name in UCI_PAIR]
     if all(uci):
@@ -136,10 +137,12 @@ def read_folder(folder: Path, source: str, why: str) -> Wine:
         train, validation = (read_wines(path) for path in pair)
         table = pd.concat([train, validation], ignore_index=True)
         return Wine(table, source, why, pair=(train, validation))
+    if OWN_TABLE in names:
+        return Wine(read_wines(names[OWN_TABLE], both_types=False), source, why)
     if any(uci):
         missing = UCI_PAIR[0] if uci[1] else UCI_PAIR[1]
         raise DataError(f"{folder}: {missing} is missing, and the model needs both colours. Put it there.")
-    wanted = " or ".join(" with ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS))
+    wanted = " or ".join([*(" with ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS)), OWN_TABLE])
     raise DataError(f"{folder}: no wine here. Put in it {wanted}.")
 
 

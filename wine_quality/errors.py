@@ -62,6 +62,10 @@ class DeploymentError(WineError):
     """Prefect cannot set up or start what was asked."""
 
 
+class AlertError(WineError):
+    """Nobody takes an alert. Trying again may help."""
+
+
 class NotebookError(WineError):
     """A cell of a notebook failed, or warned."""
 

@@ -15,14 +15,10 @@ from wine_quality.config import Settings
 from wine_quality.errors import DataError, StorageError, StorageUnavailable
 from wine_quality.files import disk_errors_told
 from wine_quality.ports import free_port, listens
+from wine_quality.processes import companion
 
 START_SECONDS = 10
 FRESH = ["--dir-cache-time", "1s"]  # a file that was put into the folder by hand is seen at once
-AS_LONG_AS_WE_LIVE = """exec 3<&0
-"$@" </dev/null & server=$!
-{ read -r _ <&3; kill $server; } & # the pipe closes with us, whatever ends us
-wait $server
-"""
 
 
 @dataclass(frozen=True)
@@ -40,20 +36,10 @@ def local_s3(config: Settings, port: int | None = None) -> Iterator[Endpoint]:
     port = port or free_port()
     key, secret = local_keys(config)
     (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
-    with (config.local / "s3.log").open("wb") as log:
-        server = subprocess.Popen(
-            ["/bin/sh", "-c", AS_LONG_AS_WE_LIVE, "s3", *s3_command(config, port)],
-            env={**os.environ, **s3_environment(key, secret)},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        wait_for(server, port, config.local / "s3.log")
+    log = config.local / "s3.log"
+    with companion(s3_command(config, port), log, s3_environment(key, secret)) as server:
+        wait_for(server, port, log)
         yield Endpoint(f"http://127.0.0.1:{port}", key, secret)
-    finally:
-        server.stdin.close()
-        server.wait()
 
 
 def s3_command(config: Settings, port: int) -> list[str]:

@@ -19,7 +19,7 @@ LONGEST_LINE = 1_000_000  # letters: a line without an end would fill the memory
 SEPARATORS = {";": "semicolon", ",": "comma", "\t": "tab", "|": "bar"}
 
 
-def read_wines(path: Path, wine_type: str | None = None) -> pd.DataFrame:
+def read_wines(path: Path, wine_type: str | None = None, both_types: bool = True) -> pd.DataFrame:
     """Read a CSV file of wine: `;` or `,`, names with spaces or underscores in any case, an index column or none.
 
     Parameters
@@ -27,7 +27,9 @@ def read_wines(path: Path, wine_type: str | None = None) -> pd.DataFrame:
     path : Path
         The file.
     wine_type : {"red", "white"}, optional
-        The type of every wine in the file. None where the file says it itself and must hold both.
+        The type of every wine in the file. None where the file says it itself.
+    both_types : bool
+        Whether a file that says it itself must hold both.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def read_wines(path: Path, wine_type: str | None = None) -> pd.DataFrame:
         raise DataError(f"{path}: a header and no wines. Get the file again.")
     table, ragged = as_table(header, body)
     table = tidy_columns(table, wine_type)
-    return check_wines(table, str(path), found=ragged | type_problems(table, wine_type))
+    return check_wines(table, str(path), found=ragged | type_problems(table, wine_type, both_types))
 
 
 def csv_rows(path: Path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
@@ -142,13 +144,13 @@ def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
     return table
 
 
-def type_problems(table: pd.DataFrame, wine_type: str | None) -> Problems:
-    """Return the wines of another type than the file's, or the type that is missing in a file of both."""
+def type_problems(table: pd.DataFrame, wine_type: str | None, both_types: bool) -> Problems:
+    """Return the wines of another type than the file's, or the type that is missing in a file that must hold both."""
     if list(table.columns).count("type") != 1:
         return {}
     types = table["type"]
     if wine_type is not None:
         others = types[types.notna() & (types != wine_type)]
         return {(row, "type"): f"{reprlib.repr(cell)} in a file of {wine_type} wine" for row, cell in others.items()}
-    missing = " or ".join(name for name in TYPES if name not in set(types))
+    missing = " or ".join(name for name in TYPES if both_types and name not in set(types))
     return {(1, "type"): f"no wine is {missing}, and the model needs both types"} if missing else {}

@@ -1,0 +1,22 @@
+"""Give the alias `champion` back to the version that had it before, as when a new one turns out to be a mistake.
+
+The service takes it in within ten seconds. Run it with `python -m monitoring.rollback`, or `make rollback`.
+"""
+
+import sys
+
+from wine_quality import registry, tracking
+from wine_quality.config import Settings, settings
+from wine_quality.errors import exit_code
+
+
+def roll_back(config: Settings) -> None:
+    """Roll back, and say from which version to which."""
+    with tracking.store(config):
+        before = registry.champion(config)
+        now = registry.rollback(config)
+    print(f"rollback  {config.registered_model}: version {now} is champion again, version {before.version} was")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: roll_back(settings())))

@@ -1,0 +1,128 @@
+"""Alerts: against a real receiver on loopback, which may be slow, refuse, or not be there."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from monitoring import alerts
+from monitoring.records import Counters, Record, keep, records
+from wine_quality.config import settings
+from wine_quality.errors import AlertError, DataError
+from wine_quality.health import Finding, Quality, Reading
+from wine_quality.ports import free_port
+
+NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
+RECORD = Record(
+    Reading("week 14", "2", 90, 3, 87, 0.5, ["alcohol", "type"], True, Quality(150, 0.81, 0.72, 0.9, 0.66)),
+    [Finding("drift", "two columns"), Finding("quality", "an error")],
+    NOON,
+    NOON.replace(hour=13),
+    Counters(1.5, 100, 4),
+    900,
+    "quality",
+    "quality, and 300 more",
+    "/a/folder",
+    True,
+)
+
+
+class Receiver(ThreadingHTTPServer):
+    """What a chat program's webhook is: it keeps what it is sent, and answers as told."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.got: list[dict] = []
+        self.answers: list[int] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/a-secret-path"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_webhook_gets_the_findings_as_text_and_as_data(receiver):
+    alerts.webhook.fn(receiver.address, alerts.message(RECORD))
+    (got,) = receiver.got
+    assert got["text"].splitlines() == [
+        "wine-quality, week 14",
+        "drift: two columns",
+        "quality: an error",
+        "What follows: a new model is asked for (quality, and 300 more).",
+    ]
+    assert got["findings"] == [{"kind": "drift", "line": "two columns"}, {"kind": "quality", "line": "an error"}]
+    assert (got["name"], got["version"], got["event"]) == ("week 14", "2", "quality")
+
+
+def test_a_webhook_that_refuses_is_told_without_its_address(receiver):
+    receiver.answers = [503]
+    with pytest.raises(AlertError) as caught:
+        alerts.webhook.fn(receiver.address, {})
+    assert str(caught.value) == "the webhook answered 503. Mend WINE_WEBHOOK."
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{port}/a-secret-path", "not an address", "http://[broken"])
+def test_a_webhook_that_is_not_there_is_told_without_its_address(address):
+    with pytest.raises(AlertError, match="the webhook does not answer") as caught:
+        alerts.webhook.fn(address.format(port=free_port()), {})
+    assert "secret" not in str(caught.value)
+
+
+def test_a_setting_that_may_hold_a_secret_is_not_shown():
+    config = settings(webhook="https://chat.example/a-secret")
+    assert config.webhook == "https://chat.example/a-secret"
+    assert "secret" not in repr(config)
+
+
+def test_a_record_is_read_as_it_was_kept():
+    config = settings()
+    assert records(config) == []
+    keep(config, RECORD)
+    assert records(config) == [RECORD]
+
+
+def test_records_come_oldest_first_and_one_of_the_same_name_is_written_over():
+    config = settings()
+    later = replace(RECORD, until=NOON.replace(hour=20), reading=replace(RECORD.reading, name="a later one"))
+    for record in (later, RECORD, replace(RECORD, known=1000)):
+        keep(config, record)
+    assert [(record.reading.name, record.known) for record in records(config)] == [
+        ("week 14", 1000),
+        ("a later one", 900),
+    ]
+
+
+def test_a_record_that_is_spoilt_is_named():
+    config = settings()
+    keep(config, RECORD)
+    (config.reports / "week-15.json").write_text('{"reading": 5}')
+    with pytest.raises(DataError, match=r"week-15\.json: not the record of a look"):
+        records(config)
+
+
+def test_counters_are_those_since_the_last_look():
+    now = Counters(1.5, 150, 24)
+    assert now.since(Counters(1.5, 100, 4)) == Counters(1.5, 50, 20)
+    assert now.since(None) == now
+    assert now.since(Counters(1.0, 9000, 400)) == now, "the service was started anew"

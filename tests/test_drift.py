@@ -1,0 +1,78 @@
+"""Drift between two tables of wine, against what scipy says and against what must come out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ks_2samp
+
+from wine_quality import data, drift
+from wine_quality.errors import DataError
+from wine_quality.schema import FEATURES, MEASUREMENTS
+from wine_quality.splits import distinct_wines
+
+
+@pytest.fixture(scope="module")
+def reds() -> pd.DataFrame:
+    """Some 1,300 red wines of the sample, in random order."""
+    wines = distinct_wines(data.sample("a test").table).dropna()
+    return wines[wines["type"] == "red"].sample(frac=1, random_state=1)
+
+
+def test_two_draws_from_one_cellar_do_not_drift(reds):
+    found = drift.drift(reds[:600], reds[600:700])
+    assert found.share <= 1 / 12
+    assert not found.score_drifted
+    assert list(found.columns.index) == FEATURES
+
+
+def test_the_values_are_those_of_kolmogorov_and_smirnov(reds):
+    before, after = reds[:600], reds[600:700]
+    found = drift.drift(before, after).columns
+    for name in MEASUREMENTS:
+        assert found["value"][name] == pytest.approx(ks_2samp(before[name], after[name]).pvalue)
+
+
+def test_a_column_that_moved_is_named_and_no_other(reds):
+    moved = reds[600:700].assign(alcohol=lambda wines: wines["alcohol"] + 1)
+    found = drift.drift(reds[:600], moved)
+    assert "alcohol" in found.drifted
+    assert set(found.drifted) - {"alcohol"} == set(drift.drift(reds[:600], reds[600:700]).drifted)
+
+
+@pytest.mark.parametrize(("white", "drifted"), [(0, False), (2, False), (3, True), (50, True)])
+def test_a_colour_that_the_model_never_saw_is_drift_from_three_in_a_hundred_on(reds, white, drifted):
+    mixed = reds[600:700].assign(type=["white"] * white + ["red"] * (100 - white))
+    assert ("type" in drift.drift(reds[:600], mixed).drifted) == drifted
+
+
+def test_scores_are_compared_with_those_of_the_wines_that_were_held_out(reds):
+    scores = pd.Series(np.random.default_rng(1).normal(5.6, 0.5, len(reds)), reds.index)
+    before = reds[:600].assign(score=scores[:600].where(np.arange(600) < 120))
+    same = drift.drift(before, reds[600:700].assign(score=scores[600:700]))
+    assert not same.score_drifted
+    higher = drift.drift(before, reds[600:700].assign(score=scores[600:700] + 0.6))
+    assert higher.score_drifted
+    assert "score" not in higher.drifted
+    assert higher.share == same.share
+
+
+def test_blank_measurements_are_left_out(reds):
+    blank = reds[600:700].copy()
+    blank.loc[blank.index[:20], "pH"] = np.nan
+    expected = ks_2samp(reds[:600]["pH"], reds[620:700]["pH"]).pvalue
+    assert drift.drift(reds[:600], blank).columns["value"]["pH"] == pytest.approx(expected)
+
+
+def test_too_few_wines_are_refused(reds):
+    with pytest.raises(DataError, match="drift of 9 wines: fewer than 10 tell nothing"):
+        drift.drift(reds[:600], reds[600:609])
+
+
+def test_the_page_is_one_file_that_asks_no_server(reds, tmp_path):
+    path = tmp_path / "reports" / "week-01.html"
+    drift.drift(reds[:600], reds[600:700]).save_html(path)
+    page = path.read_text()
+    assert "alcohol" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page.replace('href="https://plotly.com/', "")
+    assert [file.name for file in path.parent.iterdir()] == ["week-01.html"]
