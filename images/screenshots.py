@@ -40,7 +40,7 @@ MLFLOW_PAGES = {
 }
 PREFECT_PAGES = {
     "prefect-dashboard": ("/dashboard", "Active Work Pools", 1280, 500),
-    "prefect-deployments": ("/deployments", "score-batches", 1280, 450),
+    "prefect-deployments": ("/deployments", "watch-weekly", 1280, 560),
     "prefect-run": ("/runs/flow-run/{run}", "Task runs", 1280, 500),
     "prefect-work-pool": ("/work-pools/work-pool/wine", "Concurrency Limit", 1280, 760),
     "prefect-block": ("/blocks/block/{block}", "wine-credentials", 980, 480),

@@ -14,6 +14,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from dotenv import dotenv_values
+
 from wine_quality import data
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.data import table_checksum
@@ -44,16 +46,23 @@ def prepare(home: Path, name: str, config: Settings) -> None:
         return
     with whole_file(home / "wine" / data.OWN_TABLE) as part:
         table.to_csv(part, index=False)
+    with whole_file(home / ".env") as part:
+        part.write_text("".join(f"{name}={value}\n" for name, value in own_settings(home, config.seed).items()))
     with whole_file(path) as part:
         part.write_text(json.dumps(about))
 
 
-def environment(home: Path, seed: int) -> dict[str, str]:
-    """Return what the processes of the year have besides: their home, its wine, and free ports."""
+def own_settings(home: Path, seed: int) -> dict[str, str]:
+    """Return the settings of the year: its wine, its seed, and ports that are free now and stay its own."""
     ports = {f"WINE_{name}_PORT": str(free_port()) for name in PORTS}
-    prefect = f"http://127.0.0.1:{ports['WINE_PREFECT_PORT']}/api"
-    own = {"WINE_HOME": str(home), "WINE_DATA": str(home / "wine"), "WINE_SEED": str(seed)}
-    return {**own, **ports, "PREFECT_HOME": str(home / ".local" / "prefect"), "PREFECT_API_URL": prefect}
+    return {"WINE_DATA": str(home / "wine"), "WINE_SEED": str(seed), **ports}
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return what the processes of the year have besides: their home, and its settings."""
+    own = dotenv_values(home / ".env")
+    prefect = f"http://127.0.0.1:{own['WINE_PREFECT_PORT']}/api"
+    return {"WINE_HOME": str(home), **own, "PREFECT_HOME": str(home / ".local" / "prefect"), "PREFECT_API_URL": prefect}
 
 
 def module(name: str) -> list[str]:
@@ -71,16 +80,24 @@ def wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
         time.sleep(0.1)
 
 
-def run(home: Path, name: str, seed: int) -> int:
+def run(home: Path, name: str) -> int:
     """Start the servers, live through the weeks, and return the exit code of that."""
-    own, logs = environment(home, seed), home / ".local"
+    own, logs = environment(home), home / ".local"
     with disk_errors_told(logs):
         logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as servers:
         up = servers.enter_context(companion(module("orchestration.up"), logs / "up.log", own))
+        for server in ("MLFLOW", "PREFECT"):  # MLflow first: two that make its database at once get in each other's way
+            wait_for(up, int(own[f"WINE_{server}_PORT"]), logs / "up.log")
         servers.enter_context(companion(module("deployment.serve"), logs / "serve.log", own))
-        wait_for(up, int(own["WINE_PREFECT_PORT"]), logs / "up.log")
         return subprocess.run([*module("monitoring.weeks"), name], env={**os.environ, **own}).returncode
+
+
+def show(config: Settings, home: Path) -> int:
+    """Say where to look, and return 0."""
+    print(f"page      {config.home / 'monitoring' / 'report.html'}")
+    print(f"browse    WINE_HOME={os.path.relpath(home, ROOT)} make up")
+    return 0
 
 
 def main() -> int:
@@ -91,6 +108,9 @@ def main() -> int:
     config = settings()
     home = config.home / "monitoring" / "year"
     prepare(home, name, config)
+    if (home / "summary.json").exists():
+        print(f"over      this year has been lived through; to begin anew, take {home} away")
+        return show(config, home)
     for variable in [variable for variable in os.environ if variable.startswith(FOREIGN)]:
         del os.environ[variable]
     lock = home / "replay.lock"
@@ -98,11 +118,8 @@ def main() -> int:
         raise WineError(f"{home}: a replay is at work here. Wait for it, or stop it.")
     print("start     the servers of the year take some 20 seconds to start", flush=True)
     with one_at_a_time(lock):
-        code = run(home, name, config.seed)
-    if code == 0:
-        shown = os.path.relpath(home, ROOT)
-        print(f"page      {config.home / 'monitoring' / 'report.html'}\nbrowse    WINE_HOME={shown} make up")
-    return code
+        code = run(home, name)
+    return code or show(config, home)
 
 
 if __name__ == "__main__":

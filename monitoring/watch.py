@@ -66,7 +66,7 @@ def load_known(config: Settings) -> Reference:
 @task(name="compare", task_run_name="compare {name}")
 def compare(config: Settings, name: str, known: Reference, made: pd.DataFrame) -> Drift | None:
     """Compare the wines of the time with those that the champion knows; keep Evidently's page where they are unlike."""
-    if len(made) < drift.FEWEST:
+    if len(made) < health.FEWEST_COMPARED:
         log.info("drift     %d wines are too few to tell", len(made))
         return None
     found = drift.drift(known.wines, made)

@@ -22,7 +22,7 @@ from wine_quality.config import ROOT, settings
 from wine_quality.errors import NotebookError, exit_code
 from wine_quality.files import whole_file
 
-CHAPTERS = ("notebooks", "experiment_tracking")
+CHAPTERS = ("notebooks", "experiment_tracking", "monitoring")
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it is over when the notebook is kept
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},

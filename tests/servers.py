@@ -12,6 +12,8 @@ from pathlib import Path
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from wine_quality.ports import free_port, listens
@@ -59,6 +61,11 @@ def prefect_server(home: Path, port: int | None = None) -> Iterator[int]:
         assert server.poll() is None, (home / "server.log").read_text()
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
             yield port
+            for sender in (
+                APILogWorker,
+                EventsWorker,
+            ):  # else, at exit, they look for it for minutes
+                sender.drain_all(timeout=30, at_exit=False)
 
 
 def ended(client: SyncPrefectClient, flow_run: FlowRun) -> FlowRun:

@@ -190,8 +190,23 @@ def test_a_file_for_a_folder_is_told(tmp_path):
 def test_a_folder_without_wine_is_told(tmp_path):
     assert refusal(settings(data=str(tmp_path))) == (
         f"{tmp_path}: no wine here. Put in it winequality-red.csv with winequality-white.csv or WineQuality.csv with "
-        "winequalityN.csv or train_wine_data.csv with test_wine_data.csv."
+        "winequalityN.csv or train_wine_data.csv with test_wine_data.csv or wines.csv."
     )
+
+
+@pytest.mark.parametrize("colours", [["red"], ["white"], ["red", "white"]])
+def test_a_table_of_ones_own_may_hold_one_colour_or_two(tmp_path, wines, colours):
+    table = wines[wines["type"].isin(colours)]
+    table.to_csv(tmp_path / "wines.csv", index=False)
+    wine = load_wine(settings(data=str(tmp_path)))
+    assert wine.source == "folder"
+    assert_frame_equal(wine.table.reset_index(drop=True), table.reset_index(drop=True))
+
+
+def test_a_pair_goes_before_a_table_of_ones_own(tmp_path, wines, write_uci):
+    write_uci(tmp_path / "mine", wines)
+    wines.head(1).to_csv(tmp_path / "mine" / "wines.csv", index=False)
+    assert len(load_wine(settings(data=str(tmp_path / "mine"))).table) == len(wines)
 
 
 @pytest.mark.parametrize("colour", ["red", "white"])

@@ -128,6 +128,9 @@ def test_the_deployments_are_those_of_the_file(client):
     batches = client.read_deployment_by_name("score-wine-batches/score-batches")
     assert (batches.schedules[0].schedule.cron, batches.schedules[0].active) == ("0 * * * *", True)
     assert batches.concurrency_options.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW
+    weekly = client.read_deployment_by_name("watch-wine/watch-weekly")
+    assert weekly.schedules[0].schedule.cron == "0 6 * * 1"
+    assert deployment(client, "retrain").concurrency_options.collision_strategy is ConcurrencyLimitStrategy.ENQUEUE
     pool = client.read_work_pool("wine")
     assert (pool.type, pool.concurrency_limit) == ("process", 2)
 

@@ -107,7 +107,7 @@ def test_every_figure_in_a_readme_is_there_and_is_told_in_words():
 
 
 def test_the_figures_of_the_three_worlds_are_those_of_the_notebook():
-    ((alt, _),) = FIGURE.findall(README)
+    (alt,) = (alt for alt, image in FIGURE.findall(README) if image == "images/three-worlds.png")
     notebook = read(ROOT / "notebooks" / "03-find-the-leak.ipynb")
     shown = "\n".join(text for cell in notebook.cells for text in texts(cell))
     r2 = dict(re.findall(r"^\d+ +(.+?) +extra_trees +(\d\.\d+)", shown, re.MULTILINE))
@@ -118,9 +118,10 @@ def test_the_figures_of_the_three_worlds_are_those_of_the_notebook():
 
 def test_the_time_of_the_notebooks_is_what_was_measured():
     seconds = results("notebooks")["chapter_seconds"]
-    first, second = (f"{seconds[name]['min']:.0f} to {seconds[name]['max']:.0f}" for name in CHAPTERS)
+    first, second, last = (f"{seconds[name]['min']:.0f} to {seconds[name]['max']:.0f}" for name in CHAPTERS)
     assert f"chapter 1 in {first} seconds on two cores" in WORDS
     assert f"those of chapter 2 in {second}" in WORDS
+    assert f"that of chapter 5 in {last}" in WORDS
 
 
 def test_the_cost_of_tracking_is_what_was_measured():
@@ -129,6 +130,24 @@ def test_the_cost_of_tracking_is_what_was_measured():
     words = " ".join((ROOT / "experiment_tracking" / "README.md").read_text().split())
     assert f"at most {sqlite} of the time of a search of {measured['trials']} trials" in words
     assert f"at most {server} through" in words
+
+
+def test_the_year_is_told_as_it_came_out():
+    measured = results("year")
+    assert measured["all_the_same"]
+    text = " ".join((ROOT / "monitoring" / "README.md").read_text().split())
+    seconds = measured["seconds"]
+    assert f"It took {seconds['min']:.0f} to {seconds['max']:.0f} seconds on two cores" in text
+    with_loop, without = measured["rmse_with_loop"], measured["rmse_without"]
+    assert f"the RMSE was {with_loop:.3f}. The first champion alone would have had {without:.3f}" in text
+    told = re.findall(r"- \*\*Weeks? ([\d and]+): ([a-z ]+)\.\*\*", text)
+    weeks = {what: [int(week) for week in numbers.split(" and ")] for numbers, what in told}
+    assert weeks["promoted"] == measured["promoted"]
+    assert weeks["too early"] + weeks["wrong labels"] == measured["refused"]
+    assert [week for week, kinds in measured["alerts"].items() if kinds == ["bad data"]] == [
+        str(week) for week in weeks["bad data"]
+    ]
+    assert measured["alerts"][str(weeks["drift without harm"][0])] == ["drift"]
 
 
 def test_what_it_costs_to_operate_is_what_was_measured():

@@ -45,7 +45,7 @@ def texts(cell: NotebookNode) -> Iterator[str]:
         yield output.get("text") or output.get("data", {}).get("text/plain", "")
 
 
-def test_each_chapter_has_its_three_notebooks():
+def test_each_chapter_has_its_notebooks():
     assert [f"{path.parent.name}/{path.stem}" for path in NOTEBOOKS] == [
         "notebooks/01-explore-the-data",
         "notebooks/02-train-baselines",
@@ -53,6 +53,7 @@ def test_each_chapter_has_its_three_notebooks():
         "experiment_tracking/04-track-runs",
         "experiment_tracking/05-tune-with-hyperopt",
         "experiment_tracking/06-register-the-model",
+        "monitoring/07-read-a-drift-report",
     ]
 
 

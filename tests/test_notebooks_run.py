@@ -27,7 +27,7 @@ from wine_quality.config import ROOT
 pytestmark = pytest.mark.slow
 
 IMAGES = ["correlation.png", "three-worlds.png"]
-MEASURED = ["search.png"]
+MEASURED = ["search.png", "the-year.png"]
 SHORT_SEARCH = 6
 ANSWERS = {  # a near miss, and a right one said in another way than in the solution
     "01-explore-the-data": [
@@ -60,6 +60,10 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("(gains > 0).mean()", "np.mean([gain > 0.15 for gain in gains])"),
         ("not solution_2",
          "registry.gate(config, fit(build('random_forest', 42), train), *sides, wine.source).low > 0"),
+    ],
+    "07-read-a-drift-report": [
+        ("['pH', 'density']", "['pH']"),
+        ("4", "min(n for n in range(4, 240, 4) if beyond(n))"),
     ],
 }  # fmt: skip
 

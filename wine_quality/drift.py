@@ -18,12 +18,10 @@ from evidently.metrics import ValueDrift
 
 from wine_quality.errors import DataError
 from wine_quality.files import whole_file
+from wine_quality.health import FEWEST_COMPARED, LEAST_CHANCE, MOST_DISTANCE
 from wine_quality.schema import FEATURES, MEASUREMENTS
 
 SCORE = "score"  # the column of what the model said
-LEAST_CHANCE = 0.01  # a p-value below it is drift: by luck alone, one measurement in a hundred
-MOST_DISTANCE = 0.1  # of Jensen and Shannon: 3 white wines in 100 where there were none, 65 where 50
-FEWEST = 10  # wines on each side: with fewer, no test can tell drift from luck
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,8 @@ def drift(reference: pd.DataFrame, current: pd.DataFrame) -> Drift:
         A side has fewer than ten wines.
     """
     fewest = min(len(reference), len(current))
-    if fewest < FEWEST:
-        raise DataError(f"drift of {fewest} wines: fewer than {FEWEST} tell nothing. Wait for more.")
+    if fewest < FEWEST_COMPARED:
+        raise DataError(f"drift of {fewest} wines: fewer than {FEWEST_COMPARED} tell nothing. Wait for more.")
     names = [*FEATURES, *([SCORE] if SCORE in reference and SCORE in current else [])]
     tests = {name: words() if name == "type" else numbers() for name in names}
     report = Report([ValueDrift(column=name, **test) for name, test in tests.items()])

@@ -10,6 +10,9 @@ import numpy as np
 
 from wine_quality.metrics import redrawn_means
 
+LEAST_CHANCE = 0.01  # p-value at which a measurement has drifted: a calm week moves one by luck in 6 of 100 weeks
+MOST_DISTANCE = 0.1  # of Jensen and Shannon: 3 white wines in 100 where there were none, 65 where 50
+FEWEST_COMPARED = 10  # wines on each side: with fewer, no test can tell drift from luck
 MOST_REFUSED = 0.05  # share of the requests: a few are always wrong, one in twenty says that somebody's data is
 MOST_DRIFTED = 1 / 3  # share of the 12 columns: one or two drift in any week, and those that hang together, together
 NEWEST = 150  # labelled wines on which the error is measured: fewer say little, more look far back

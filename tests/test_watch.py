@@ -1,0 +1,170 @@
+"""The watch on a small store of its own: what a look finds, leaves and keeps, whoever is away."""
+
+import logging
+import socketserver
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import orjson
+import pandas as pd
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas import FlowRun
+from prefect.settings import PREFECT_API_URL
+from servers import artifact_keys, prefect_server
+
+from monitoring import alerts, records, watch
+from monitoring.records import Record
+from orchestration.train import train_wine_quality
+from wine_quality import data, labels
+from wine_quality.config import Settings, settings
+from wine_quality.errors import RegistryError
+from wine_quality.ports import free_port
+from wine_quality.predictions import Prediction, Store
+from wine_quality.schema import FEATURES
+from wine_quality.splits import distinct_wines
+
+pytestmark = pytest.mark.slow
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("watched")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect(home) -> Iterator[int]:
+    with prefect_server(home / "prefect") as port:
+        yield port
+
+
+@pytest.fixture
+def config(home, few_wines, monkeypatch) -> Settings:
+    """The settings of a home with a champion of few wines, with no look yet and no service."""
+    monkeypatch.setenv("WINE_DATA", str(few_wines))
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+    monkeypatch.setenv("WINE_HOME", str(home))
+    monkeypatch.setenv("WINE_SERVE_PORT", str(free_port()))
+    monkeypatch.setenv("WINE_PREDICTIONS", f"sqlite:///{home}/{uuid4()}.db")
+    if not (home / "mlflow.db").exists():
+        train_wine_quality(max_evals=1)
+    for path in settings().reports.glob("*"):
+        path.unlink()
+    return settings()
+
+
+@pytest.fixture(scope="module")
+def wines() -> pd.DataFrame:
+    """Wines of the sample, in random order."""
+    return distinct_wines(data.sample("a test").table).dropna().sample(frac=1, random_state=1)
+
+
+def scored(config: Settings, wines: pd.DataFrame, score: float = 5.8, version: str = "1") -> list[str]:
+    """Put predictions of wines into the database, and return their ids."""
+    made = [Prediction(str(uuid4()), NOW, version, wine, score) for wine in wines[FEATURES].to_dict("records")]
+    Store(config.predictions_uri).insert([orjson.dumps(one) for one in made])
+    return [one.id for one in made]
+
+
+def look(name: str) -> tuple[Record, FlowRun]:
+    """Look at the last hour; return the record and the flow run."""
+    state = watch.watch_wine(NOW - timedelta(hours=1), NOW + timedelta(hours=1), name, return_state=True)
+    assert state.is_completed(), state
+    with get_client(sync_client=True) as client:
+        return state.result(), client.read_flow_run(state.state_details.flow_run_id)
+
+
+def test_a_calm_week_leaves_a_report_and_no_alert(config, wines):
+    scored(config, wines[:60])
+    record, run = look("calm")
+    assert (record.findings, record.event, record.news) == ([], "", False)
+    assert (record.reading.wines, record.reading.version) == (60, "1")
+    assert run.name == "calm"
+    assert artifact_keys(run) == {"watch-report", "drift"}
+    assert records.records(config) == [record]
+    assert not list(config.reports.glob("*.html"))
+
+
+def test_a_service_that_is_away_is_told_and_stops_nothing(config, wines, caplog):
+    scored(config, wines[:60])
+    record, _ = look("alone")
+    assert record.reading.asked is None
+    assert watch.SERVICE_IS_AWAY in caplog.text
+    assert watch.SERVICE_IS_AWAY in watch.report(record)
+
+
+def test_wines_that_are_unlike_are_drift_with_an_alert_and_a_page(config, wines, caplog):
+    scored(config, wines[wines["type"] == "white"][:60])
+    record, run = look("all white")
+    assert [finding.kind for finding in record.findings] == ["drift"]
+    assert "type" in record.reading.drifted
+    assert {"watch-report", "drift", "alert"} == artifact_keys(run)
+    assert (config.reports / "all-white.html").is_file()
+    assert "drift" in [line.split()[0] for line in caplog.messages if line]
+    assert record.news
+    again, _ = look("white again")
+    assert again.findings
+    assert not again.news, "what is not new is told once"
+
+
+def test_lost_quality_with_new_labels_asks_for_a_model_on_what_is_known_by_now(config, wines):
+    known = len(watch.load_reference(config).wines)
+    some = wines[: known // 2]
+    ids = scored(config, some, score=9.0)
+    labels.add(config.predictions_uri, dict.fromkeys(ids, 4))
+    record, _ = look("lost")
+    assert record.event == "quality"
+    table = data.load_wine(settings(data=record.data)).table
+    assert len(table) == record.known >= known
+    merged = table.merge(some[FEATURES], on=FEATURES)
+    assert len(merged) == len(some)
+    assert (merged["quality"] == 4).all(), "what tasters said last goes before what was known"
+
+
+def test_too_few_wines_tell_nothing(config, wines):
+    scored(config, wines[:9])
+    record, run = look("few")
+    assert record.reading.drift is None
+    assert "too few wines to tell" in watch.report(record)
+    assert artifact_keys(run) == {"watch-report"}
+
+
+class Silent(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.server.over.wait(30)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a webhook that takes what it is sent and never answers."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
+        server.over = threading.Event()
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/a-secret-path"
+        server.over.set()
+        server.shutdown()
+
+
+def test_a_webhook_that_never_answers_stops_nothing_and_is_told(config, wines, silent, monkeypatch, caplog):
+    monkeypatch.setenv("WINE_WEBHOOK", silent)
+    monkeypatch.setattr(alerts, "TIMEOUT", 0.2)
+    monkeypatch.setattr(watch, "webhook", alerts.webhook.with_options(retries=1, retry_delay_seconds=0))
+    scored(config, wines[wines["type"] == "white"][:60])
+    record, run = look("unheard")
+    assert record.news
+    assert "alert" in artifact_keys(run)
+    assert records.records(config) == [record]
+    errors = [entry.message for entry in caplog.records if entry.levelno == logging.ERROR]
+    assert any("the webhook does not answer" in message for message in errors)
+    assert "a-secret-path" not in caplog.text
+
+
+def test_without_a_champion_one_line_says_what_to_do(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WINE_HOME", str(tmp_path))
+    with pytest.raises(RegistryError, match="has no champion to watch"):
+        watch.watch_wine(name="nobody")
