@@ -7,10 +7,12 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help setup run up deploy bucket serve score watch replay rollback notebooks images lab test lint format sample bench lock
+.PHONY: help run test start check clean setup lab notebooks up deploy bucket serve score watch replay rollback lint format images sample bench lock
+
+## First
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^## / { print "\n" substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket; a report at the end
 	@echo "start     Prefect and MLflow take some 15 seconds to start"
@@ -18,6 +20,27 @@ run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket
 
 test: setup ## run the tests, offline
 	@$(PY) -m pytest --numprocesses 2 --dist loadfile
+
+start: setup ## make start CH=4: make what a chapter takes for granted, so that you can begin with it
+	@$(PY) -m tour.start $(CH)
+
+check: setup ## make check CH=4: what is done in a chapter, what is missing, what to do next
+	@$(PY) -m tour.check $(CH)
+
+clean: setup ## take away all runs, models and downloads; it asks first
+	@$(PY) -m tour.clean
+
+setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
+
+## Chapters 1 and 2: training, experiment tracking
+
+lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
+	@$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+
+notebooks: setup ## execute all notebooks in order and keep what they show
+	@$(PY) -m notebooks.execute
+
+## Chapter 3: orchestration
 
 up: setup ## start Prefect, a worker, MLflow and S3 in this terminal; Ctrl-C stops them
 	@$(PY) -m orchestration.up
@@ -28,11 +51,15 @@ deploy: setup ## make the work pool, the blocks and the deployments in Prefect
 bucket: setup ## list the runs in the bucket, download each and check it against its manifest
 	@$(PY) -m orchestration.list_bucket
 
+## Chapter 4: deployment
+
 serve: setup ## serve the champion: predictions, metrics and a page at port 8000; Ctrl-C stops it
 	@$(PY) -m deployment.serve
 
 score: setup ## score the files under incoming/ in the bucket with the champion
 	@$(PY) -m deployment.batch
+
+## Chapter 5: monitoring
 
 watch: setup ## look at the model in use: drift, error, refused requests; ask for a new model where that may help
 	@$(PY) -m monitoring.watch
@@ -43,16 +70,7 @@ replay: setup ## replay a year of wine with the whole loop, in a home of its own
 rollback: setup ## give the alias champion back to the version before
 	@$(PY) -m monitoring.rollback
 
-notebooks: setup ## execute all notebooks in order and keep what they show
-	@$(PY) -m notebooks.execute
-
-images: setup ## take the pictures of MLflow's pages; needs Chromium and what make notebooks left
-	@$(PY) -m uv run -q --no-project --with playwright==1.55.0 images/screenshots.py
-
-lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
-	@$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
-
-setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
+## To work on the code
 
 lint: setup ## check style
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
@@ -60,11 +78,15 @@ lint: setup ## check style
 format: setup ## mend style
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
+images: setup ## draw the loop, and take the pictures of all pages; needs Chromium and what make notebooks left
+	@$(PY) images/loop.py
+	@$(PY) -m uv run -q --no-project --with playwright==1.55.0 images/screenshots.py
+
 sample: setup ## fit and write wine_data/sample from the real wine in WINE_DATA
 	@$(PY) wine_data/make_sample.py
 
 bench: setup ## measure scores, time and memory into benchmarks/results
-	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && \
+	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && $(PY) -m benchmarks.year && \
 	  $(PY) -m benchmarks.sample && $(PY) -m benchmarks.tracking && $(PY) -m benchmarks.search
 
 lock: setup ## pin pyproject.toml anew into requirements.txt

@@ -1,0 +1,104 @@
+"""The help on the way: begin anywhere, see how far you are, clean up; each as a reader would call it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tour import chapter_of, check, clean
+from wine_quality import files
+from wine_quality.config import ROOT, settings
+from wine_quality.errors import SettingsError
+
+pytestmark = pytest.mark.slow
+
+
+def command(*words: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["0"], ["6"], ["three"], ["3", "4"], ["-1"], ["²"]])
+def test_a_chapter_that_is_none_is_told(words):
+    with pytest.raises(SettingsError, match="Say a number from 1 to 5, as in: make check CH=3"):
+        chapter_of(words)
+
+
+def test_from_nothing_to_chapter_3_and_what_is_left_to_do_there(tmp_path, few_wines):
+    own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path)}
+    first = command("tour.check", "4", **own)
+    assert first.returncode == 1
+    assert "missing   champion: none" in first.stdout
+    assert first.stdout.endswith("next      make run\n")
+    started = command("tour.start", "3", **own)
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert "start     orchestration.train" in started.stdout
+    assert started.stdout.endswith("ready     for chapter 3: read orchestration/README.md\n")
+    then = command("tour.check", "4", **own)
+    assert "done      champion: version 1" in then.stdout
+    assert "missing   the service: away" in then.stdout
+    assert then.stdout.endswith("next      run make serve in another terminal\n")
+    third = command("tour.check", "3", **own)
+    assert "done      runs in the bucket: 1" in third.stdout
+    assert third.stdout.endswith("next      run make up in another terminal\n")
+
+
+def test_the_first_chapters_are_looked_at_without_a_server(tmp_path, few_wines):
+    own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path)}
+    for chapter, missing in (("1", "models of notebook 2: none"), ("2", "runs in MLflow: 0"), ("5", "the year, lived")):
+        done = command("tour.check", chapter, **own)
+        assert done.returncode == 1
+        assert f"missing   {missing}" in done.stdout
+        assert done.stderr == ""
+
+
+def test_every_chapter_has_its_check_and_its_page():
+    assert set(check.CHECKS) == set(range(1, 6))
+
+
+@pytest.fixture
+def full_home(tmp_path) -> Path:
+    """A home with something of everything that is made, and a file of the reader's own."""
+    for name in ("mlflow.db", "predictions.db", "models/mine.skops", "mlruns/1/meta", ".local/s3/object", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("something")
+    return tmp_path
+
+
+def there(home: Path) -> list[Path]:
+    return sorted(path for path in home.rglob("*") if path.suffix != ".lock")
+
+
+def test_clean_lists_and_asks_and_takes_nothing_away_without_a_yes(full_home):
+    before = there(full_home)
+    for typed in ("", "no\n", "y\n"):
+        done = command("tour.clean", typed=typed, WINE_HOME=str(full_home))
+        assert done.returncode == 1
+        assert "mlflow.db" in done.stdout
+        assert done.stdout.endswith("nothing was taken away\n")
+    assert there(full_home) == before
+
+
+def test_clean_takes_away_what_was_made_and_nothing_else(full_home):
+    done = command("tour.clean", typed="yes\n", WINE_HOME=str(full_home))
+    assert (done.returncode, done.stdout.splitlines()[-1][-4:]) == (0, "done")
+    assert sorted(path.name for path in full_home.iterdir()) == ["models", "notes.txt"]
+    assert "nothing was made yet" in command("tour.clean", WINE_HOME=str(full_home)).stdout
+
+
+def test_clean_leaves_a_home_alone_in_which_servers_run(full_home, monkeypatch):
+    monkeypatch.setenv("WINE_HOME", str(full_home))
+    with files.one_at_a_time(full_home / ".local" / "up.lock"):
+        monkeypatch.setattr(clean, "is_up", lambda _: files.is_held(settings().local / "up.lock"))
+        with pytest.raises(Exception, match="make up is running on what would be taken away"):
+            clean.main()
+    assert (full_home / "mlflow.db").exists()

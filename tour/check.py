@@ -1,0 +1,132 @@
+"""How far am I? Look at what a chapter should have left, and say what is done, what is missing, and what to do next.
+
+It looks through the tools' own clients: MLflow's, Prefect's, the bucket's, the service's. Run it with
+`python -m tour.check 3`, or `make check CH=3`.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+import mlflow
+from mlflow import MlflowClient
+
+from orchestration import is_up, prepare_home  # isort: skip  it names Prefect's home, which Prefect reads when imported
+
+from prefect.client.orchestration import get_client
+
+from monitoring.records import records
+from orchestration.bucket import wine_bucket
+from orchestration.show import quiet
+from tour import chapter_of
+from wine_quality import data, predictions, registry, storage, tracking
+from wine_quality.config import Settings, settings
+from wine_quality.errors import exit_code
+
+LESSON = "wine-quality-lesson"  # the registered model of notebook 6
+
+
+@dataclass(frozen=True)
+class Found:
+    """One thing that a chapter leaves: what it is, whether it is there, and what to do where it is not."""
+
+    what: str
+    there: bool
+    next_step: str
+
+
+def training(config: Settings) -> Iterator[Found]:
+    """Chapter 1: wine, and the models of its notebooks."""
+    wine = data.load_wine(config)
+    yield Found(f"wine: {len(wine.table):,} rows, {wine.why}", True, "")
+    kept = sorted(path.stem for path in config.models.glob("*.skops") if "Regressor" in path.stem or "Cl" in path.stem)
+    yield Found(f"models of notebook 2: {', '.join(kept) or 'none'}", bool(kept), "run 02-train-baselines in make lab")
+    yield Found("the figure of notebook 3", (config.images / "three-worlds.png").is_file(), "run 03-find-the-leak")
+
+
+def experiment_tracking(config: Settings) -> Iterator[Found]:
+    """Chapter 2: runs, the search, and the lesson's model."""
+    with tracking.store(config):
+        runs = mlflow.search_runs(experiment_names=[config.experiment], output_format="list")
+        lesson = MlflowClient().search_registered_models(f"name = '{LESSON}'")
+    trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    yield Found(f"runs in MLflow: {len(runs) - len(trials)}", len(runs) > len(trials), "run 04-track-runs in make lab")
+    yield Found(f"trials of a search: {len(trials)}", bool(trials), "run 05-tune-with-hyperopt")
+    versions = ", ".join(f"{alias} is version {number}" for one in lesson for alias, number in one.aliases.items())
+    yield Found(f"the lesson's model: {versions or 'none'}", bool(versions), "run 06-register-the-model")
+
+
+def orchestration(config: Settings) -> Iterator[Found]:
+    """Chapter 3: a champion, its files in the bucket, deployments, and a run that ended well."""
+    yield champion(config)
+    with wine_bucket(config) as (bucket, _):
+        whole = [run_id for run_id, files in storage.runs(bucket).items() if storage.MANIFEST in files]
+    yield Found(f"runs in the bucket: {len(whole)}", bool(whole), "make run")
+    yield Found("the servers of make up", is_up(config), "run make up in another terminal")
+    if not is_up(config):
+        return
+    with get_client(sync_client=True) as client:
+        names = sorted(one.name for one in client.read_deployments())
+        done = [run for run in client.read_flow_runs() if run.deployment_id and run.state.is_completed()]
+    yield Found(f"deployments: {', '.join(names) or 'none'}", "nightly" in names, "make deploy")
+    yield Found(f"runs of deployments: {len(done)}", bool(done), "press Quick run on the page of nightly")
+
+
+def deployment(config: Settings) -> Iterator[Found]:
+    """Chapter 4: a service that is ready, predictions that were kept, and files that were scored."""
+    yield champion(config)
+    try:
+        ready = httpx.get(f"http://127.0.0.1:{config.serve_port}/health/ready", timeout=5).json()["status"]
+    except httpx.HTTPError:
+        ready = "away"
+    yield Found(f"the service: {ready}", ready == "green", "run make serve in another terminal")
+    kept = len(predictions.read(config.predictions_uri))
+    yield Found(f"predictions kept: {kept:,}", kept > 0, "move a slider on the service's page")
+    with wine_bucket(config) as (bucket, _):
+        scored = [one["Key"] for one in bucket.list_objects("scored/") if one["Key"].endswith((".csv", ".parquet"))]
+    yield Found(f"files scored: {len(scored)}", bool(scored), "put a file under incoming/ in the bucket; make score")
+
+
+def monitoring(config: Settings) -> Iterator[Found]:
+    """Chapter 5: the year, and a look at your own predictions."""
+    over = (config.home / "monitoring" / "year" / "summary.json").is_file()
+    yield Found("the year, lived through", over, "make replay")
+    page = config.home / "monitoring" / "report.html"
+    yield Found(f"its page: {page}", page.is_file(), "make replay")
+    looks = records(config)
+    told = f", the last one {looks[-1].reading.name}" if looks else ""
+    yield Found(f"looks at your own predictions: {len(looks)}{told}", bool(looks), "make watch")
+
+
+def champion(config: Settings) -> Found:
+    """Return whether a version is in use."""
+    with tracking.store(config):
+        version = registry.champion(config)
+    return Found(f"champion: {f'version {version.version}' if version else 'none'}", version is not None, "make run")
+
+
+CHECKS: dict[int, Callable[[Settings], Iterator[Found]]] = {
+    1: training,
+    2: experiment_tracking,
+    3: orchestration,
+    4: deployment,
+    5: monitoring,
+}
+
+
+def main() -> int:
+    """Print a line for each thing of a chapter, and return 1 where one is missing."""
+    prepare_home()
+    quiet()
+    missing = []
+    for found in CHECKS[chapter_of(sys.argv[1:])](settings()):
+        print(f"{'done' if found.there else 'missing':<9} {found.what}")
+        if not found.there:
+            missing.append(found.next_step)
+    print(f"next      {missing[0]}" if missing else "next      all is there; go on with the next chapter")
+    return int(bool(missing))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

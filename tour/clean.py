@@ -1,0 +1,59 @@
+"""Take away what was made: runs, models, the bucket, downloads, the year. It asks first where that loses runs.
+
+Run it with `python -m tour.clean`, or `make clean`. The environment in `.venv` stays, and so does what git tracks.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from orchestration import is_up
+from wine_quality.config import Settings, settings
+from wine_quality.errors import DeploymentError, exit_code
+from wine_quality.files import disk_errors_told
+
+YES = "yes"
+
+
+def made(config: Settings) -> list[Path]:
+    """Return what commands and notebooks have made in the home."""
+    home = config.home
+    named = [home / "mlruns", config.local, config.raw_data, home / "monitoring" / "year", config.reports]
+    found = [*home.glob("mlflow.db*"), *home.glob("predictions.db*"), *config.models.glob("*.skops"), *named]
+    return [path for path in [*found, home / "monitoring" / "report.html"] if path.is_file() or holds_something(path)]
+
+
+def holds_something(path: Path) -> bool:
+    """Say whether a path is a folder with more in it than a lock, which every command leaves."""
+    return path.is_dir() and any(one.suffix != ".lock" for one in path.iterdir())
+
+
+def size(path: Path) -> int:
+    """Return how many bytes a file or a folder has."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def main() -> int:
+    """List what there is, ask, and delete it."""
+    config = settings()
+    if is_up(config):
+        raise DeploymentError("make up is running on what would be taken away. Stop it first (Ctrl-C).")
+    if not (found := made(config)):
+        print("clean     nothing was made yet")
+        return 0
+    for path in found:
+        print(f"{size(path) / 1e6:8.1f} MB  {path.relative_to(config.home)}")
+    print("All runs, versions and predictions are lost with it. Type yes to go on: ", end="", flush=True)
+    if sys.stdin.readline().strip() != YES:
+        print("nothing was taken away")
+        return 1
+    for path in found:
+        with disk_errors_told(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    print("clean     done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
