@@ -21,7 +21,7 @@ from prefect_aws import S3Bucket
 
 from orchestration.bucket import wine_bucket
 from orchestration.policies import outside, run_name
-from orchestration.show import quiet
+from orchestration.show import only_own_lines
 from wine_quality import batches, registry, tracking
 from wine_quality.batches import Entry, Outcome
 from wine_quality.config import Settings, settings
@@ -113,8 +113,7 @@ def score_wine_batches() -> list[Outcome]:
 def main() -> None:
     """Run the flow on a quiet screen: its own lines."""
     prepare_home()
-    quiet()
-    logging.getLogger("wine_quality").addHandler(logging.StreamHandler(sys.stdout))
+    only_own_lines()
     score_wine_batches()
 
 

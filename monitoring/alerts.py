@@ -4,6 +4,7 @@ The webhook is for people who do other things meanwhile: it gets what is new, no
 """
 
 import logging
+from dataclasses import asdict
 
 import httpx
 from prefect import task
@@ -34,12 +35,12 @@ def what_follows(record: Record) -> str:
 
 def message(record: Record) -> dict[str, object]:
     """Return what a webhook is sent: `text`, as chat programs take it, and the findings for programs."""
-    lines = [f"{finding.kind}: {finding.line}" for finding in record.findings]
+    lines = map(str, record.findings)
     return {
         "text": "\n".join([f"wine-quality, {record.reading.name}", *lines, f"What follows: {what_follows(record)}."]),
         "name": record.reading.name,
         "version": record.reading.version,
-        "findings": [{"kind": finding.kind, "line": finding.line} for finding in record.findings],
+        "findings": [asdict(finding) for finding in record.findings],
         "event": record.event,
     }
 

@@ -4,7 +4,6 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from monitoring.year import Plan, Week
 from wine_quality import health, predictions, tracking
 from wine_quality.config import Settings
 from wine_quality.files import whole_file
-from wine_quality.plots import TYPE_COLOURS, save_figure
+from wine_quality.plots import TYPE_COLOURS, as_png
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.scoring import columns_of, load_scorer
 
@@ -46,6 +45,21 @@ class Year:
     weeks: pd.DataFrame
     records: list[Record]
     stories: list[str]
+
+    @property
+    def promoted(self) -> list[int]:
+        """The weeks at whose end another version was champion than the one that had scored."""
+        return list(self.weeks.index[self.weeks["version"] != self.weeks["champion"]])
+
+    @property
+    def asked(self) -> list[int]:
+        """The weeks in which a new model was asked for."""
+        return [n for n, record in zip(self.weeks.index, self.records, strict=True) if record.event]
+
+    @property
+    def refused(self) -> list[int]:
+        """Those of them whose model the gate refused."""
+        return [n for n in self.asked if n not in self.promoted]
 
     def rmse(self, column: str, weeks: Sequence[int]) -> float:
         """Return the RMSE over some weeks, each wine counted once."""
@@ -78,17 +92,16 @@ def lived(config: Settings, weeks: list[Week], lines: list[dict[str, Any]]) -> Y
 def write(config: Settings, plan: Plan, weeks: list[Week], lines: list[dict[str, Any]]) -> None:
     """Write the page, the figure of the README and the figures of the year, each whole or not at all."""
     year, root = lived(config, weeks, lines), config.home.parent.parent
-    figure, picture = drawn(year), BytesIO()
-    figure.savefig(picture, format="png", dpi=120, bbox_inches="tight")
-    told = summary(year, plan)
-    shown = base64.b64encode(picture.getvalue()).decode()
+    picture, told = as_png(drawn(year)), summary(year, plan)
+    shown = base64.b64encode(picture).decode()
     text = environment().get_template(TEMPLATE).render(rows=rows(year), picture=shown, **told)
     with whole_file(root / "monitoring" / "report.html") as part:
         part.write_text(text, encoding="utf-8")
     with whole_file(config.home / "summary.json") as part:
         part.write_text(json.dumps(told, indent=2))
     if plan.weeks > 12:
-        save_figure(figure, root / "images" / "the-year.png")
+        with whole_file(root / "images" / "the-year.png") as part:
+            part.write_bytes(picture)
 
 
 def environment() -> Environment:
@@ -98,18 +111,16 @@ def environment() -> Environment:
 
 def summary(year: Year, plan: Plan) -> dict[str, Any]:
     """Return the year in figures."""
-    numbers = list(year.weeks.index)
-    changes = [n for n in numbers if year.weeks["version"][n] != year.weeks["champion"][n]]
-    after = [n for n in numbers if changes and n > changes[0]]
-    asked = [n for n in numbers if year.records[n - 1].event]
+    numbers, promoted = list(year.weeks.index), year.promoted
+    after = [n for n in numbers if promoted and n > promoted[0]]
     return {
         "weeks": len(numbers),
         "wines": int(year.weeks["wines"].sum()),
-        "asked": asked,
-        "promoted": changes,
-        "refused": [n for n in asked if n not in changes],
+        "asked": year.asked,
+        "promoted": promoted,
+        "refused": year.refused,
         "alerts": {n: [one.kind for one in found] for n in numbers if (found := year.records[n - 1].findings)},
-        "first_promotion": changes[0] if changes else None,
+        "first_promotion": promoted[0] if promoted else None,
         "rmse_with_loop": year.rmse("with_loop", after) if after else None,
         "rmse_without": year.rmse("without", after) if after else None,
         "rmse_before": year.rmse("with_loop", list(range(1, plan.shift))),
@@ -121,9 +132,9 @@ def rows(year: Year) -> list[dict[str, Any]]:
     """Return a row of the table for each week."""
     told = []
     for (number, week), record, story in zip(year.weeks.iterrows(), year.records, year.stories, strict=True):
-        lines = [f"{one.kind}: {one.line}" for one in record.findings]
+        lines = [str(one) for one in record.findings]
         if record.event:
-            fate = "promoted" if week["version"] != week["champion"] else "refused by the gate"
+            fate = "promoted" if number in year.promoted else "refused by the gate"
             lines.append(f"{what_follows(record)}: {fate}")
         quality = record.reading.quality
         told.append(
@@ -135,7 +146,7 @@ def rows(year: Year) -> list[dict[str, Any]]:
                 "drift": "–" if record.reading.drift is None else f"{record.reading.drift:.0%}",
                 "with_loop": f"{week['with_loop'] ** 0.5:.3f}",
                 "without": f"{week['without'] ** 0.5:.3f}",
-                "known": f"{quality.rmse:.3f} ({quality.low:.3f} to {quality.high:.3f})" if quality else "–",
+                "known": str(quality) if quality else "–",
                 "champion": week["champion"],
                 "story": story,
                 "lines": lines,
@@ -151,7 +162,7 @@ def drawn(year: Year) -> Figure:
     draw_error(error, year)
     draw_drift(drift, year)
     draw_champions(champions, year)
-    for number in [n for n in year.weeks.index if year.weeks["version"][n] != year.weeks["champion"][n]]:
+    for number in year.promoted:
         for axes in (error, drift, champions):
             axes.axvline(number + 0.5, color="black", linewidth=0.8, linestyle=":")
     champions.set(xlabel="week", xlim=(0.4, len(year.weeks) + 0.6))
@@ -190,10 +201,5 @@ def draw_champions(axes: Any, year: Year) -> None:
         first, last = weeks.index[0], weeks.index[-1]
         axes.barh(0, last - first + 1, left=first - 0.5, height=0.6, color=LOOP, alpha=0.35, edgecolor="white")
         axes.text((first + last) / 2, 0, f"version {version}", ha="center", va="center")
-    refused = [
-        number
-        for number, record in zip(year.weeks.index, year.records, strict=True)
-        if record.event and year.weeks["version"][number] == year.weeks["champion"][number]
-    ]
-    axes.plot(refused, [0.48] * len(refused), "v", color="#d55e00")
+    axes.plot(year.refused, [0.48] * len(year.refused), "v", color="#d55e00")
     axes.set(yticks=[], ylim=(-0.4, 0.65), title="The champion; a triangle is a challenger that the gate refused")

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from wine_quality.config import ROOT, Settings, settings
 from wine_quality.data import table_checksum
 from wine_quality.errors import DataError, DeploymentError, WineError, exit_code
 from wine_quality.files import disk_errors_told, is_held, one_at_a_time, whole_file
-from wine_quality.ports import free_port, listens
-from wine_quality.processes import companion
+from wine_quality.ports import free_port
+from wine_quality.processes import comes_up, companion, last_line
 
 START_SECONDS = 120
 FOREIGN = ("AWS_", "MLFLOW_TRACKING_URI", "PREFECT_", "WINE_PREDICTIONS")  # your own store and bucket are left alone
@@ -44,8 +43,7 @@ def prepare(home: Path, name: str, config: Settings) -> None:
         if json.loads(path.read_text()) != about:
             raise DataError(f"{home}: another year was begun here, of other wine, length or seed. Take it away first.")
         return
-    with whole_file(home / "wine" / data.OWN_TABLE) as part:
-        table.to_csv(part, index=False)
+    data.write_table(table, home / "wine")
     with whole_file(home / ".env") as part:
         part.write_text("".join(f"{name}={value}\n" for name, value in own_settings(home, config.seed).items()))
     with whole_file(path) as part:
@@ -72,12 +70,8 @@ def module(name: str) -> list[str]:
 
 def wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
     """Return once a server listens at a port, or say why not."""
-    deadline = time.monotonic() + START_SECONDS
-    while not listens(port):
-        if server.poll() is not None or time.monotonic() > deadline:
-            last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
-            raise DeploymentError(f"the servers of the year did not start: {last}. {log} has more.")
-        time.sleep(0.1)
+    if not comes_up(server, port, START_SECONDS):
+        raise DeploymentError(f"the servers of the year did not start: {last_line(log)}. {log} has more.")
 
 
 def run(home: Path, name: str) -> int:

@@ -33,12 +33,11 @@ from monitoring.alerts import webhook, what_follows
 from monitoring.records import Counters, Record
 from monitoring.reference import Reference, load_reference
 from orchestration.policies import outside
-from orchestration.show import quiet
+from orchestration.show import only_own_lines
 from wine_quality import data, drift, health, labels, predictions
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
 from wine_quality.errors import exit_code
-from wine_quality.files import whole_file
 from wine_quality.health import Quality, Reading
 from wine_quality.schema import COLUMNS, FEATURES, TARGET
 
@@ -102,11 +101,10 @@ def counters(config: Settings) -> Counters | None:
 
 
 @task(name="collect", task_run_name="collect what there is to learn from")
-def collect(config: Settings, name: str, known: Reference, labelled: pd.DataFrame) -> Path:
-    """Write the champion's wines and the labelled ones into a folder, each wine once, with what tasters said last."""
+def collect(config: Settings, name: str, wines: pd.DataFrame) -> Path:
+    """Write the wines that there are to learn from into a folder."""
     folder = config.local / "labelled" / name.replace(" ", "-")
-    with whole_file(folder / data.OWN_TABLE) as part:
-        to_learn_from(known, labelled).to_csv(part, index=False)
+    data.write_table(wines, folder)
     return folder
 
 
@@ -143,8 +141,7 @@ def report(record: Record) -> str:
     refused = SERVICE_IS_AWAY if seen.asked is None else f"{seen.refused} of {seen.asked} requests"
     share = "too few wines to tell" if seen.drift is None else f"{seen.drift:.0%} of the columns"
     error = (
-        f"RMSE {seen.quality.rmse:.3f} ({seen.quality.low:.3f} to {seen.quality.high:.3f}) on {seen.quality.wines} "
-        f"labelled wines; {seen.quality.expected:.3f} on the hold-out"
+        f"RMSE {seen.quality} on {seen.quality.wines} labelled wines; {seen.quality.expected:.3f} on the hold-out"
         if seen.quality
         else "too few labels of wines that this version has scored"
     )
@@ -212,12 +209,12 @@ def decide(
 ) -> Record:
     """Hold a reading against the limits, and return what follows from it."""
     wrong = health.findings(reading)
-    count = len(to_learn_from(known, labelled))
-    event, why = health.event(wrong, count, last_lesson(known, earlier))
-    folder = str(collect(config, reading.name, known, labelled)) if event else ""
+    wines = to_learn_from(known, labelled)
+    event, why = health.event(wrong, len(wines), last_lesson(known, earlier))
+    folder = str(collect(config, reading.name, wines)) if event else ""
     before = {finding.kind for finding in earlier[-1].findings} if earlier else set()
     news = bool(event or {finding.kind for finding in wrong} - before)
-    return Record(reading, wrong, *span, now, count, event, why, folder, news)
+    return Record(reading, wrong, *span, now, len(wines), event, why, folder, news)
 
 
 def act(config: Settings, record: Record, found: Drift | None) -> None:
@@ -237,8 +234,7 @@ def act(config: Settings, record: Record, found: Drift | None) -> None:
 def main() -> None:
     """Run the flow on a quiet screen: its own lines."""
     prepare_home()
-    quiet()
-    logging.getLogger("wine_quality").addHandler(logging.StreamHandler(sys.stdout))
+    only_own_lines()
     watch_wine()
 
 

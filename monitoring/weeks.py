@@ -35,7 +35,6 @@ from orchestration.train import train_wine_quality
 from wine_quality import data, labels, predictions, registry, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
-from wine_quality.files import whole_file
 from wine_quality.journal import Journal
 from wine_quality.schema import FEATURES
 
@@ -82,11 +81,10 @@ class Life:
     def first_champion(self, known: pd.DataFrame) -> None:
         """Train the first champion, where there is none yet."""
         if self.champion() is None:
-            path = self.config.local / "labelled" / "week-00" / data.OWN_TABLE
-            with whole_file(path) as part:
-                known.to_csv(part, index=False)
+            folder = self.config.local / "labelled" / "week-00"
+            data.write_table(known, folder)
             with redirect_stdout(StringIO()):  # its report is with the run
-                train_wine_quality(data=str(path.parent), max_evals=1)
+                train_wine_quality(data=str(folder), max_evals=1)
         self.wait_for_swap()
 
     def champion(self) -> str | None:
@@ -154,7 +152,7 @@ def live_week(life: Life, plan: Plan, weeks: list[Week], week: Week, lines: list
 
 def say(week: Week, record: Record, champion: str) -> None:
     """Write what is special about a week above the progress bar."""
-    found = [f"{finding.kind}: {finding.line}" for finding in record.findings] if record.news else []
+    found = [str(finding) for finding in record.findings] if record.news else []
     for line in ([week.story] if week.story else []) + found:
         tqdm.write(f"{week.name}   {line}", file=sys.stdout)
     if record.event:

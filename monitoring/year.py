@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from wine_quality.errors import DataError
-from wine_quality.schema import TARGET
+from wine_quality.schema import BEST, TARGET
 from wine_quality.splits import distinct_wines
 
 WRONG_UNIT = ("density", 1000)  # g/mL written as kg/m³
-BEST = 10
 
 
 @dataclass(frozen=True)

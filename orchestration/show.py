@@ -1,7 +1,9 @@
 """What a run leaves for people to see: the report on the screen, and artifacts in Prefect and MLflow."""
 
 import base64
+import logging
 import os
+import sys
 from pathlib import Path
 
 import mlflow
@@ -51,6 +53,12 @@ def print_report(text: str) -> None:
     """Show the report on the screen, or as 120 columns in a log."""
     console = Console()
     Console(width=None if console.is_terminal else 120).print(Markdown(text))
+
+
+def only_own_lines() -> None:
+    """Make the screen that of a command that runs a flow: its own lines, none of Prefect's."""
+    quiet()
+    logging.getLogger("wine_quality").addHandler(logging.StreamHandler(sys.stdout))
 
 
 def quiet() -> None:

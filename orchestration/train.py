@@ -31,7 +31,7 @@ from orchestration import prepare_home
 from orchestration.bucket import wine_bucket
 from orchestration.policies import asked_for, kept, one_heartbeat, outside, run_name
 from orchestration.report import Prepared, Published, Trained, bucket_text, links, report
-from orchestration.show import leave_artifacts, print_report, quiet
+from orchestration.show import leave_artifacts, only_own_lines, print_report
 from wine_quality import data as sources
 from wine_quality import registry, scoring, splits, storage, tracking, tuning
 from wine_quality.config import Settings, settings
@@ -277,9 +277,7 @@ def train_wine_quality(
 def main() -> None:
     """Run the flow on a quiet screen: its own lines and the report."""
     prepare_home()
-    quiet()
-    screen = logging.StreamHandler(sys.stdout)
-    logging.getLogger("wine_quality").addHandler(screen)
+    only_own_lines()
     train_wine_quality()
 
 

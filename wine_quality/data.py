@@ -17,6 +17,7 @@ import pandas as pd
 from wine_quality import download
 from wine_quality.config import ROOT, Settings
 from wine_quality.errors import DataError, DownloadError
+from wine_quality.files import whole_file
 from wine_quality.reading import read_wines
 from wine_quality.schema import MEASUREMENTS, TYPES
 
@@ -144,6 +145,12 @@ def read_folder(folder: Path, source: str, why: str) -> Wine:
         raise DataError(f"{folder}: {missing} is missing, and the model needs both colours. Put it there.")
     wanted = " or ".join([*(" with ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS)), OWN_TABLE])
     raise DataError(f"{folder}: no wine here. Put in it {wanted}.")
+
+
+def write_table(wines: pd.DataFrame, folder: Path) -> None:
+    """Write wines into a folder as a table of its own, whole or not at all, for `read_folder` to read."""
+    with whole_file(folder / OWN_TABLE) as part:
+        wines.to_csv(part, index=False)
 
 
 def kaggle_files(names: dict[str, Path]) -> list[Path] | None:

@@ -35,6 +35,10 @@ class Quality:
     high: float
     expected: float
 
+    def __str__(self) -> str:
+        """Return the error with its interval."""
+        return f"{self.rmse:.3f} ({self.low:.3f} to {self.high:.3f})"
+
     @property
     def lost(self) -> bool:
         """Whether the model is worse than its hold-out promised, by more than the luck of the draw."""
@@ -88,6 +92,10 @@ class Finding:
     kind: str
     line: str
 
+    def __str__(self) -> str:
+        """Return both."""
+        return f"{self.kind}: {self.line}"
+
 
 def quality(actual: np.ndarray, scores: np.ndarray, expected: float, seed: int) -> Quality | None:
     """Return the error on the newest labelled wines, oldest first, or None where there are fewer than 40.
@@ -112,8 +120,8 @@ def findings(reading: Reading) -> list[Finding]:
         found.append(Finding("drift", f"{line}: {', '.join(reading.drifted)}"))
     if reading.quality and reading.quality.lost:
         q = reading.quality
-        line = f"the RMSE of version {reading.version} on {q.wines} labelled wines is {q.rmse:.3f}"
-        found.append(Finding("quality", f"{line} ({q.low:.3f} to {q.high:.3f}), and {q.expected:.3f} on its hold-out"))
+        line = f"the RMSE of version {reading.version} on {q.wines} labelled wines is {q}"
+        found.append(Finding("quality", f"{line}, and {q.expected:.3f} on its hold-out"))
     return found
 
 

@@ -12,10 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wine_quality import predictions
 from wine_quality.errors import DataError, PredictionsError
-from wine_quality.predictions import BATCH, Store, UtcTime, told
-from wine_quality.schema import FEATURES, TARGET
-
-LOWEST, HIGHEST = 0, 10
+from wine_quality.predictions import Store, UtcTime, told
+from wine_quality.schema import BEST, FEATURES, TARGET, WORST
 
 TABLE = Table(
     "qualities",
@@ -44,9 +42,9 @@ def add(url: str, qualities: dict[str, int]) -> None:
         The database is away, or refuses.
     """
     for name, quality in qualities.items():
-        if not isinstance(quality, int) or not LOWEST <= quality <= HIGHEST:
+        if not isinstance(quality, int) or not WORST <= quality <= BEST:
             raise DataError(
-                f"quality of {name}: {quality!r} is not a whole number from 0 to 10. Mend it; none is kept."
+                f"quality of {name}: {quality!r} is not a whole number from {WORST} to {BEST}. Mend it; none is kept."
             )
     store, now = Store(url), datetime.now(UTC)
     rows = [{"id": name, TARGET: quality, "time": now} for name, quality in qualities.items()]
@@ -55,11 +53,7 @@ def add(url: str, qualities: dict[str, int]) -> None:
         index_elements=["id"], set_={TARGET: insert.excluded[TARGET], "time": insert.excluded.time}
     )
     try:
-        with store.engine.begin() as connection:
-            connection.exec_driver_sql(store.kind.alone)
-            TABLE.metadata.create_all(connection)
-            for first in range(0, len(rows), BATCH):
-                connection.execute(upsert, rows[first : first + BATCH])
+        store.write(TABLE, upsert, iter(rows))
     except SQLAlchemyError as error:
         raise unusable(store, error) from None
 

@@ -5,7 +5,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ from pathlib import Path
 from wine_quality.config import Settings
 from wine_quality.errors import DataError, StorageError, StorageUnavailable
 from wine_quality.files import disk_errors_told
-from wine_quality.ports import free_port, listens
-from wine_quality.processes import companion
+from wine_quality.ports import free_port
+from wine_quality.processes import comes_up, companion, last_line
 
 START_SECONDS = 10
 FRESH = ["--dir-cache-time", "1s"]  # a file that was put into the folder by hand is seen at once
@@ -74,10 +73,5 @@ def local_keys(config: Settings) -> tuple[str, str]:
 
 def wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
     """Return once the server listens, or say why it does not."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        if listens(port):
-            return
-        time.sleep(0.05)
-    last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
-    raise StorageUnavailable(f"the local S3 server did not start: {last}")
+    if not comes_up(server, port, START_SECONDS):
+        raise StorageUnavailable(f"the local S3 server did not start: {last_line(log)}")

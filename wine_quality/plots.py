@@ -1,5 +1,6 @@
 """The figures that more than one chapter shows, and how all of them are drawn and kept."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ TYPE_COLOURS = {"red": "#d55e00", "white": "#56b4e9"}  # Okabe and Ito (2008): a
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
     with whole_file(path) as part:
-        figure.savefig(part, dpi=120, bbox_inches="tight", metadata={"Software": None})
+        part.write_bytes(as_png(figure))
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return a figure as a picture; the same figure gives the same bytes."""
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
+    return picture.getvalue()
 
 
 def predicted_against_actual(actual: np.ndarray, predicted: np.ndarray, title: str) -> Figure:

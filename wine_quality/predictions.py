@@ -8,9 +8,10 @@ is killed, and the next process on the same spool inserts them. A line inserted 
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -154,12 +155,15 @@ class Store:
         SQLAlchemyError
             The database is away, or refuses.
         """
-        insert = self.kind.insert(TABLE).on_conflict_do_nothing()
+        self.write(TABLE, self.kind.insert(TABLE).on_conflict_do_nothing(), map(row, lines))
+
+    def write(self, table: Table, statement: Any, rows: Iterator[dict[str, Any]]) -> None:
+        """Execute a statement for each row, all or none; the table is made where there is none."""
         with self.engine.begin() as connection:
             connection.exec_driver_sql(self.kind.alone)
-            TABLE.metadata.create_all(connection)
-            for first in range(0, len(lines), BATCH):
-                connection.execute(insert, [row(line) for line in lines[first : first + BATCH]])
+            table.metadata.create_all(connection)
+            while batch := list(islice(rows, BATCH)):
+                connection.execute(statement, batch)
 
 
 def unusable() -> SettingsError:

@@ -2,9 +2,12 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from wine_quality.ports import listens
 
 # the watcher is the one in the background: there a shell has SIGINT ignored, and whoever it starts inherits that
 AS_LONG_AS_WE_LIVE = """exec 3<&0
@@ -32,3 +35,18 @@ def companion(command: list[str], log: Path, environment: dict[str, str]) -> Ite
     finally:
         process.stdin.close()
         process.wait()
+
+
+def comes_up(server: subprocess.Popen, port: int, seconds: float) -> bool:
+    """Wait until a server listens at a port, and say whether it does: it may have ended, or take too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        if listens(port):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of what a process has said."""
+    return (log.read_text().strip().splitlines() or ["it said nothing"])[-1]

@@ -35,6 +35,7 @@ MEASUREMENTS: dict[str, Measurement] = {
 TYPES = ["red", "white"]
 FEATURES = ["type", *MEASUREMENTS]
 TARGET = "quality"
+WORST, BEST = 0, 10
 COLUMNS = [*FEATURES, TARGET]
 SHOWN_PROBLEMS = 10
 
@@ -50,7 +51,7 @@ schema = pa.DataFrameSchema(
         "quality": pa.Column(
             float,
             [
-                pa.Check.in_range(0, 10, error="not 0 to 10"),
+                pa.Check.in_range(WORST, BEST, error=f"not {WORST} to {BEST}"),
                 pa.Check(lambda column: column % 1 == 0, error="not a whole number"),
             ],
         ),
