@@ -7,19 +7,19 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run test start check clean setup lab notebooks up deploy bucket serve score watch replay rollback lint format images sample bench lock
+.PHONY: help run test start check clean setup lab notebooks up deploy bucket serve score watch replay rollback lint check-docs format images sample bench lock
 
 ## First
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^## / { print "\n" substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^## / { print "\n" substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket; a report at the end
 	@echo "start     Prefect and MLflow take some 15 seconds to start"
 	@$(PY) -m orchestration.train
 
 test: setup ## run the tests, offline
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile
+	@$(PY) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 start: setup ## make start CH=4: make what a chapter takes for granted, so that you can begin with it
 	@$(PY) -m tour.start $(CH)
@@ -75,12 +75,14 @@ rollback: setup ## give the alias champion back to the version before
 lint: setup ## check style
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
+check-docs: setup ## do all that the READMEs say, block by block, in a checkout of its own; half an hour
+	@$(PY) -m pytest -m docs -p no:randomly
+
 format: setup ## mend style
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
-images: setup ## draw the loop, and take the pictures of all pages; needs Chromium and what make notebooks left
-	@$(PY) images/loop.py
-	@$(PY) -m uv run -q --no-project --with playwright==1.55.0 images/screenshots.py
+images: setup ## draw all pictures of the READMEs anew, on real servers; needs Chromium, a quarter of an hour
+	@$(PY) -m images.draw
 
 sample: setup ## fit and write wine_data/sample from the real wine in WINE_DATA
 	@$(PY) wine_data/make_sample.py

@@ -2,7 +2,8 @@
 
 The parts, all by default, or those named on the command line:
 scores (of every model), run (`make run`: seconds and memory), overhead (of the flow over plain functions),
-setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home of their own).
+setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home of their own),
+start (`make start` of each chapter from nothing), tests (`make test`).
 """
 
 import os
@@ -14,11 +15,13 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+import tour
 from benchmarks.machine import memory_gb, write_results
 from notebooks.execute import CHAPTERS, all_notebooks
 from wine_quality import data, splits
@@ -28,6 +31,7 @@ from wine_quality.models import BASELINES, build, cross_predict, fit, predict
 from wine_quality.schema import TARGET
 
 REPEATS = 3
+TOLD = ("check", "split", "baseline", "search", "score", "register", "push")  # what the README shows of a first run
 
 
 def spread(values: list[float], digits: int = 2) -> dict[str, float]:
@@ -54,14 +58,25 @@ def bench_scores() -> None:
     write_results("scores", {"wines": sizes, "seed": config.seed, "models": rows})
 
 
-def timed_run() -> tuple[float, float]:
-    """Run `make run`, and return its seconds in all, and those from its line `load` to its line `push`."""
-    started, seen = time.perf_counter(), {}
+@dataclass(frozen=True)
+class Run:
+    """A run of `make run`: its seconds in all, those from its line `load` to its line `push`, and its lines by name."""
+
+    seconds: float
+    work: float
+    lines: dict[str, str]
+
+
+def timed_run() -> Run:
+    """Run `make run`, and return what it took and what it printed."""
+    started, seen, lines = time.perf_counter(), {}, {}
     with make_run() as process:
         for line in process.stdout:
-            seen.setdefault(line.split(" ")[0], time.perf_counter())
+            name, _, told = line.partition(" ")
+            seen.setdefault(name, time.perf_counter())
+            lines.setdefault(name, told.strip())
     assert process.returncode == 0
-    return time.perf_counter() - started, seen["push"] - seen["load"]
+    return Run(time.perf_counter() - started, seen["push"] - seen["load"], {name: lines[name] for name in TOLD})
 
 
 def peak_memory() -> float:
@@ -87,11 +102,12 @@ def bench_run() -> None:
     write_results(
         "run",
         {
-            "first_run_seconds": round(first[0], 1),
-            "first_run_seconds_from_load_to_push": round(first[1], 1),
-            "seconds": spread([total for total, _ in later]),
-            "seconds_from_load_to_push": spread([work for _, work in later]),
+            "first_run_seconds": round(first.seconds, 1),
+            "first_run_seconds_from_load_to_push": round(first.work, 1),
+            "seconds": spread([run.seconds for run in later]),
+            "seconds_from_load_to_push": spread([run.work for run in later]),
             "peak_memory_gb": spread([peak_memory() for _ in range(REPEATS)]),
+            "printed": first.lines,
         },
     )
 
@@ -159,9 +175,30 @@ def bench_notebooks() -> None:
     write_results("notebooks", {"seconds": seconds, "chapter_seconds": chapters})
 
 
+def bench_start() -> None:
+    def one(chapter: int) -> float:
+        with tempfile.TemporaryDirectory() as home:
+            own, began = {**os.environ, "WINE_HOME": home}, time.perf_counter()
+            subprocess.run(["make", "start", f"CH={chapter}"], cwd=ROOT, env=own, check=True, stdout=subprocess.DEVNULL)
+            return time.perf_counter() - began
+
+    write_results(
+        "start", {"seconds": {chapter: spread([one(chapter) for _ in range(REPEATS)]) for chapter in tour.CHAPTERS}}
+    )
+
+
+def bench_tests() -> None:
+    began = time.perf_counter()
+    last = subprocess.run(["make", "test"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()[
+        -1
+    ]
+    passed, skipped = (int((re.search(rf"(\d+) {what}", last) or [0, 0])[1]) for what in ("passed", "skipped"))
+    write_results("tests", {"minutes": (time.perf_counter() - began) / 60, "passed": passed, "skipped": skipped})
+
+
 PARTS: dict[str, Any] = {
     "scores": bench_scores, "run": bench_run, "overhead": bench_overhead, "setup": bench_setup,
-    "notebooks": bench_notebooks,
+    "notebooks": bench_notebooks, "start": bench_start, "tests": bench_tests,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ is chosen on the wines that a figure is quoted on. A search with its finals and 
 process. Random search, the old tutorial's space and Optuna's TPE have the same objective and the same seconds.
 
 Each search adds a line to `.local/search-bench.jsonl`, so that an interrupted measurement goes on. With `report` as an
-argument it only writes `results/search.json` and the figure from what is there.
+argument it only writes `results/search.json` from what is there. `make images` draws the figure of it.
 """
 
 import sys
@@ -23,11 +23,10 @@ from sklearn.pipeline import Pipeline
 
 from benchmarks.machine import write_results
 from wine_quality import data, splits, tuning
-from wine_quality.config import ROOT, settings
+from wine_quality.config import settings
 from wine_quality.journal import Journal
 from wine_quality.metrics import r2_interval, rmse_gain
 from wine_quality.models import build, cross_predict, fit, predict
-from wine_quality.plots import save_figure
 from wine_quality.schema import TARGET
 from wine_quality.tuning import Objective, Trial
 
@@ -193,18 +192,23 @@ def report(lines: list[dict[str, Any]]) -> None:
     by_name = {name: [line for line in lines if line["search"] == name] for name in SEARCHES}
     found = {name: summary(own, actual, usual, parts) for name, own in by_name.items()}
     write_results("search", {"wines": len(wines), "extra_trees_rmse": rmse(actual, usual), "searches": found})
+
+
+def drawn(results: dict[str, Any]) -> Figure:
+    """Return the figure of the results: the best so far of each search over its seconds."""
+    found = results["searches"]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for (name, result), marker in zip(found.items(), "osD^", strict=True):
         axes.plot(MARKS, result["best_so_far"].values(), marker=marker, label=name)
-    axes.axhline(rmse(actual, usual), color="grey", linestyle=":", label="extra trees, usual parameters")
+    axes.axhline(results["extra_trees_rmse"], color="grey", linestyle=":", label="extra trees, usual parameters")
     axes.plot(BUDGET, found["hyperopt"]["blend"]["rmse"], "*", color="black", markersize=12, label="blend, hyperopt")
     axes.set(xscale="log", xticks=[*MARKS, BUDGET], xlabel="CPU seconds", ylabel="RMSE on wines that no search saw")
     axes.set_xticklabels([*MARKS, BUDGET])
     axes.minorticks_off()
     axes.set_title("The best so far: ranges and families matter more than the algorithm")
     axes.legend()
-    save_figure(figure, ROOT / "images" / "search.png")
+    return figure
 
 
 def main() -> None:

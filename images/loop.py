@@ -1,11 +1,7 @@
-"""Draw the loop of the front page: `python images/loop.py`, or `make images`."""
-
-from pathlib import Path
+"""The loop of the front page, drawn."""
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
-from wine_quality.plots import save_figure
 
 STEPS = {  # where each stands, what it is called, its chapter and what it leaves
     "data": (0.0, 1.0, "wine", "checked, each once", "#eef3f7"),
@@ -65,7 +61,3 @@ def loop() -> Figure:
     axes.set(xlim=(-0.45, 3 * APART + 0.45), ylim=(-0.3, 1.3), aspect="equal")
     axes.axis("off")
     return figure
-
-
-if __name__ == "__main__":
-    save_figure(loop(), Path(__file__).with_name("the-loop.png"))

@@ -1,4 +1,4 @@
-"""Take the pictures of the pages of MLflow, Prefect and the service: `make images`, after `make notebooks`.
+"""Take the pictures of the pages of MLflow, Prefect, the bucket and the service, for `images/draw.py`.
 
 It starts the servers of `make up` on free ports and opens their pages in Chromium (Debian's `chromium`, or the one that
 `CHROMIUM` names). Playwright is fetched for the occasion and is no part of the environment.
@@ -7,20 +7,21 @@ It starts the servers of `make up` on free ports and opens their pages in Chromi
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+import pages
+from pages import Page as Shown
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,18 +34,19 @@ localStorage.setItem("color-scheme", '"light"');"""
 PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
 RUN_SECONDS = 600
 
-# address, a text to wait for, and the width and height to show
-MLFLOW_PAGES = {
-    "mlflow-runs": ("/#/experiments/1/runs", "xgboost-by-autolog", 1280, 760),
-    "mlflow-registry": ("/#/models/wine-quality-lesson", "champion", 1280, 760),
-}
-PREFECT_PAGES = {
-    "prefect-dashboard": ("/dashboard", "Active Work Pools", 1280, 500),
-    "prefect-deployments": ("/deployments", "watch-weekly", 1280, 560),
-    "prefect-run": ("/runs/flow-run/{run}", "Task runs", 1280, 500),
-    "prefect-work-pool": ("/work-pools/work-pool/wine", "Concurrency Limit", 1280, 760),
-    "prefect-block": ("/blocks/block/{block}", "wine-credentials", 980, 480),
-}
+
+@contextmanager
+def server(command: list, address: str, environment: Mapping[str, str]) -> Iterator[None]:
+    """Run a server from when it answers until the end of the block."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        while not answers(address):
+            assert process.poll() is None, f"{command} did not start"
+            time.sleep(0.2)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
 
 
 @contextmanager
@@ -53,16 +55,10 @@ def servers(home: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     ports = {name: free_port() for name in PORTS}
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     own = os.environ | {f"WINE_{name}_PORT": str(port) for name, port in ports.items()} | {"WINE_HOME": str(home)}
-    up = subprocess.Popen([PYTHON, "-m", "orchestration.up"], cwd=ROOT, env=own, stdout=subprocess.DEVNULL)
-    try:
-        for name in ("PREFECT", "MLFLOW", "S3"):
-            while not answers(addresses[name]):
-                assert up.poll() is None, "make up did not start"
-                time.sleep(0.2)
+    with server([PYTHON, "-m", "orchestration.up"], addresses["MLFLOW"], own):
+        while not (answers(addresses["PREFECT"]) and answers(addresses["S3"])):
+            time.sleep(0.2)
         yield addresses, own
-    finally:
-        up.send_signal(signal.SIGINT)
-        up.wait()
 
 
 def free_port() -> int:
@@ -108,80 +104,102 @@ def quick_run(page: Page, prefect: str) -> str:
     raise SystemExit("error: the run did not complete. Look at it in Prefect.")
 
 
-def take(page: Page, name: str, address: str, text: str, width: int, height: int) -> None:
-    """Write one picture."""
-    page.set_viewport_size({"width": width, "height": height})
-    page.goto(address, wait_until="load")
-    page.get_by_text(text).first.wait_for()
-    page.wait_for_timeout(1500)  # the columns settle
-    later = page.get_by_role("button", name="Not now")
-    if later.count():  # Prefect's advertisement of another page
-        later.click()
-    page.wait_for_timeout(1500)
-    page.screenshot(path=ROOT / "images" / f"{name}.png")
-    print(name)
+@dataclass(frozen=True)
+class Camera:
+    """A page of the browser, and the folder in which pictures land."""
+
+    page: Page
+    folder: Path
+
+    def open(self, address: str, shown: Shown) -> None:
+        """Open a page and wait until it is complete."""
+        self.page.set_viewport_size({"width": shown.width, "height": shown.height})
+        self.page.goto(address + shown.path, wait_until="load")
+        self.page.get_by_text(re.compile(shown.text)).first.wait_for()
+        self.page.wait_for_timeout(1500)  # the columns settle
+        later = self.page.get_by_role("button", name="Not now")
+        if later.count():  # Prefect's advertisement of another page
+            later.click()
+        for text in shown.clicks:
+            self.page.get_by_text(text, exact=True).first.click()
+        self.page.wait_for_timeout(1500)
+
+    def take(self, address: str, pictures: dict[str, Shown], **ids: str) -> None:
+        """Write the pictures of some pages of a server; the ids go into their paths."""
+        for name, shown in pictures.items():
+            self.open(address, replace(shown, path=shown.path.format(**ids)))
+            self.keep(name, **self.part(shown))
+
+    def part(self, shown: Shown) -> dict[str, Any]:
+        """Return which part of Prefect's page to show: what is right of its menu, from one line to another."""
+        if not shown.top:
+            return {}
+        top, bottom = (self.page.get_by_text(re.compile(line)).first for line in (shown.top, shown.text))
+        begin, end = top.bounding_box()["y"] - 16, bottom.bounding_box()["y"] + 48
+        return {"clip": {"x": 264, "y": begin, "width": shown.width - 264, "height": end - begin}}
+
+    def keep(self, name: str, **more: Any) -> None:
+        """Write what the browser shows; where a file lies on this machine is painted over."""
+        place = self.page.get_by_text(re.compile(r"^Path: file:"))
+        self.page.screenshot(path=self.folder / f"{name}.png", mask=[place], mask_color="#ffffff", **more)
+        print(name, flush=True)
 
 
-def take_log(page: Page, name: str, address: str, first: str, last: str) -> None:
-    """Write a picture of the lines of a log, from one to another."""
-    page.set_viewport_size({"width": 1280, "height": 2000})  # only lines in view are drawn
-    page.goto(address, wait_until="load")
-    top, bottom = (page.get_by_text(re.compile(line)).first for line in (first, last))
-    bottom.wait_for()
-    page.wait_for_timeout(1500)
-    begin, end = top.bounding_box()["y"] - 16, bottom.bounding_box()["y"] + 36
-    page.screenshot(
-        path=ROOT / "images" / f"{name}.png", clip={"x": 264, "y": begin, "width": 1016, "height": end - begin}
-    )
-    print(name)
+def take_mlflow(camera: Camera, home: Path) -> None:
+    """Take the pictures of MLflow: empty, and with what the notebooks left."""
+    with servers(home / "empty") as (at, _):
+        camera.take(at["MLFLOW"], pages.MLFLOW_EMPTY)
+    with servers(home) as (at, _):
+        runs = f"{at['MLFLOW']}/api/2.0/mlflow/runs/search"
+
+        def run(name: str) -> dict[str, Any]:
+            """Return the newest run of a name."""
+            wanted = {"experiment_ids": ["1"], "filter": f"attributes.run_name = '{name}'"}
+            return asked(runs, wanted)["runs"][0]
+
+        names = {"first": "first-forest", "by_hand": "xgboost-by-hand", "by_autolog": "xgboost-by-autolog"}
+        ids = {key: run(name)["info"]["run_id"] for key, name in names.items()}
+        ids["model"] = run("first-forest")["outputs"]["model_outputs"][0]["model_id"]
+        camera.take(at["MLFLOW"], pages.MLFLOW, **ids)
 
 
-def take_mlflow(page: Page) -> None:
-    """Take the pictures of MLflow, which holds what the notebooks left."""
-    with servers(ROOT) as (at, _):
-        for name, (path, *shown) in MLFLOW_PAGES.items():
-            take(page, name, at["MLFLOW"] + path, *shown)
-
-
-def take_prefect(page: Page) -> None:
-    """Take the pictures of Prefect, in a home of its own, after two runs of the nightly deployment."""
-    with tempfile.TemporaryDirectory() as home, servers(Path(home)) as (at, own):
+def take_prefect(camera: Camera, home: Path) -> None:
+    """Take the pictures of Prefect, the bucket and the service after two runs of the nightly deployment."""
+    with servers(home) as (at, own):
         subprocess.run([PYTHON, "-m", "orchestration.deploy"], cwd=ROOT, env=own, stdout=subprocess.DEVNULL, check=True)
-        prefect = at["PREFECT"]
-        ids = {"run": [quick_run(page, prefect) for _ in range(2)][-1]}
-        ids["block"] = asked(f"{prefect}/api/block_types/slug/s3-bucket/block_documents/name/wine-bucket")["id"]
-        for name, (path, *shown) in PREFECT_PAGES.items():
-            take(page, name, prefect + path.format(**ids), *shown)
-        below = {"flow_runs": {"parent_flow_run_id": {"any_": [ids["run"]]}, "name": {"like_": "compare"}}}
-        subflow = asked(f"{prefect}/api/flow_runs/filter", below)[0]["id"]
-        take_log(page, "prefect-logs", f"{prefect}/runs/flow-run/{subflow}", r"baseline\s+skipped", r"score\s+on")
-        take_service(page, at["SERVE"], own)
+        api = f"{at['PREFECT']}/api"
+        run = [quick_run(camera.page, at["PREFECT"]) for _ in range(2)][-1]
+        block = asked(f"{api}/block_types/slug/s3-bucket/block_documents/name/wine-bucket")["id"]
+        below = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}, "name": {"like_": "compare"}}}
+        subflow = asked(f"{api}/flow_runs/filter", below)[0]["id"]
+        camera.take(at["PREFECT"], pages.PREFECT, run=run, block=block, subflow=subflow)
+        with server([PYTHON, "-m", "deployment.serve"], at["SERVE"], own):
+            camera.take(at["SERVE"], pages.SERVICE)
+    port = free_port()
+    stored, bucket = home / ".local" / "s3", f"http://127.0.0.1:{port}"
+    browse = [PYTHON.with_name("rclone"), "serve", "http", stored, "--addr", f"127.0.0.1:{port}", "--config", "", "-q"]
+    with server(browse, bucket, os.environ):
+        run_id = min(path.name for path in (stored / "wine-quality" / "runs").iterdir())
+        camera.take(bucket, pages.BUCKET, run_id=run_id)
 
 
-def take_service(page: Page, address: str, own: dict[str, str]) -> None:
-    """Take the picture of the page of `make serve`."""
-    serve = subprocess.Popen([PYTHON, "-m", "deployment.serve"], cwd=ROOT, env=own, stdout=subprocess.DEVNULL)
-    try:
-        while not answers(address):
-            assert serve.poll() is None, "make serve did not start"
-            time.sleep(0.2)
-        take(page, "service-page", address, "Tasters gave", 1280, 900)
-    finally:
-        serve.send_signal(signal.SIGINT)
-        serve.wait()
+def take_week(camera: Camera, home: Path) -> None:
+    """Take the picture of a week of the year, as Prefect has it."""
+    with servers(home) as (at, _):
+        week = {"flow_runs": {"name": {"any_": [pages.WATCHED]}}, "artifacts": {"key": {"any_": ["watch-report"]}}}
+        camera.take(at["PREFECT"], pages.WEEK, week=asked(f"{at['PREFECT']}/api/artifacts/filter", week)[0]["id"])
 
 
 def main() -> None:
-    """Take all pictures."""
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not chromium:
-        sys.exit("error: Chromium is needed for the pictures. Install it, or name it: make images CHROMIUM=/path/to/it")
+    """Take all pictures into a folder, of what a home holds."""
+    home, folder = map(Path, sys.argv[1:])
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(color_scheme="light")
-        page.add_init_script(PLAIN)
-        take_mlflow(page)
-        take_prefect(page)
+        browser = play.chromium.launch(executable_path=os.environ["CHROMIUM"], args=FLAGS)
+        camera = Camera(browser.new_page(color_scheme="light"), folder)
+        camera.page.add_init_script(PLAIN)
+        take_mlflow(camera, home)
+        take_prefect(camera, home / "pipeline")
+        take_week(camera, home / "monitoring" / "year")
         browser.close()
 
 

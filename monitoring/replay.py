@@ -15,15 +15,15 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from orchestration.up import beside
 from wine_quality import data
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.data import table_checksum
-from wine_quality.errors import DataError, DeploymentError, WineError, exit_code
+from wine_quality.errors import DataError, WineError, exit_code
 from wine_quality.files import disk_errors_told, is_held, one_at_a_time, whole_file
 from wine_quality.ports import free_port
-from wine_quality.processes import comes_up, companion, last_line
+from wine_quality.processes import companion
 
-START_SECONDS = 120
 FOREIGN = ("AWS_", "MLFLOW_TRACKING_URI", "PREFECT_", "WINE_PREDICTIONS")  # your own store and bucket are left alone
 PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
 
@@ -68,21 +68,14 @@ def module(name: str) -> list[str]:
     return [sys.executable, "-m", name]
 
 
-def wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
-    """Return once a server listens at a port, or say why not."""
-    if not comes_up(server, port, START_SECONDS):
-        raise DeploymentError(f"the servers of the year did not start: {last_line(log)}. {log} has more.")
-
-
 def run(home: Path, name: str) -> int:
     """Start the servers, live through the weeks, and return the exit code of that."""
     own, logs = environment(home), home / ".local"
     with disk_errors_told(logs):
         logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as servers:
-        up = servers.enter_context(companion(module("orchestration.up"), logs / "up.log", own))
-        for server in ("MLFLOW", "PREFECT"):  # MLflow first: two that make its database at once get in each other's way
-            wait_for(up, int(own[f"WINE_{server}_PORT"]), logs / "up.log")
+        ports = (int(own[f"WINE_{server}_PORT"]) for server in ("MLFLOW", "PREFECT"))
+        servers.enter_context(beside(logs / "up.log", *ports, own))
         servers.enter_context(companion(module("deployment.serve"), logs / "serve.log", own))
         return subprocess.run([*module("monitoring.weeks"), name], env={**os.environ, **own}).returncode
 

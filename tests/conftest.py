@@ -47,11 +47,17 @@ from wine_quality import data, splits, tracking  # noqa: E402
 from wine_quality.config import Settings, settings  # noqa: E402
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
 
+ALONE = "test_notebooks_run.py"  # its tests share nothing, so that both workers may take of them
+LONGEST = ("test_replay.py", ALONE)
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow tests last, whatever order the others are in."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Put the slow tests last, the longest of them first; a worker takes a file as a whole, for it shares fixtures."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.name not in LONGEST))
+    for item in items:
+        if item.path.name != ALONE:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(autouse=True)

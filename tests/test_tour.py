@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from servers import processes_at
 
 from tour import chapter_of, check, clean
 from wine_quality import files
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError
+from wine_quality.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -33,20 +35,30 @@ def test_a_chapter_that_is_none_is_told(words):
         chapter_of(words)
 
 
-def test_from_nothing_to_chapter_3_and_what_is_left_to_do_there(tmp_path, few_wines):
-    own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path)}
+def test_from_nothing_to_the_last_chapter_and_what_is_left_to_do_there(tmp_path, few_wines):
+    ports = {f"WINE_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
+    own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path), **ports}
     first = command("tour.check", "4", **own)
     assert first.returncode == 1
     assert "missing   champion: none" in first.stdout
     assert first.stdout.endswith("next      make run\n")
-    started = command("tour.start", "3", **own)
+    started = command("tour.start", "5", **own)
     assert started.returncode == 0, started.stdout + started.stderr
-    assert "start     orchestration.train" in started.stdout
-    assert started.stdout.endswith("ready     for chapter 3: read orchestration/README.md\n")
+    for line in (
+        "start     orchestration.train",
+        "deploy    nightly: ",
+        "scored    ",
+        "ready     for chapter 5: ",
+    ):
+        assert f"\n{line}" in started.stdout
+    assert not processes_at(tmp_path)
     then = command("tour.check", "4", **own)
     assert "done      champion: version 1" in then.stdout
     assert "missing   the service: away" in then.stdout
+    assert "done      predictions kept: " in then.stdout
     assert then.stdout.endswith("next      run make serve in another terminal\n")
+    again = command("tour.start", "3", **own)
+    assert "orchestration.train" not in again.stdout
     third = command("tour.check", "3", **own)
     assert "done      runs in the bucket: 1" in third.stdout
     assert third.stdout.endswith("next      run make up in another terminal\n")

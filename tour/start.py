@@ -5,12 +5,19 @@ Run it with `python -m tour.start 4`, or `make start CH=4`.
 
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 
-from orchestration import prepare_home
+import httpx
+
+from orchestration import is_up, prepare_home
+from orchestration.up import beside
 from tour import chapter_of
-from wine_quality import data, registry, tracking
+from wine_quality import data, predictions, registry, splits, tracking
 from wine_quality.config import Settings, settings
-from wine_quality.errors import exit_code
+from wine_quality.errors import DeploymentError, exit_code
+from wine_quality.processes import comes_up, companion, last_line
+from wine_quality.schema import FEATURES
 
 READ = {
     1: "notebooks/README.md",
@@ -19,33 +26,68 @@ READ = {
     4: "deployment/README.md",
     5: "monitoring/README.md",
 }
-WITH_CHAMPION, WITH_DEPLOYMENTS = 3, 4  # the first chapters that take these for granted
+SERVE_SECONDS = 60
 
 
-def champion_there(config: Settings) -> bool:
-    """Say whether a version is in use."""
-    with tracking.store(config):
-        return registry.champion(config) is not None
+def run(module: str) -> None:
+    """Run a command of an earlier chapter.
 
-
-def run(module: str) -> int:
-    """Run a command of an earlier chapter, and return its exit code."""
+    Raises
+    ------
+    SystemExit
+        It failed, and has said why.
+    """
     print(f"start     {module}", flush=True)
-    return subprocess.run([sys.executable, "-m", module]).returncode
+    if code := subprocess.run([sys.executable, "-m", module]).returncode:
+        raise SystemExit(code)
 
 
-def main() -> int:
+def train(config: Settings) -> None:
+    """Train a first champion, where there is none."""
+    with tracking.store(config):
+        there = registry.champion(config) is not None
+    if not there:
+        run("orchestration.train")
+
+
+def deploy(config: Settings) -> None:
+    """Make the deployments what the code says."""
+    run("orchestration.deploy")
+
+
+def predict(config: Settings) -> None:
+    """Let the service score the held-out wines, where it has scored none yet, so that there is something to look at."""
+    if len(predictions.read(config.predictions_uri)):
+        return
+    print("start     deployment.serve", flush=True)
+    _, wines = splits.train_holdout_split(splits.distinct_wines(data.load_wine(config).table))
+    log = config.local / "serve.log"
+    with companion([sys.executable, "-m", "deployment.serve"], log, {}) as service:
+        if not comes_up(service, config.serve_port, SERVE_SECONDS):
+            raise DeploymentError(f"the service did not start: {last_line(log)}. {log} has more.")
+        address, as_json = f"http://127.0.0.1:{config.serve_port}/predict", {"Content-Type": "application/json"}
+        asked = wines[FEATURES].to_json(orient="records")
+        told = httpx.post(address, content=asked, headers=as_json, timeout=SERVE_SECONDS).raise_for_status()
+    print(f"scored    {len(told.json()['predictions']):,} wines", flush=True)
+
+
+STEPS: dict[int, Callable[[Settings], None]] = {3: train, 4: deploy, 5: predict}  # by the first chapter that needs it
+
+
+def main() -> None:
     """Make what is missing, one thing after the other, and say what to read."""
     prepare_home()
     chapter, config = chapter_of(sys.argv[1:]), settings()
     wine = data.load_wine(config)
     print(f"wine      {len(wine.table):,} rows: {wine.why}", flush=True)
-    if chapter >= WITH_CHAMPION and not champion_there(config) and (code := run("orchestration.train")):
-        return code
-    if chapter >= WITH_DEPLOYMENTS and (code := run("orchestration.deploy")):
-        return code
+    steps = [step for first, step in STEPS.items() if chapter >= first]
+    ready = beside(config.local / "start.log", config.mlflow_port, config.prefect_port, {})
+    with ready if steps and not is_up(config) else nullcontext():
+        for step in steps:
+            step(config)
     print(f"ready     for chapter {chapter}: read {READ[chapter]}")
-    return 0
+    if steps and not is_up(config):
+        print("servers   they were started for this alone; make up starts them again")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""Every picture that the READMEs show, by its name; for a page of a server also how to get there and what to show."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of a server.
+
+    Attributes
+    ----------
+    path : str
+        Its address on the server; a name in braces stands for an id of this occasion.
+    text : str
+        What stands on it once it is complete.
+    width, height : int
+        How much of it to show, in pixels.
+    clicks : tuple of str
+        What to click on then, by what stands there.
+    top : str
+        Where only a part of the page is shown: what stands in its first line. Its last one is that of `text`.
+    """
+
+    path: str
+    text: str
+    width: int = 1280
+    height: int = 760
+    clicks: tuple[str, ...] = ()
+    top: str = ""
+
+
+LARGEST = 250_000  # bytes of a picture
+FIGURES = ("correlation", "search", "the-loop", "the-year", "three-worlds")
+FIGURE = "predicted_against_actual.png"  # an artifact of the first run
+MLFLOW_EMPTY = {"mlflow-empty": Page("/#/experiments", "Default", height=320)}
+MLFLOW = {
+    "mlflow-runs": Page("/#/experiments/1/runs", "xgboost-by-autolog"),
+    "mlflow-run": Page("/#/experiments/1/runs/{first}", "Registered models"),
+    "mlflow-artifacts": Page("/#/experiments/1/runs/{first}/artifacts", FIGURE, clicks=(FIGURE,)),
+    "mlflow-autolog": Page(
+        '/#/compare-runs?runs=["{by_hand}","{by_autolog}"]&experiments=["1"]',
+        "xgboost-by-autolog",
+        height=920,
+        clicks=("Visualizations", "Run details"),
+    ),
+    "mlflow-model": Page("/#/experiments/1/models/{model}", "Not registered", height=620),
+    "mlflow-by-model": Page(
+        "/#/experiments/1/runs?compareRunsMode=CHART&searchFilter=metrics.fold_mae > 0 and metrics.holdout_mae > 0",
+        "fold_rmse",
+        height=1000,
+    ),
+    "mlflow-registry": Page("/#/models/wine-quality-lesson", "champion"),
+    "mlflow-version": Page("/#/models/wine-quality-lesson/versions/2", "champion"),
+}
+TALL = 2000  # Prefect draws only the lines in view
+PREFECT = {
+    "prefect-dashboard": Page("/dashboard", "Active Work Pools", height=500),
+    "prefect-deployments": Page("/deployments", "watch-weekly", height=560),
+    "prefect-run": Page("/runs/flow-run/{run}", "Task runs", height=500),
+    "prefect-details": Page("/runs/flow-run/{run}?tab=Details", "^Retries$", height=TALL, top="^Logs$"),
+    "prefect-logs": Page("/runs/flow-run/{subflow}", r"score\s+on", height=TALL, top=r"baseline\s+skipped"),
+    "prefect-work-pool": Page("/work-pools/work-pool/wine", "Concurrency Limit"),
+    "prefect-block": Page("/blocks/block/{block}", "wine-credentials", 980, 480),
+}
+BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
+SERVICE = {"service-page": Page("/", "Tasters gave", height=900)}
+WATCHED = "week 21"
+WEEK = {"watched-week": Page("/artifacts/artifact/{week}", "what follows", height=580)}
+
+PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *WEEK])

@@ -1,0 +1,187 @@
+"""A reader who does what the READMEs say: a checkout of their own, a terminal, servers that are left running."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import requests
+from readmes import Block
+from servers import wait_until
+
+from wine_quality.config import ROOT
+from wine_quality.ports import free_port
+
+PORTS = {  # those of the text, and the setting that moves each
+    "4200": "WINE_PREFECT_PORT",
+    "5500": "WINE_MLFLOW_PORT",
+    "9000": "WINE_S3_PORT",
+    "8000": "WINE_SERVE_PORT",
+    "5001": "",
+    "9001": "",
+    "8888": "JUPYTER_PORT",
+}
+SERVERS = {  # the ports at which each listens once it is there, or what it says then
+    "make lab": ("8888",),
+    "make up": ("4200", "5500", "9000"),
+    "WINE_HOME=monitoring/year make up": ("4200", "5500", "9000"),
+    "make serve": ("8000",),
+    "mlflow ui": ("5500",),
+    "rclone serve http": ("9001",),
+    "mlflow models serve": ("5001",),
+    "orchestration.serve": (),
+}
+MINUTE = 60  # seconds
+SERVED = "is being served"
+HOME = "/home/you/wine-quality"
+ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+@dataclass
+class Reader:
+    """Somebody at a terminal in a checkout.
+
+    Attributes
+    ----------
+    checkout : Path
+        The folder.
+    environment : dict of str
+        What the terminal has set.
+    true_figures : bool
+        Whether the wine is the one of which the READMEs tell, so that what is printed is as it stands there.
+    """
+
+    checkout: Path
+    environment: dict[str, str]
+    true_figures: bool
+    ports: dict[str, str] = field(default_factory=lambda: {port: str(free_port()) for port in PORTS})
+    exports: list[str] = field(default_factory=list)
+    servers: list[tuple[subprocess.Popen, Path]] = field(default_factory=list)
+
+    def own(self, text: str) -> str:
+        """Return a text with this reader's ports in place of those that are usually free."""
+        return re.sub(rf"\b({'|'.join(PORTS)})\b", lambda found: self.ports[found[0]], text)
+
+    def settings(self) -> dict[str, str]:
+        """Return the environment of what this reader runs."""
+        return self.environment | {name: self.ports[port] for port, name in PORTS.items() if name}
+
+    def types(self, block: Block) -> str | Path:
+        """Type the commands of a block, and return what they print; of a server, which is left running, the log."""
+        self.exports += [line for line in block.text.splitlines() if line.startswith("export ")]
+        name = next((name for name in SERVERS if server_of(block.text, name)), None)
+        return self.starts(block, SERVERS[name]) if name else self.runs(self.own(block.text))
+
+    def runs(self, script: str, typed: str = "") -> str:
+        """Run a script to its end, and return what it prints."""
+        done = subprocess.run(
+            ["bash", "-ec", "\n".join([*self.exports, script])],
+            cwd=self.checkout,
+            env=self.settings(),
+            input=typed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60 * MINUTE,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}"
+        return done.stdout
+
+    def starts(self, block: Block, ports: tuple[str, ...]) -> Path:
+        """Start the server of a block, and return its log once it is there."""
+        log = self.checkout.with_name(f"terminal-{len(self.servers)}.log")
+        with log.open("wb") as screen:
+            process = subprocess.Popen(
+                ["bash", "-ec", "\n".join([*self.exports, self.own(block.text)])],
+                cwd=self.checkout,
+                env=self.settings(),
+                stdin=subprocess.DEVNULL,
+                stdout=screen,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.servers.append((process, log))
+
+        def there() -> bool:
+            """Say whether the server is there; fail where it has ended."""
+            assert process.poll() is None, f"{block.text}\n{log.read_text()}"
+            return all(answers(self.ports[port]) for port in ports) if ports else SERVED in log.read_text()
+
+        wait_until(there, block.text)
+        return log
+
+    def stops(self) -> None:
+        """Press Ctrl-C in each terminal in which a server runs, the newest first."""
+        for process, log in reversed(self.servers):
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(timeout=60)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            assert "make" not in process.args[-1] or "Traceback" not in log.read_text(), log.read_text()
+        self.servers.clear()
+        self.exports.clear()
+
+    def sees(self, printed: str | Path, told: str) -> None:
+        """Fail where a README tells of lines that are not printed; of made-up wine only the first words count."""
+        if isinstance(printed, Path):
+            wait_until(lambda: self.finds(printed.read_text(), told), told)
+        else:
+            assert self.finds(printed, told), f"this was not printed:\n{told}\nbut this:\n{printed}"
+
+    def finds(self, printed: str, told: str) -> bool:
+        """Say whether all lines of a README are among those printed, in their order."""
+        lines = [self.pattern(line) for line in told.splitlines() if line.strip() != "…"]
+        return bool(re.search(" (.* )?".join(lines), " ".join(printed.split())))
+
+    def pattern(self, line: str) -> str:
+        """Return what a line looks like in other wine, at another time and in another folder."""
+        words = line.split() if self.true_figures else line.split()[:1]
+        parts = []
+        for word in re.split(rf"({ID}|{HOME}|…|\d[\d,.:-]*)", " ".join(words)):
+            if re.fullmatch(ID, word):
+                parts.append(ID)
+            elif word == HOME:
+                parts.append(re.escape(str(self.checkout)))
+            elif word == "…":
+                parts.append(".*?")
+            else:
+                parts.append(r"\d[\d,.:-]*" if word[:1].isdigit() else re.escape(word))
+        return "".join(parts)
+
+
+def answers(port: str) -> bool:
+    """Say whether a server answers at a port, be it with a refusal."""
+    try:
+        requests.get(f"http://127.0.0.1:{port}", timeout=5)
+    except requests.RequestException:
+        return False
+    return True
+
+
+def server_of(text: str, name: str) -> bool:
+    """Say whether a block starts a server: that line and no more, or a command that holds the name."""
+    *_, last = text.strip().splitlines()
+    return last == name if "make" in name else name in last
+
+
+def checkout_at(folder: Path) -> Path:
+    """Return a folder with the files of this repository as they are now, and nothing that was made of them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    for command in ("git init -q", "git add -A", "git -c user.name=you -c user.email=you@localhost commit -qm start"):
+        subprocess.run(shlex.split(command), cwd=folder, check=True)
+    return folder

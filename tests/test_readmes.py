@@ -1,0 +1,127 @@
+"""What a README shows and where it leads: pictures, links, commands."""
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+from readmes import COMMAND, PAGES, READMES, blocks, headings, links, pictures
+
+from images.pages import LARGEST, PICTURES
+from wine_quality.config import ROOT, settings
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@named
+def test_every_link_within_the_repository_finds_its_file_and_its_heading(page):
+    for link in links(page):
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.resolve().is_relative_to(ROOT), link
+            assert target.exists(), link
+            assert not anchor or anchor in headings(target), link
+
+
+def test_every_page_can_be_reached_from_the_front_page():
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        near = {(page.parent / link.partition("#")[0]).resolve() for link in links(page) if not link.startswith("http")}
+        waiting += [path for path in near - reached if path.name in ("README.md", "CONTRIBUTING.md")]
+        waiting += [path / "README.md" for path in near if (path / "README.md") in set(PAGES) - reached]
+    assert reached == set(PAGES)
+
+
+def test_the_readmes_show_what_make_images_draws_and_nothing_else():
+    shown = {Path(image).name for page in READMES for _, image in pictures(page)}
+    drawn = {f"{name}.png" for name in PICTURES}
+    assert shown == drawn == {path.name for path in ROOT.glob("images/*.png")}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_light_and_says_nothing_of_the_machine(name):
+    content = (ROOT / "images" / f"{name}.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) < LARGEST
+    assert not [word for word in (b"tEXt", b"iTXt", b"eXIf") if word in content]
+
+
+@named
+def test_every_picture_is_there_and_is_told_in_words(page):
+    for words, image in pictures(page):
+        assert (page.parent / image).is_file()
+        assert len(words.split()) > 10
+
+
+@named
+def test_every_command_is_one_that_there_is(page):
+    for block in blocks(page):
+        for command in commands(block.text) if block.language == COMMAND else []:
+            program, *words = command
+            if program == "make":
+                assert {word for word in words if "=" not in word} <= TARGETS, f"line {block.line}"
+            elif program != "export":
+                assert shutil.which(program, path=Path(sys.executable).parent) or shutil.which(program), program
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the words of each command of a block, without the variables set before it."""
+    lines = re.split(r"\n(?! )", text.strip())
+    return [[word.removeprefix(".venv/bin/") for word in without_settings(shlex.split(line))] for line in lines]
+
+
+def without_settings(words: list[str]) -> list[str]:
+    """Return the words from the program on."""
+    first = next(at for at, word in enumerate(words) if not re.match(r"[A-Z_]+=", word))
+    return words[first:]
+
+
+@named
+def test_every_make_target_in_the_text_is_one_that_there_is(page):
+    told = set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([a-z-]+)", page.read_text()))
+    assert told <= TARGETS
+
+
+def test_every_target_of_the_makefile_is_told_somewhere():
+    words = " ".join(page.read_text() for page in PAGES)
+    assert not [target for target in TARGETS - {"help"} if not re.search(rf"make {target}\b", words)]
+
+
+def test_the_settings_of_the_table_are_those_that_there_are():
+    told = set(re.findall(r"`(WINE_[A-Z0-9_]+)`", (ROOT / "README.md").read_text())) - {"WINE_CHECKOUT"}
+    assert told <= {f"WINE_{name.upper()}" for name in type(settings()).model_fields}
+
+
+def block_of(page: str, language: str) -> str:
+    (found,) = (block.text for block in blocks(ROOT / page) if block.language == language)
+    return found
+
+
+def test_the_policy_for_a_user_on_aws_allows_what_the_flow_does():
+    policy = json.loads(block_of("orchestration/README.md", "json"))
+    listed, objects = policy["Statement"]
+    assert listed["Action"] == "s3:ListBucket"
+    assert objects["Action"] == ["s3:GetObject", "s3:PutObject"]
+    assert objects["Resource"] == f"{listed['Resource']}/runs/*"
+
+
+def test_the_lines_for_aws_are_settings_as_a_dotenv_file_has_them(tmp_path):
+    path = tmp_path / ".env"
+    path.write_text(block_of("orchestration/README.md", "ini"))
+    found = dotenv_values(path)
+    assert found["WINE_BUCKET"] == "your-bucket"
+    assert {name for name in found if name.startswith("AWS_")} == {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL_S3",
+    }

@@ -1,0 +1,158 @@
+"""Every command and every piece of Python in a README does what stands there: `make check-docs`.
+
+A reader with a checkout of their own, and the real wine where it is at hand, goes through each README from top to
+bottom. What stands below a command as its output is compared with what the command prints.
+"""
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import requests
+from conftest import FOREIGN, REAL_DATA
+from reader import ID, Reader, checkout_at
+from readmes import COMMAND, OUTPUT, READMES, Block, blocks
+from servers import wait_until
+
+from wine_quality import data, splits
+from wine_quality.config import ROOT
+from wine_quality.download import UCI_SHA256
+from wine_quality.schema import FEATURES
+
+pytestmark = pytest.mark.docs
+
+CHAPTERS = {"orchestration": 3, "deployment": 4, "monitoring": 5, "models": 3}
+ONLY_QUICK = "-m 'not slow and not docs' -p no:cacheprovider"  # all of them are what `make test` is for
+PYTHON = ".venv/bin/python - <<'END'\n{}END"
+LEAK = "train_wine_quality("  # is refused, as the README says
+Before = Callable[[Reader, Block], Block]
+
+
+@pytest.fixture(scope="module")
+def uci(tmp_path_factory) -> Iterator[str]:
+    """The address of an archive of the real wine, as UCI has it."""
+    folder = tmp_path_factory.mktemp("uci")
+    with zipfile.ZipFile(folder / "wine.zip", "w") as archive:
+        for name in UCI_SHA256:
+            archive.write(REAL_DATA / name, name)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/wine.zip"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A checkout without an environment."""
+    return checkout_at(tmp_path_factory.mktemp("reader") / "wine-quality")
+
+
+@pytest.fixture
+def reader(checkout, tmp_path, request) -> Iterator[Reader]:
+    """A reader in that checkout, who has taken away what others made there."""
+    real = REAL_DATA.is_dir()
+    wine = {"WINE_UCI_URL": request.getfixturevalue("uci")} if real else {"WINE_DATA": "sample"}
+    jupyter = tmp_path / "jupyter"
+    jupyter.mkdir()
+    (jupyter / "jupyter_server_config.py").write_text("c.ServerApp.allow_root = True\nc.ServerApp.open_browser = False")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    own = {"JUPYTER_CONFIG_DIR": str(jupyter), "PYTEST_ADDOPTS": ONLY_QUICK, "WINE_TRIALS": "6"}
+    reader = Reader(checkout, plain | own | wine, true_figures=real)
+    reader.runs("make clean || true", typed="yes\n")
+    yield reader
+    reader.stops()
+
+
+def files_come_in(reader: Reader, block: Block) -> Block:
+    """Put two files of wine into the bucket, one of them with mistakes."""
+    incoming = reader.checkout / ".local" / "s3" / "wine-quality" / "incoming"
+    incoming.mkdir(parents=True)
+    wines = data.sample("a test").table[FEATURES]
+    wines.head(500).to_csv(incoming / "monday.csv", index=False)
+    wines.head(20).assign(alcohol=[99.0, 98.0, 97.0, *wines["alcohol"].iloc[3:20]]).to_parquet(
+        incoming / "tuesday.parquet"
+    )
+    return block
+
+
+def a_wine_was_scored(reader: Reader, block: Block) -> Block:
+    """Let the service score a wine, and write the id that it gave into the code."""
+    reader.types(Block(COMMAND, "make serve", 0))
+    wine = json.loads(data.sample("a test").table[FEATURES].head(1).to_json(orient="records"))[0]
+    told = requests.post(f"http://127.0.0.1:{reader.ports['8000']}/predict", json=wine, timeout=30).json()
+    database = reader.checkout / "predictions.db"
+    wait_until(lambda: told["id"].encode() in database.read_bytes(), "the prediction in the database")
+    (first,) = set(re.findall(ID, block.text))
+    return replace(block, text=block.text.replace(first, told["id"]))
+
+
+def a_third_version_is_champion(reader: Reader, block: Block) -> Block:
+    """Register two more versions, of which the last is champion."""
+    reader.runs(
+        PYTHON.format(
+            "import mlflow\n"
+            "from wine_quality import registry, tracking\n"
+            "from wine_quality.config import settings\n"
+            "config = settings()\n"
+            "tracking.use_store(config)\n"
+            "first, client = registry.champion(config), mlflow.MlflowClient()\n"
+            "for _ in range(2):\n"
+            "    client.create_model_version(first.name, first.source, first.run_id, dict(first.tags))\n"
+            "registry.promote(config, '3')\n"
+        )
+    )
+    return block
+
+
+def a_leaking_pair(reader: Reader, block: Block) -> Block:
+    """Lay the two files of the older tutorial into the folder."""
+    if reader.true_figures:
+        for name in ("train_wine_data.csv", "test_wine_data.csv"):
+            shutil.copy(REAL_DATA / name, reader.checkout)
+    else:
+        train, validation = data.kaggle_pair(splits.distinct_wines(data.sample("a test").table), 42)
+        train.to_csv(reader.checkout / "train_wine_data.csv")
+        validation.to_csv(reader.checkout / "test_wine_data.csv", index=False)
+    return block
+
+
+BEFORE: dict[str, Before] = {
+    "make score\n": files_come_in,
+    "labels.add": a_wine_was_scored,
+    "make rollback\n": a_third_version_is_champion,
+    LEAK: a_leaking_pair,
+}
+
+
+@pytest.mark.parametrize("page", list(filter(blocks, READMES)), ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_stands_there_is_what_happens(page, reader):
+    if chapter := CHAPTERS.get(page.parent.name):
+        reader.runs(f"make start CH={chapter}")
+    printed = ""
+    for block in blocks(page):
+        prepare = next((prepare for words, prepare in BEFORE.items() if words in block.text), None)
+        if prepare and block.language in (COMMAND, "python"):
+            block = prepare(reader, block)
+        if block.language == COMMAND:
+            printed = reader.types(block)
+        elif block.language == "python":
+            fails = "! " if LEAK in block.text else ""
+            printed = reader.runs(fails + PYTHON.format(block.text))
+        elif block.language == OUTPUT:
+            reader.sees(printed, block.text)
