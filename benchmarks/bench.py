@@ -3,7 +3,8 @@
 The parts, all by default, or those named on the command line:
 scores (of every model), run (`make run`: seconds and memory), overhead (of the flow over plain functions),
 setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home of their own),
-start (`make start` of each chapter from nothing), tests (`make test`).
+start (`make start` of each chapter from nothing), tests (`make test`), walk (the commands of the READMEs one after the
+other, as `make check-docs` runs them).
 """
 
 import os
@@ -196,9 +197,19 @@ def bench_tests() -> None:
     write_results("tests", {"minutes": (time.perf_counter() - began) / 60, "passed": passed, "skipped": skipped})
 
 
+def bench_walk() -> None:
+    own = {**os.environ, "PYTEST_ADDOPTS": "-rP"}  # shows what tests that passed have printed
+    done = subprocess.run(["make", "check-docs"], cwd=ROOT, env=own, check=True, capture_output=True, text=True)
+    walked: dict[str, dict[str, float]] = {}
+    for seconds, page, command in re.findall(r"^walked ([\d.]+) s (\S+): (.+)$", done.stdout, re.MULTILINE):
+        walked.setdefault(page, {})[command] = float(seconds)
+    write_results("walk", {"seconds": walked})
+
+
 PARTS: dict[str, Any] = {
     "scores": bench_scores, "run": bench_run, "overhead": bench_overhead, "setup": bench_setup,
     "notebooks": bench_notebooks, "start": bench_start, "tests": bench_tests,
+    "walk": bench_walk,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -33,19 +33,30 @@ def chromium() -> str:
     return found
 
 
+def run(*command: str | Path, **environment: str) -> None:
+    """Run a module in the project's root.
+
+    Raises
+    ------
+    SystemExit
+        It failed, and has said why.
+    """
+    own = os.environ | environment
+    if code := subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=own).returncode:
+        raise SystemExit(code)
+
+
 def fill(home: Path) -> None:
     """Execute copies of the notebooks and live through the year, in a home of its own; both draw figures into it."""
-    own = os.environ | {"WINE_HOME": str(home), "LOGNAME": "you"}  # MLflow shows who made a run
-    copies = [shutil.copy(path, home) for path in all_notebooks()]
-    for command in (["notebooks.execute", *copies], ["monitoring.replay"]):
-        subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=own, check=True)
+    own = {"WINE_HOME": str(home), "LOGNAME": "you"}  # MLflow shows who made a run
+    run("notebooks.execute", *(shutil.copy(path, home) for path in all_notebooks()), **own)
+    run("monitoring.replay", **own)
 
 
 def photograph(home: Path, browser: str) -> None:
     """Take the pictures of the pages, with a Playwright that is fetched for the occasion."""
     script = ROOT / "images" / "screenshots.py"
-    command = [sys.executable, "-m", "uv", "run", "-q", "--no-project", "--with", PLAYWRIGHT, script]
-    subprocess.run([*command, home, home / "images"], env=os.environ | {"CHROMIUM": browser}, check=True)
+    run("uv", "run", "-q", "--no-project", "--with", PLAYWRIGHT, script, home, home / "images", CHROMIUM=browser)
 
 
 def keep(folder: Path) -> None:

@@ -19,9 +19,10 @@ REAL_DATA = Path(os.environ.get("WINE_REAL_DATA") or REPOSITORY.parent / "shared
 
 # before the first import of mlflow, prefect and orchestration, which read the environment there and then
 FOREIGN = ("WINE_", "AWS_", "MLFLOW_", "PREFECT_")
+KEPT = "WINE_REAL_DATA"  # the workers look for it again
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy"}
 for name in list(os.environ):
-    if name.startswith(FOREIGN) or name.lower() in PROXIES:
+    if (name.startswith(FOREIGN) and name != KEPT) or name.lower() in PROXIES:
         del os.environ[name]
 STATE = Path(tempfile.mkdtemp(prefix="wine-tests-"))
 atexit.register(shutil.rmtree, STATE, ignore_errors=True)

@@ -17,7 +17,7 @@ READMES = [
     *(ROOT / folder / "README.md" for folder in ("wine_data", "models", "images")),
 ]
 PAGES = [*READMES, ROOT / "CONTRIBUTING.md"]
-OUTPUT, COMMAND = "text", "sh"
+OUTPUT, COMMAND, PYTHON = "text", "sh", "python"
 
 
 @dataclass(frozen=True)

@@ -123,5 +123,4 @@ def test_the_lines_for_aws_are_settings_as_a_dotenv_file_has_them(tmp_path):
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_DEFAULT_REGION",
-        "AWS_ENDPOINT_URL_S3",
     }

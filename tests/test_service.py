@@ -1,3 +1,5 @@
+import json
+import re
 import signal
 import socket
 
@@ -8,11 +10,13 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families
+from readmes import blocks
 from served import WINE, alias_moved, told, two_versions, wait_for, watchful_service
 from servers import running, wait_until
 
 from deployment.serve import serve
 from wine_quality import predictions, registry, spool
+from wine_quality.config import ROOT
 from wine_quality.data import load_wine
 from wine_quality.errors import DataError, SettingsError
 from wine_quality.models import predict
@@ -49,6 +53,16 @@ def post(url, body, path="/predict"):
 def expected(version, *wines):
     pipeline = registry.load_version(MlflowClient().get_model_version("wine-quality", version))
     return predict(pipeline, pd.DataFrame(wines))
+
+
+def test_the_wine_of_the_readme_is_answered_and_a_silly_one_refused_in_its_words(url):
+    page = blocks(ROOT / "deployment" / "README.md")
+    asked, answered, refused = (
+        json.loads(re.search("{.*}", block.text, re.DOTALL)[0]) for block in page if "{" in block.text
+    )
+    assert post(url, asked).json().keys() == answered.keys()
+    silly = post(url, asked | {"alcohol": 88})
+    assert (silly.status_code, silly.json()) == (422, refused)
 
 
 def test_one_wine_is_answered_with_its_score_and_the_version(url):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ import pytest
 import requests
 from conftest import FOREIGN, REAL_DATA
 from reader import ID, Reader, checkout_at
-from readmes import COMMAND, OUTPUT, READMES, Block, blocks
+from readmes import COMMAND, OUTPUT, PYTHON, READMES, Block, blocks
 from servers import wait_until
 
 from wine_quality import data, splits
@@ -31,7 +32,8 @@ pytestmark = pytest.mark.docs
 
 CHAPTERS = {"orchestration": 3, "deployment": 4, "monitoring": 5, "models": 3}
 ONLY_QUICK = "-m 'not slow and not docs' -p no:cacheprovider"  # all of them are what `make test` is for
-PYTHON = ".venv/bin/python - <<'END'\n{}END"
+SCRIPT = ".venv/bin/python - <<'END'\n{}END"
+RUN = (COMMAND, PYTHON)
 LEAK = "train_wine_quality("  # is refused, as the README says
 Before = Callable[[Reader, Block], Block]
 
@@ -74,7 +76,8 @@ def reader(checkout, tmp_path, request) -> Iterator[Reader]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     own = {"JUPYTER_CONFIG_DIR": str(jupyter), "PYTEST_ADDOPTS": ONLY_QUICK, "WINE_TRIALS": "6"}
     reader = Reader(checkout, plain | own | wine, true_figures=real)
-    reader.runs("make clean || true", typed="yes\n")
+    if (checkout / ".venv").exists():  # else the first page sets it up
+        reader.runs("make clean || true", typed="yes\n")
     yield reader
     reader.stops()
 
@@ -105,7 +108,7 @@ def a_wine_was_scored(reader: Reader, block: Block) -> Block:
 def a_third_version_is_champion(reader: Reader, block: Block) -> Block:
     """Register two more versions, of which the last is champion."""
     reader.runs(
-        PYTHON.format(
+        SCRIPT.format(
             "import mlflow\n"
             "from wine_quality import registry, tracking\n"
             "from wine_quality.config import settings\n"
@@ -147,12 +150,15 @@ def test_what_stands_there_is_what_happens(page, reader):
     printed = ""
     for block in blocks(page):
         prepare = next((prepare for words, prepare in BEFORE.items() if words in block.text), None)
-        if prepare and block.language in (COMMAND, "python"):
+        if prepare and block.language in RUN:
             block = prepare(reader, block)
+        began = time.perf_counter()  # benchmarks.bench reads the line below
         if block.language == COMMAND:
             printed = reader.types(block)
-        elif block.language == "python":
-            fails = "! " if LEAK in block.text else ""
-            printed = reader.runs(fails + PYTHON.format(block.text))
+        elif block.language == PYTHON:
+            printed = reader.runs(("! " if LEAK in block.text else "") + SCRIPT.format(block.text))
         elif block.language == OUTPUT:
             reader.sees(printed, block.text)
+        if block.language in RUN:
+            first = block.text.splitlines()[0]
+            print(f"walked {time.perf_counter() - began:.1f} s {page.relative_to(ROOT)}: {first}")
