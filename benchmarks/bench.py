@@ -188,6 +188,14 @@ def bench_start() -> None:
     )
 
 
+def printed(*command: str, **environment: str) -> str:
+    """Run a command and return what it prints; where it fails, show that and stop."""
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nerror: {' '.join(command)} failed")
+    return done.stdout
+
+
 def bench_tests() -> None:
     began = time.perf_counter()
     last = subprocess.run(["make", "test"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()[
@@ -198,10 +206,9 @@ def bench_tests() -> None:
 
 
 def bench_walk() -> None:
-    own = {**os.environ, "PYTEST_ADDOPTS": "-rP"}  # shows what tests that passed have printed
-    done = subprocess.run(["make", "check-docs"], cwd=ROOT, env=own, check=True, capture_output=True, text=True)
+    told = printed("make", "check-docs", PYTEST_ADDOPTS="-rP")  # shows what tests that passed have printed
     walked: dict[str, dict[str, float]] = {}
-    for seconds, page, command in re.findall(r"^walked ([\d.]+) s (\S+): (.+)$", done.stdout, re.MULTILINE):
+    for seconds, page, command in re.findall(r"^walked ([\d.]+) s (\S+): (.+)$", told, re.MULTILINE):
         walked.setdefault(page, {})[command] = float(seconds)
     write_results("walk", {"seconds": walked})
 
