@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 from readmes import COMMAND, PAGES, READMES, blocks, headings, links, pictures
+from test_notebooks_run import assert_alike
 
+from benchmarks import search
+from benchmarks.machine import RESULTS
+from images.loop import loop
 from images.pages import LARGEST, PICTURES
 from wine_quality.config import ROOT, settings
+from wine_quality.plots import as_png
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
@@ -45,6 +50,12 @@ def test_the_readmes_show_what_make_images_draws_and_nothing_else():
     shown = {Path(image).name for page in READMES for _, image in pictures(page)}
     drawn = {f"{name}.png" for name in PICTURES}
     assert shown == drawn == {path.name for path in ROOT.glob("images/*.png")}
+
+
+def test_the_figures_that_need_no_run_are_as_the_code_draws_them_now():
+    found = json.loads((RESULTS / "search.json").read_text())
+    for name, figure in {"the-loop": loop(), "search": search.drawn(found)}.items():
+        assert_alike(as_png(figure), (ROOT / "images" / f"{name}.png").read_bytes())
 
 
 @pytest.mark.parametrize("name", PICTURES)
