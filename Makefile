@@ -75,7 +75,7 @@ rollback: setup ## give the alias champion back to the version before
 lint: setup ## check style
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
-check-docs: setup ## do all that the READMEs say, block by block, in a checkout of its own; half an hour
+check-docs: setup ## do all that the READMEs say, block by block, in a checkout of its own; 20 minutes
 	@$(PY) -m pytest -m docs -p no:randomly
 
 format: setup ## mend style
