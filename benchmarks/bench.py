@@ -198,11 +198,9 @@ def printed(*command: str, **environment: str) -> str:
 
 def bench_tests() -> None:
     began = time.perf_counter()
-    last = subprocess.run(["make", "test"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()[
-        -1
-    ]
-    passed, skipped = (int((re.search(rf"(\d+) {what}", last) or [0, 0])[1]) for what in ("passed", "skipped"))
-    write_results("tests", {"minutes": (time.perf_counter() - began) / 60, "passed": passed, "skipped": skipped})
+    last = printed("make", "test").splitlines()[-1]
+    counts = [int(count) for count in re.findall(r"(\d+) (?:passed|skipped)", last)]
+    write_results("tests", {"minutes": round((time.perf_counter() - began) / 60, 1), "tests": sum(counts)})
 
 
 def bench_walk() -> None:

@@ -10,20 +10,21 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dotenv import dotenv_values
 
-from orchestration.up import beside
 from wine_quality import data
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.data import table_checksum
-from wine_quality.errors import DataError, WineError, exit_code
+from wine_quality.errors import DataError, DeploymentError, WineError, exit_code
 from wine_quality.files import disk_errors_told, is_held, one_at_a_time, whole_file
 from wine_quality.ports import free_port
-from wine_quality.processes import companion
+from wine_quality.processes import comes_up, companion, last_line
 
+START_SECONDS = 120
 FOREIGN = ("AWS_", "MLFLOW_TRACKING_URI", "PREFECT_", "WINE_PREDICTIONS")  # your own store and bucket are left alone
 PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
 
@@ -66,6 +67,25 @@ def environment(home: Path) -> dict[str, str]:
 def module(name: str) -> list[str]:
     """Return the command that runs a module."""
     return [sys.executable, "-m", name]
+
+
+@contextmanager
+def beside(log: Path, mlflow_port: int, prefect_port: int, environment: dict[str, str]) -> Iterator[None]:
+    """Run `make up` beside this process, its lines in a log, from when it answers until the end of the block.
+
+    Raises
+    ------
+    DeploymentError
+        It did not start; the line is the last of its log.
+    """
+    with companion(module("orchestration.up"), log, environment) as up:
+        for port in (
+            mlflow_port,
+            prefect_port,
+        ):  # MLflow first: two that make its database at once get in each other's way
+            if not comes_up(up, port, START_SECONDS):
+                raise DeploymentError(f"the servers did not start: {last_line(log)}. {log} has more.")
+        yield
 
 
 def run(home: Path, name: str) -> int:

@@ -5,8 +5,6 @@ What runs is in the `Procfile` beside this file; on which ports is in the settin
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from honcho.environ import parse_procfile
@@ -15,15 +13,13 @@ from honcho.manager import Manager
 from orchestration import UP_LOCK
 from orchestration.wait import ports
 from wine_quality.config import ROOT, Settings, settings
-from wine_quality.errors import DeploymentError, SettingsError, exit_code
+from wine_quality.errors import SettingsError, exit_code
 from wine_quality.files import one_at_a_time
 from wine_quality.local_s3 import local_keys, s3_environment
 from wine_quality.ports import listens
-from wine_quality.processes import comes_up, companion, last_line
 
 PROCFILE = Path(__file__).with_name("Procfile")
 INTERRUPTED = 130
-START_SECONDS = 120
 QUIET = {"PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated"}  # MLflow's own affair
 
 
@@ -71,25 +67,6 @@ def start_all(config: Settings) -> int:
     with one_at_a_time(config.local / UP_LOCK):
         servers.loop()
     return 0 if servers.returncode == INTERRUPTED else servers.returncode
-
-
-@contextmanager
-def beside(log: Path, mlflow_port: int, prefect_port: int, environment: dict[str, str]) -> Iterator[None]:
-    """Run `make up` beside this process, its lines in a log, from when it answers until the end of the block.
-
-    Raises
-    ------
-    DeploymentError
-        It did not start; the line is the last of its log.
-    """
-    with companion([sys.executable, "-m", "orchestration.up"], log, environment) as up:
-        for port in (
-            mlflow_port,
-            prefect_port,
-        ):  # MLflow first: two that make its database at once get in each other's way
-            if not comes_up(up, port, START_SECONDS):
-                raise DeploymentError(f"the servers did not start: {last_line(log)}. {log} has more.")
-        yield
 
 
 if __name__ == "__main__":

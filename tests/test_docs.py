@@ -38,7 +38,7 @@ def measured() -> list[str]:
     first, second, last = (span(notebooks[name]) for name in CHAPTERS)
     wines, trees = found["wines"], found["models"]["extra_trees"]
     return [
-        f"{tests['passed']:,} of them, in {tests['minutes']:.0f} minutes on two cores",
+        f"{tests['tests']:,} of them, in {tests['minutes']:.0f} minutes on two cores",
         f"chapter 1 in {first} seconds on two cores",
         f"those of chapter 2 in {second}",
         f"that of chapter 5 in {last}",

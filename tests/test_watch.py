@@ -166,5 +166,6 @@ def test_a_webhook_that_never_answers_stops_nothing_and_is_told(config, wines, s
 
 def test_without_a_champion_one_line_says_what_to_do(config, tmp_path, monkeypatch):
     monkeypatch.setenv("WINE_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it when it is told of a store
     with pytest.raises(RegistryError, match="has no champion to watch"):
         watch.watch_wine(name="nobody")

@@ -10,8 +10,8 @@ from contextlib import nullcontext
 
 import httpx
 
+from monitoring.replay import beside  # not in orchestration, which makes a folder as it is imported
 from orchestration import is_up, prepare_home
-from orchestration.up import beside
 from tour import chapter_of
 from wine_quality import data, predictions, registry, splits, tracking
 from wine_quality.config import Settings, settings
