@@ -45,6 +45,14 @@ def spread(values: list[float], digits: int = 2) -> dict[str, float]:
     }
 
 
+def printed(*command: str, **environment: str) -> str:
+    """Run a command and return what it prints; where it fails, show that and stop."""
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nerror: {' '.join(command)} failed")
+    return done.stdout
+
+
 def bench_scores() -> None:
     config = settings()
     distinct = splits.distinct_wines(data.load_wine(config).table)
@@ -70,14 +78,14 @@ class Run:
 
 def timed_run() -> Run:
     """Run `make run`, and return what it took and what it printed."""
-    started, seen, lines = time.perf_counter(), {}, {}
+    started, seen = time.perf_counter(), {}
     with make_run() as process:
         for line in process.stdout:
             name, _, told = line.partition(" ")
-            seen.setdefault(name, time.perf_counter())
-            lines.setdefault(name, told.strip())
+            seen.setdefault(name, (time.perf_counter(), told.strip()))
     assert process.returncode == 0
-    return Run(time.perf_counter() - started, seen["push"] - seen["load"], {name: lines[name] for name in TOLD})
+    work = seen["push"][0] - seen["load"][0]
+    return Run(time.perf_counter() - started, work, {name: seen[name][1] for name in TOLD})
 
 
 def peak_memory() -> float:
@@ -162,10 +170,8 @@ def bench_notebooks() -> None:
     def one() -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             copies = [shutil.copy(path, folder) for path in notebooks]
-            command = [sys.executable, "-m", "notebooks.execute", *copies]
-            own = {**os.environ, "WINE_HOME": folder}
-            printed = subprocess.run(command, cwd=ROOT, env=own, check=True, capture_output=True, text=True).stdout
-        return {name: float(seconds) for name, seconds in re.findall(r"^(\S+) .* (\d+) s$", printed, re.MULTILINE)}
+            told = printed(sys.executable, "-m", "notebooks.execute", *copies, WINE_HOME=folder)
+        return {name: float(seconds) for name, seconds in re.findall(r"^(\S+) .* (\d+) s$", told, re.MULTILINE)}
 
     runs = [one() for _ in range(REPEATS)]
     seconds = {name: spread([run[name] for run in runs]) for name in runs[0]}
@@ -179,21 +185,13 @@ def bench_notebooks() -> None:
 def bench_start() -> None:
     def one(chapter: int) -> float:
         with tempfile.TemporaryDirectory() as home:
-            own, began = {**os.environ, "WINE_HOME": home}, time.perf_counter()
-            subprocess.run(["make", "start", f"CH={chapter}"], cwd=ROOT, env=own, check=True, stdout=subprocess.DEVNULL)
+            began = time.perf_counter()
+            printed("make", "start", f"CH={chapter}", WINE_HOME=home)
             return time.perf_counter() - began
 
     write_results(
         "start", {"seconds": {chapter: spread([one(chapter) for _ in range(REPEATS)]) for chapter in tour.CHAPTERS}}
     )
-
-
-def printed(*command: str, **environment: str) -> str:
-    """Run a command and return what it prints; where it fails, show that and stop."""
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"{done.stdout}\nerror: {' '.join(command)} failed")
-    return done.stdout
 
 
 def bench_tests() -> None:

@@ -8,7 +8,6 @@ away, with the wine that `WINE_DATA` names, and nothing in `images/` changes bef
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ from notebooks.execute import all_notebooks
 from wine_quality.config import ROOT
 from wine_quality.errors import SettingsError, WineError, exit_code
 from wine_quality.plots import save_figure
+from wine_quality.processes import run_module
 
 PLAYWRIGHT = "playwright==1.55.0"  # fetched for the occasion; its own Chromium is not
 
@@ -33,30 +33,17 @@ def chromium() -> str:
     return found
 
 
-def run(*command: str | Path, **environment: str) -> None:
-    """Run a module in the project's root.
-
-    Raises
-    ------
-    SystemExit
-        It failed, and has said why.
-    """
-    own = os.environ | environment
-    if code := subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=own).returncode:
-        raise SystemExit(code)
-
-
 def fill(home: Path) -> None:
     """Execute copies of the notebooks and live through the year, in a home of its own; both draw figures into it."""
     own = {"WINE_HOME": str(home), "LOGNAME": "you"}  # MLflow shows who made a run
-    run("notebooks.execute", *(shutil.copy(path, home) for path in all_notebooks()), **own)
-    run("monitoring.replay", **own)
+    run_module("notebooks.execute", *(shutil.copy(path, home) for path in all_notebooks()), **own)
+    run_module("monitoring.replay", **own)
 
 
 def photograph(home: Path, browser: str) -> None:
     """Take the pictures of the pages, with a Playwright that is fetched for the occasion."""
     script = ROOT / "images" / "screenshots.py"
-    run("uv", "run", "-q", "--no-project", "--with", PLAYWRIGHT, script, home, home / "images", CHROMIUM=browser)
+    run_module("uv", "run", "-q", "--no-project", "--with", PLAYWRIGHT, script, home, home / "images", CHROMIUM=browser)
 
 
 def keep(folder: Path) -> None:

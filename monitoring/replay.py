@@ -22,7 +22,7 @@ from wine_quality.data import table_checksum
 from wine_quality.errors import DataError, DeploymentError, WineError, exit_code
 from wine_quality.files import disk_errors_told, is_held, one_at_a_time, whole_file
 from wine_quality.ports import free_port
-from wine_quality.processes import comes_up, companion, last_line
+from wine_quality.processes import comes_up, companion, last_line, module
 
 START_SECONDS = 120
 FOREIGN = ("AWS_", "MLFLOW_TRACKING_URI", "PREFECT_", "WINE_PREDICTIONS")  # your own store and bucket are left alone
@@ -64,27 +64,24 @@ def environment(home: Path) -> dict[str, str]:
     return {"WINE_HOME": str(home), **own, "PREFECT_HOME": str(home / ".local" / "prefect"), "PREFECT_API_URL": prefect}
 
 
-def module(name: str) -> list[str]:
-    """Return the command that runs a module."""
-    return [sys.executable, "-m", name]
-
-
-@contextmanager
-def beside(log: Path, mlflow_port: int, prefect_port: int, environment: dict[str, str]) -> Iterator[None]:
-    """Run `make up` beside this process, its lines in a log, from when it answers until the end of the block.
+def wait_for(server: subprocess.Popen, what: str, port: int, log: Path, seconds: float) -> None:
+    """Return once a server listens at a port.
 
     Raises
     ------
     DeploymentError
         It did not start; the line is the last of its log.
     """
+    if not comes_up(server, port, seconds):
+        raise DeploymentError(f"the {what} did not start: {last_line(log)}. {log} has more.")
+
+
+@contextmanager
+def beside(log: Path, mlflow_port: int, prefect_port: int, environment: dict[str, str]) -> Iterator[None]:
+    """Run `make up` beside this process, its lines in a log, from when it answers until the end of the block."""
     with companion(module("orchestration.up"), log, environment) as up:
-        for port in (
-            mlflow_port,
-            prefect_port,
-        ):  # MLflow first: two that make its database at once get in each other's way
-            if not comes_up(up, port, START_SECONDS):
-                raise DeploymentError(f"the servers did not start: {last_line(log)}. {log} has more.")
+        for port in (mlflow_port, prefect_port):  # MLflow first: two that make its database at once clash
+            wait_for(up, "servers", port, log, START_SECONDS)
         yield
 
 
@@ -97,7 +94,7 @@ def run(home: Path, name: str) -> int:
         ports = (int(own[f"WINE_{server}_PORT"]) for server in ("MLFLOW", "PREFECT"))
         servers.enter_context(beside(logs / "up.log", *ports, own))
         servers.enter_context(companion(module("deployment.serve"), logs / "serve.log", own))
-        return subprocess.run([*module("monitoring.weeks"), name], env={**os.environ, **own}).returncode
+        return subprocess.run(module("monitoring.weeks", name), env={**os.environ, **own}).returncode
 
 
 def show(config: Settings, home: Path) -> int:

@@ -8,12 +8,12 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from tour import CHAPTERS
 from wine_quality.config import ROOT
 
-IN_ORDER = ("notebooks", "experiment_tracking", "orchestration", "deployment", "monitoring")
 READMES = [
     ROOT / "README.md",
-    *(ROOT / chapter / "README.md" for chapter in IN_ORDER),
+    *(ROOT / folder / "README.md" for folder in CHAPTERS.values()),
     *(ROOT / folder / "README.md" for folder in ("wine_data", "models", "images")),
 ]
 PAGES = [*READMES, ROOT / "CONTRIBUTING.md"]

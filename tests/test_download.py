@@ -3,14 +3,12 @@ import io
 import re
 import socket
 import sys
-import threading
-import zipfile
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import requests
+from uci import Uci, packed, uci_server
 
 from wine_quality import download
 from wine_quality.config import Settings, settings
@@ -21,50 +19,14 @@ RED, WHITE = "winequality-red.csv", "winequality-white.csv"
 CONTENTS = {RED: b"red wine\n" * 1000, WHITE: b"white wine\n" * 1000}
 
 
-def packed(contents: dict[str, bytes]) -> bytes:
-    """Return files as a zip archive."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-class Uci:
-    """A server on loopback that answers every request with `body`, and counts them."""
-
-    def __init__(self) -> None:
-        self.status, self.body, self.length, self.requests = 200, packed(CONTENTS | {"winequality.names": b""}), None, 0
-        uci = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                uci.requests += 1
-                self.send_response(uci.status)
-                self.send_header("Content-Length", str(uci.length or len(uci.body)))
-                self.end_headers()
-                self.wfile.write(uci.body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/wine.zip"
-
-
 @pytest.fixture
 def uci(monkeypatch) -> Iterator[Uci]:
     """The server, its address in the settings, and the sums of its files taken for the published ones."""
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
     monkeypatch.setattr(download, "UCI_SHA256", sums)
-    uci = Uci()
-    monkeypatch.setenv("WINE_UCI_URL", uci.url)
-    thread = threading.Thread(target=uci.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield uci
-    uci.server.shutdown()
-    thread.join()
-    uci.server.server_close()
+    with uci_server(CONTENTS | {"winequality.names": b""}) as uci:
+        monkeypatch.setenv("WINE_UCI_URL", uci.url)
+        yield uci
 
 
 @pytest.fixture(autouse=True)

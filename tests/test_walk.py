@@ -9,12 +9,9 @@ import os
 import re
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import requests
@@ -22,7 +19,9 @@ from conftest import FOREIGN, REAL_DATA
 from reader import ID, Reader, checkout_at
 from readmes import COMMAND, OUTPUT, PYTHON, READMES, Block, blocks
 from servers import wait_until
+from uci import uci_server
 
+from tour import CHAPTERS
 from wine_quality import data, splits
 from wine_quality.config import ROOT
 from wine_quality.download import UCI_SHA256
@@ -30,7 +29,7 @@ from wine_quality.schema import FEATURES
 
 pytestmark = pytest.mark.docs
 
-CHAPTERS = {"orchestration": 3, "deployment": 4, "monitoring": 5, "models": 3}
+START = {folder: chapter for chapter, folder in CHAPTERS.items() if chapter > 2} | {"models": 3}  # before its page
 ONLY_QUICK = "-m 'not slow and not docs' -p no:cacheprovider"  # all of them are what `make test` is for
 SCRIPT = ".venv/bin/python - <<'END'\n{}END"
 RUN = (COMMAND, PYTHON)
@@ -39,24 +38,10 @@ Before = Callable[[Reader, Block], Block]
 
 
 @pytest.fixture(scope="module")
-def uci(tmp_path_factory) -> Iterator[str]:
+def uci() -> Iterator[str]:
     """The address of an archive of the real wine, as UCI has it."""
-    folder = tmp_path_factory.mktemp("uci")
-    with zipfile.ZipFile(folder / "wine.zip", "w") as archive:
-        for name in UCI_SHA256:
-            archive.write(REAL_DATA / name, name)
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/wine.zip"
-        server.shutdown()
+    with uci_server({name: (REAL_DATA / name).read_bytes() for name in UCI_SHA256}) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +130,7 @@ BEFORE: dict[str, Before] = {
 
 @pytest.mark.parametrize("page", list(filter(blocks, READMES)), ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_stands_there_is_what_happens(page, reader):
-    if chapter := CHAPTERS.get(page.parent.name):
+    if chapter := START.get(page.parent.name):
         reader.runs(f"make start CH={chapter}")
     printed = ""
     for block in blocks(page):

@@ -2,7 +2,13 @@
 
 from wine_quality.errors import SettingsError
 
-CHAPTERS = range(1, 6)
+CHAPTERS = {  # and the folder of each
+    1: "notebooks",
+    2: "experiment_tracking",
+    3: "orchestration",
+    4: "deployment",
+    5: "monitoring",
+}
 
 
 def chapter_of(words: list[str]) -> int:
@@ -15,4 +21,4 @@ def chapter_of(words: list[str]) -> int:
     """
     if len(words) == 1 and words[0].isdecimal() and int(words[0]) in CHAPTERS:
         return int(words[0])
-    raise SettingsError(f"which chapter? Say a number from 1 to {CHAPTERS[-1]}, as in: make check CH=3")
+    raise SettingsError(f"which chapter? Say a number from 1 to {max(CHAPTERS)}, as in: make check CH=3")

@@ -3,43 +3,28 @@
 Run it with `python -m tour.start 4`, or `make start CH=4`.
 """
 
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 
 import httpx
 
-from monitoring.replay import beside  # not in orchestration, which makes a folder as it is imported
+from monitoring.replay import beside, wait_for  # not in orchestration, which makes a folder as it is imported
 from orchestration import is_up, prepare_home
-from tour import chapter_of
+from tour import CHAPTERS, chapter_of
 from wine_quality import data, predictions, registry, splits, tracking
 from wine_quality.config import Settings, settings
-from wine_quality.errors import DeploymentError, exit_code
-from wine_quality.processes import comes_up, companion, last_line
+from wine_quality.errors import exit_code
+from wine_quality.processes import companion, module, run_module
 from wine_quality.schema import FEATURES
 
-READ = {
-    1: "notebooks/README.md",
-    2: "experiment_tracking/README.md",
-    3: "orchestration/README.md",
-    4: "deployment/README.md",
-    5: "monitoring/README.md",
-}
 SERVE_SECONDS = 60
 
 
-def run(module: str) -> None:
-    """Run a command of an earlier chapter.
-
-    Raises
-    ------
-    SystemExit
-        It failed, and has said why.
-    """
-    print(f"start     {module}", flush=True)
-    if code := subprocess.run([sys.executable, "-m", module]).returncode:
-        raise SystemExit(code)
+def run(name: str) -> None:
+    """Run a command of an earlier chapter."""
+    print(f"start     {name}", flush=True)
+    run_module(name)
 
 
 def train(config: Settings) -> None:
@@ -62,9 +47,8 @@ def predict(config: Settings) -> None:
     print("start     deployment.serve", flush=True)
     _, wines = splits.train_holdout_split(splits.distinct_wines(data.load_wine(config).table))
     log = config.local / "serve.log"
-    with companion([sys.executable, "-m", "deployment.serve"], log, {}) as service:
-        if not comes_up(service, config.serve_port, SERVE_SECONDS):
-            raise DeploymentError(f"the service did not start: {last_line(log)}. {log} has more.")
+    with companion(module("deployment.serve"), log, {}) as service:
+        wait_for(service, "service", config.serve_port, log, SERVE_SECONDS)
         address, as_json = f"http://127.0.0.1:{config.serve_port}/predict", {"Content-Type": "application/json"}
         asked = wines[FEATURES].to_json(orient="records")
         told = httpx.post(address, content=asked, headers=as_json, timeout=SERVE_SECONDS).raise_for_status()
@@ -82,11 +66,12 @@ def main() -> None:
     print(f"wine      {len(wine.table):,} rows: {wine.why}", flush=True)
     steps = [step for first, step in STEPS.items() if chapter >= first]
     ready = beside(config.local / "start.log", config.mlflow_port, config.prefect_port, {})
-    with ready if steps and not is_up(config) else nullcontext():
+    alone = bool(steps) and not is_up(config)
+    with ready if alone else nullcontext():
         for step in steps:
             step(config)
-    print(f"ready     for chapter {chapter}: read {READ[chapter]}")
-    if steps and not is_up(config):
+    print(f"ready     for chapter {chapter}: read {CHAPTERS[chapter]}/README.md")
+    if alone:
         print("servers   they were started for this alone; make up starts them again")
 
 

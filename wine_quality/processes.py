@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,25 @@ exec "$@" </dev/null 3<&-
 """
 
 
+def module(name: str, *words: str | Path) -> list[str | Path]:
+    """Return the command that runs a module with this Python."""
+    return [sys.executable, "-m", name, *words]
+
+
+def run_module(name: str, *words: str | Path, **environment: str) -> None:
+    """Run a module to its end; `environment` is what it has besides that of this process.
+
+    Raises
+    ------
+    SystemExit
+        It failed, and has said why.
+    """
+    if code := subprocess.run(module(name, *words), env={**os.environ, **environment}).returncode:
+        raise SystemExit(code)
+
+
 @contextmanager
-def companion(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+def companion(command: list[str | Path], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
     """Run a command with its lines in a log, and end it by SIGTERM at the end of the block, or when this process dies.
 
     `environment` is what it has besides that of this process.
