@@ -5,4 +5,4 @@ import logging
 from wine_quality import environment
 
 logging.getLogger(__name__).setLevel(logging.INFO)
-environment.apply()  # without the `.pth` file of `make setup`, it must still come before mlflow and prefect are imported
+environment.apply()  # where the `.pth` file of `make setup` is absent, it must still come before mlflow and prefect
