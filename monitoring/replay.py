@@ -22,7 +22,7 @@ from wine_quality.data import table_checksum
 from wine_quality.errors import DataError, DeploymentError, WineError, exit_code
 from wine_quality.files import disk_errors_told, is_held, one_at_a_time, whole_file
 from wine_quality.ports import free_port
-from wine_quality.processes import comes_up, companion, last_line, module
+from wine_quality.processes import comes_up, companion, last_line, module, run_to_end
 
 START_SECONDS = 120
 FOREIGN = ("AWS_", "MLFLOW_TRACKING_URI", "PREFECT_", "WINE_PREDICTIONS")  # your own store and bucket are left alone
@@ -94,7 +94,7 @@ def run(home: Path, name: str) -> int:
         ports = (int(own[f"WINE_{server}_PORT"]) for server in ("MLFLOW", "PREFECT"))
         servers.enter_context(beside(logs / "up.log", *ports, own))
         servers.enter_context(companion(module("deployment.serve"), logs / "serve.log", own))
-        return subprocess.run(module("monitoring.weeks", name), env={**os.environ, **own}).returncode
+        return run_to_end(module("monitoring.weeks", name), own)
 
 
 def show(config: Settings, home: Path) -> int:

@@ -17,6 +17,8 @@ def prepare_home() -> None:
     with disk_errors_told(config.local):
         config.local.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder but not the one above it
     os.environ.setdefault("PREFECT_HOME", str(config.local / "prefect"))
+    # of the server that Prefect starts by itself where you call a flow from your own Python
+    os.environ.setdefault("UVICORN_HTTP", "wine_quality.same_origin:SameOriginProtocol")
     if is_up(config):
         os.environ.setdefault("PREFECT_API_URL", f"http://127.0.0.1:{config.prefect_port}/api")
 

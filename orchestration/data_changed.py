@@ -8,8 +8,9 @@ import sys
 
 from mlflow import MlflowClient
 from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL
 
-from orchestration import is_up, prepare_home
+from orchestration import prepare_home
 from orchestration.show import quiet
 from wine_quality import data, tracking
 from wine_quality.config import Settings, settings
@@ -28,10 +29,10 @@ def trained_before(config: Settings, checksum: str) -> bool:
 def main() -> None:
     """Emit the event where the wine is new."""
     prepare_home()
+    if not PREFECT_API_URL.value():
+        raise DeploymentError("Prefect does not run, so nobody would hear the event. Start it: make up.")
     quiet()
     config = settings()
-    if not is_up(config):
-        raise DeploymentError("Prefect does not run, so nobody would hear the event. Start it: make up.")
     wine = data.load_wine(config)
     checksum = data.table_checksum(wine.table)
     if trained_before(config, checksum):

@@ -1,18 +1,25 @@
 """Set up what a worker needs: the work pool, the blocks of the bucket, the deployments of `prefect.yaml`.
 
-Run it with `make deploy`, as often as you like: the pool and the deployments become what the code says, and blocks that
-are there stay as they are, for you may have edited them.
+Run it with `make deploy`, as often as you like. It makes what is missing, and updates a deployment whose definition in
+`prefect.yaml` has changed. Everything else stays as it is, because you may have edited it in the UI: schedules, pauses,
+automations, limits, blocks.
 """
 
-import os
+import hashlib
+import json
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 from prefect_aws import AwsCredentials
 
@@ -28,13 +35,16 @@ PREFECT_FILE = Path("orchestration") / "prefect.yaml"
 
 
 def make_pool() -> None:
-    """Make the work pool, or give the one that is there the limit that the code says."""
+    """Make the work pool, or leave the one that was deployed to before as it is."""
     template = ProcessWorker.get_default_base_job_template()
     with get_client(sync_client=True) as client:
-        with suppress(ObjectAlreadyExists):
+        with suppress(ObjectAlreadyExists):  # a worker that came first has made it, without a limit
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-        client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=RUNS_AT_ONCE))
-    print(f"pool      {POOL}, at most {RUNS_AT_ONCE} runs at once")
+        if not deployed():
+            client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=RUNS_AT_ONCE))
+        pool = client.read_work_pool(POOL)
+    limit = "any number of" if pool.concurrency_limit is None else f"at most {pool.concurrency_limit}"
+    print(f"pool      {POOL}, {limit} runs at once{', paused' if pool.is_paused else ''}")
 
 
 def save_blocks(config: Settings) -> None:
@@ -51,12 +61,42 @@ def save_blocks(config: Settings) -> None:
 
 
 def deploy() -> None:
-    """Make the deployments what `prefect.yaml` says."""
-    prefect("--no-prompt", "deploy", "--prefect-file", str(PREFECT_FILE), "--all")
+    """Make the deployments that are missing, and those whose definition has changed, what `prefect.yaml` says."""
+    before = {found.name: found.version for found in deployed()}
+    file = yaml.safe_load((ROOT / PREFECT_FILE).read_text())
+    defined = [{**one, "version": checksum([file["pull"], one])} for one in file["deployments"]]
+    changed = [one for one in defined if before.get(one["name"]) != one["version"]]
+    if changed:
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / PREFECT_FILE.name
+            part.write_text(yaml.safe_dump({**file, "deployments": changed}))
+            prefect("--no-prompt", "deploy", "--prefect-file", str(part), "--all")
+    made = {one["name"] for one in changed}
+    for found in deployed():
+        if found.name in made:
+            print(f"deploy    {found.name}: {found.description.splitlines()[0]}")
+        else:
+            print(f"kept      {found.name}, with what you changed in Prefect: {state_of(found)}")
+
+
+def deployed() -> list[DeploymentResponse]:
+    """Return the deployments of the work pool, by name."""
     with get_client(sync_client=True) as client:
-        for found in sorted(client.read_deployments(), key=lambda found: found.name):
-            if found.work_pool_name == POOL:
-                print(f"deploy    {found.name}: {found.description.splitlines()[0]}")
+        found = [one for one in client.read_deployments() if one.work_pool_name == POOL]
+    return sorted(found, key=lambda one: one.name)
+
+
+def checksum(definition: Any) -> str:
+    """Return what names a definition: the deployment has it as its version, and a changed definition another one."""
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def state_of(found: DeploymentResponse) -> str:
+    """Say whether a deployment is paused, and when it runs."""
+    if found.paused:
+        return "paused"
+    when = [str(getattr(one.schedule, "cron", None) or one.schedule.interval) for one in found.schedules if one.active]
+    return f"runs {' and '.join(when)}" if when else "no schedule is on"
 
 
 def prefect(*words: str) -> None:
@@ -77,12 +117,12 @@ def prefect(*words: str) -> None:
 def main() -> None:
     """Set all of it up, and say what to do next."""
     prepare_home()
+    where = (PREFECT_API_URL.value() or "").removesuffix("/api")
     quiet()
     config = settings()
     make_pool()
     save_blocks(config)
     deploy()
-    where = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
     print(f"now open {where}/deployments" if where else "now start the servers: make up")
 
 

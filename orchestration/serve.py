@@ -3,7 +3,20 @@
 Run it with `python -m orchestration.serve` beside `make up`.
 """
 
+import sys
+
+from orchestration import prepare_home
+from orchestration.prefect_server import connect
 from orchestration.train import train_wine_quality
+from wine_quality.errors import exit_code
+
+
+def main() -> None:
+    """Serve the flow."""
+    prepare_home()
+    connect()
+    train_wine_quality.serve(name="one-file", cron="0 4 * * *", parameters={"max_evals": 6}, limit=1)
+
 
 if __name__ == "__main__":
-    train_wine_quality.serve(name="one-file", cron="0 4 * * *", parameters={"max_evals": 6}, limit=1)
+    sys.exit(exit_code(main))

@@ -18,6 +18,7 @@ from prefect.logging.configuration import setup_logging
 from rich.console import Console
 from rich.markdown import Markdown
 
+from orchestration.prefect_server import connect
 from orchestration.report import HEADINGS, Published, Trained, links
 from wine_quality.config import Settings
 from wine_quality.tracking import FIGURE
@@ -62,6 +63,7 @@ def only_own_lines() -> None:
 
 
 def quiet() -> None:
-    """Keep Prefect's own lines off the screen of a command; they go to its server all the same."""
+    """Connect a command to Prefect, and keep Prefect's own lines off the screen; they go to its server all the same."""
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     setup_logging()
+    connect()

@@ -13,6 +13,7 @@ from honcho.manager import Manager
 from orchestration import UP_LOCK
 from orchestration.wait import ports
 from wine_quality.config import ROOT, Settings, settings
+from wine_quality.environment import prefect_at
 from wine_quality.errors import SettingsError, exit_code
 from wine_quality.files import one_at_a_time
 from wine_quality.local_s3 import local_keys, s3_environment
@@ -40,9 +41,7 @@ def environment(config: Settings) -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
-        "PREFECT_API_URL": f"http://127.0.0.1:{config.prefect_port}/api",
-        "PREFECT_SERVER_API_PORT": str(config.prefect_port),
-        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+        **prefect_at(config.prefect_port),
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "WINE_CHECKOUT": str(ROOT),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

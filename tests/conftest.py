@@ -5,6 +5,7 @@ import csv
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_DATA = Path(os.environ.get("WINE_REAL_DATA") or REPOSITORY.parent / "shared" / "wine_data")
+
+# what a test starts inherits an ignored SIGINT, as under nohup or in the background of a script
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # before the first import of mlflow, prefect and orchestration, which read the environment there and then
 FOREIGN = ("WINE_", "AWS_", "MLFLOW_", "PREFECT_")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -16,6 +16,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from wine_quality.environment import prefect_at
 from wine_quality.ports import free_port, listens
 
 START_SECONDS = 120
@@ -31,7 +32,7 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = START_SEC
 
 @contextmanager
 def running(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen]:
-    """Run a Python module or script in a session of its own, its lines in a log; end it as Ctrl-C would."""
+    """Run a Python module or script in a session of its own, its lines in a log; end all of it at the end."""
     with log.open("wb") as screen:
         process = subprocess.Popen(
             [sys.executable, *command],
@@ -44,9 +45,19 @@ def running(command: list[str], log: Path, **environment: str) -> Iterator[subpr
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
+        stop(process)
+
+
+def stop(process: subprocess.Popen, first: signal.Signals = signal.SIGTERM) -> int:
+    """Stop a process that leads its own session, by a signal and in the end by SIGKILL; return its exit code."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, first)
+    try:
+        return process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 @contextmanager
@@ -54,9 +65,8 @@ def prefect_server(home: Path, port: int | None = None) -> Iterator[int]:
     """Run Prefect's own server over a home; yield its port. In the block, Prefect reports to it."""
     port = port or free_port()
     home.mkdir(parents=True, exist_ok=True)
-    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1"]
-    own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port), "PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}
-    with running(command, home / "server.log", **own) as server:
+    own = {"PREFECT_HOME": str(home), **prefect_at(port)}
+    with running(["-m", "orchestration.prefect_server"], home / "server.log", **own) as server:
         wait_until(lambda: server.poll() is not None or listens(port), "Prefect")
         assert server.poll() is None, (home / "server.log").read_text()
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):

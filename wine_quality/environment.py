@@ -12,6 +12,9 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime, on by default on Linux since 1.29
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # a server that Prefect starts by itself: no page of another origin reads from it or writes to it
+    "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200",
+    "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
     "AWS_EC2_METADATA_DISABLED": "true",  # boto3 looks for keys at 169.254.169.254 otherwise
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each trial of a search
@@ -29,3 +32,19 @@ def apply() -> None:
         exempt = [host.strip() for host in os.environ.get(name, "").split(",") if host.strip()]
         if "*" not in exempt:
             os.environ[name] = ",".join(dict.fromkeys([*exempt, *LOOPBACK]))
+
+
+def prefect_at(port: int) -> dict[str, str]:
+    """Return the settings of a Prefect server at a port of loopback, and of its clients.
+
+    Every Prefect server that this project starts takes them: that of `make up`, the temporary one of a command, those
+    of the simulation and of the tests. All of them check the origin of each request (`orchestration.prefect_server`),
+    so they need no CSRF tokens, which cost every client a write to the database.
+    """
+    return {
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "false",
+        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+    }

@@ -71,21 +71,26 @@ class NotebookError(WineError):
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code: its own, 1 after an error of ours in one line, 130 after Ctrl-C."""
-    interrupted = []
+    """Run a command and return its exit code: its own, 1 after an error of ours in one line, 130 after Ctrl-C.
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        interrupted.append(True)
+    SIGINT and SIGTERM (exit code 143) stop the command also where it was started with SIGINT ignored, as under `nohup`
+    or in the background of a script; what it starts does not inherit that either.
+    """
+    received = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         return command() or 0
     except WineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BaseException:
-        if not interrupted:  # what Ctrl-C stops may fail in its own way, such as on a server that stopped first
+        if not received:  # what a signal stops may fail in its own way, such as on a server that stopped first
             raise
         print("stopped. Run it again when you like.", file=sys.stderr)
-        return 130
+        return 128 + received[0]

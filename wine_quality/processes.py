@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wine_quality.ports import listens
 
+STOP_SECONDS = 30  # that a process has to end after SIGTERM, before SIGKILL
 # the watcher is the one in the background: there a shell has SIGINT ignored, and whoever it starts inherits that
 AS_LONG_AS_WE_LIVE = """exec 3<&0
 { read -r _ <&3; kill $$; } & # the pipe closes with us
@@ -30,15 +31,35 @@ def run_module(name: str, *words: str | Path, **environment: str) -> None:
     SystemExit
         It failed, and has said why.
     """
-    if code := subprocess.run(module(name, *words), env={**os.environ, **environment}).returncode:
+    if code := run_to_end(module(name, *words), environment):
         raise SystemExit(code)
+
+
+def run_to_end(command: list[str | Path], environment: dict[str, str]) -> int:
+    """Run a command and return its exit code; where this process is stopped meanwhile, stop the command first."""
+    process = subprocess.Popen(command, env={**os.environ, **environment})
+    try:
+        return process.wait()
+    finally:
+        process.terminate()
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Wait for a process that was told to end, and kill it where it does not."""
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
 def companion(command: list[str | Path], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
     """Run a command with its lines in a log, and end it by SIGTERM at the end of the block, or when this process dies.
 
-    `environment` is what it has besides that of this process.
+    At the end of the block, SIGKILL follows where SIGTERM was not enough. `environment` is what it has besides that of
+    this process.
     """
     with log.open("wb") as lines:
         process = subprocess.Popen(
@@ -52,7 +73,7 @@ def companion(command: list[str | Path], log: Path, environment: dict[str, str])
         yield process
     finally:
         process.stdin.close()
-        process.wait()
+        end(process)
 
 
 def comes_up(server: subprocess.Popen, port: int, seconds: float) -> bool:

@@ -1,0 +1,83 @@
+"""Chromium for the tests, and the page of an attacker in it."""
+
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+QUIET = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+ELSEWHERE = "attacker.example"  # a name that leads to this machine, as after DNS rebinding
+FETCH = """
+const [url, options, done] = [arguments[0], arguments[1], arguments[arguments.length - 1]];
+fetch(url, options).then(answer => answer.text()).then(text => done(text), error => done("blocked: " + error));
+"""
+SOCKET = """
+const [url, done] = [arguments[0], arguments[arguments.length - 1]];
+const socket = new WebSocket(url);
+socket.onopen = () => done("open");
+socket.onerror = () => done("blocked");
+"""
+
+
+@contextmanager
+def chromium_without_screen(profile: Path) -> Iterator[webdriver.Chrome]:
+    """Yield Debian's Chromium; it notes what its pages ask for and what they complain of."""
+    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
+    if not (driver and browser):
+        pytest.skip("no chromium with its chromedriver: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (*QUIET, f"--user-data-dir={profile}", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chromium = webdriver.Chrome(options, Service(driver))
+    try:
+        yield chromium
+    finally:
+        chromium.quit()
+
+
+@contextmanager
+def site(folder: Path) -> Iterator[int]:
+    """Serve an empty page on a free port of loopback, and yield the port."""
+    (folder / "index.html").write_text("<title>attacker</title>")
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder without a line for each request."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def fetched(page: webdriver.Chrome, url: str, **options: object) -> str:
+    """Return what JavaScript of the open page can read of an answer, or `blocked: ` and why it cannot."""
+    return page.execute_async_script(FETCH, url, options)
+
+
+def opened_socket(page: webdriver.Chrome, url: str) -> bool:
+    """Say whether JavaScript of the open page can open a WebSocket."""
+    return page.execute_async_script(SOCKET, url) == "open"
