@@ -37,6 +37,7 @@ from deployment.wines import Answer, Answers, Kind, Measure, Model, Ready, Refus
 from wine_quality.config import Settings
 from wine_quality.data import load_wine
 from wine_quality.predictions import Prediction, Predictions
+from wine_quality.same_origin import SameOrigin
 from wine_quality.schema import MEASUREMENTS, TYPES
 from wine_quality.scoring import Scorer
 
@@ -164,6 +165,7 @@ def app(config: Settings) -> FastAPI:
     api.add_exception_handler(HTTPException, misplaced)
     api.add_exception_handler(Exception, failed)
     api.add_middleware(BodyLimit)
+    api.add_middleware(SameOrigin)
     api.add_middleware(Measured, telemetry=service.telemetry)
     return api
 

@@ -28,7 +28,7 @@ from wine_quality.ports import free_port
 from wine_quality.processes import comes_up, companion, last_line, module
 from wine_quality.same_origin import SameOrigin
 
-START_SECONDS, ANSWER_SECONDS = 120, 5
+START_SECONDS, ANSWER_SECONDS = 300, 5
 TEMPORARY = "--temporary"
 NEXT = "Start that server, or take PREFECT_API_URL out of the environment, .env and Prefect's profile"
 

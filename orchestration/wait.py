@@ -6,7 +6,7 @@ import time
 from wine_quality.config import Settings, settings
 from wine_quality.ports import listens
 
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 def ports(config: Settings) -> dict[str, int]:

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from wine_quality.environment import prefect_at
 from wine_quality.ports import free_port, listens
 
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 def wait_until(true: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:

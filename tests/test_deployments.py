@@ -12,17 +12,21 @@ from unittest import mock
 
 import psutil
 import pytest
+import requests
 from batch_files import put
+from browser import ELSEWHERE, chromium_without_screen, fetched, opened_socket, site
 from conftest import CLEAN
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
-from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_aws import AwsCredentials, S3Bucket
 from servers import artifact_keys, ended, running, wait_until
 
+from orchestration import deploy
 from wine_quality import data, registry, splits, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.ports import free_port
@@ -78,7 +82,7 @@ def first_run(client) -> FlowRun:
 def command(module: str, code: int = 0) -> str:
     """Run a command of the chapter, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", f"orchestration.{module}"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", f"orchestration.{module}"], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout if code == 0 else done.stdout + done.stderr
@@ -135,18 +139,137 @@ def test_the_deployments_are_those_of_the_file(client):
     assert (pool.type, pool.concurrency_limit) == ("process", 2)
 
 
-def test_to_deploy_again_changes_nothing_and_keeps_what_was_edited(client):
+def test_deploying_again_keeps_what_was_edited_in_prefect(client):
     before = {one.id for one in client.read_deployments()}
+    nightly, lesson, retrain = (deployment(client, name) for name in ("nightly", "lesson", "retrain"))
+    (cron,), (often,) = nightly.schedules, lesson.schedules
+    (automation,) = client.read_resource_related_automations(f"prefect.deployment.{retrain.id}")
     bucket = S3Bucket.load("wine-bucket")
     bucket.bucket_folder = "edited"
     bucket.save("wine-bucket", overwrite=True)
+    client.update_deployment_schedule(nightly.id, cron.id, schedule=CronSchedule(cron="30 4 * * *"))
+    client.update_deployment_schedule(lesson.id, often.id, active=True)
+    client.pause_deployment(retrain.id)
+    client.pause_automation(automation.id)
+    client.update_work_pool("wine", WorkPoolUpdate(concurrency_limit=5, is_paused=True))
     try:
-        assert "kept as it is" in command("deploy")
+        said = command("deploy")
+        assert "pool      wine, at most 5 runs at once, paused" in said
+        assert "kept as it is" in said
+        for name, state in {"nightly": "runs 30 4 * * *", "lesson": "runs 0:05:00", "retrain": "paused"}.items():
+            assert f"kept      {name}, with what you changed in Prefect: {state}\n" in said
         assert S3Bucket.load("wine-bucket").bucket_folder == "edited"
+        assert deployment(client, "nightly").schedules[0].schedule.cron == "30 4 * * *"
+        assert deployment(client, "lesson").schedules[0].active
+        assert deployment(client, "retrain").paused
+        assert not client.read_automation(automation.id).enabled
+        pool = client.read_work_pool("wine")
+        assert (pool.concurrency_limit, pool.is_paused) == (5, True)
     finally:
         bucket.bucket_folder = ""
         bucket.save("wine-bucket", overwrite=True)
+        client.update_deployment_schedule(nightly.id, cron.id, schedule=cron.schedule)
+        client.update_deployment_schedule(lesson.id, often.id, active=False)
+        client.resume_deployment(retrain.id)
+        client.resume_automation(automation.id)
+        client.update_work_pool("wine", WorkPoolUpdate(concurrency_limit=2, is_paused=False))
     assert {one.id for one in client.read_deployments()} == before
+
+
+def test_only_a_deployment_that_is_missing_or_was_changed_in_the_file_is_deployed(client, tmp_path, monkeypatch):
+    weekly = client.read_deployment_by_name("watch-wine/watch-weekly")
+    file = deploy.ROOT / deploy.PREFECT_FILE
+    (tmp_path / "prefect.yaml").write_text(file.read_text().replace('"0 6 * * 1"', '"0 7 * * 1"'))
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+    monkeypatch.setattr(deploy, "PREFECT_FILE", tmp_path / "prefect.yaml")
+    client.delete_deployment(deployment(client, "retrain").id)
+    kept = deployment(client, "nightly").updated
+    deploy.deploy()
+    assert client.read_deployment(weekly.id).schedules[0].schedule.cron == "0 7 * * 1"
+    assert deployment(client, "retrain")
+    assert deployment(client, "nightly").updated == kept
+    monkeypatch.setattr(deploy, "PREFECT_FILE", file)
+    deploy.deploy()
+    assert client.read_deployment(weekly.id).schedules[0].schedule.cron == "0 6 * * 1"
+
+
+def test_automations_say_what_they_do(client):
+    for name, title in {"on-new-wine": "train on new wine", "retrain": "retrain on drift or lost quality"}.items():
+        found = client.read_resource_related_automations(f"prefect.deployment.{deployment(client, name).id}")
+        assert [(one.name, one.description.startswith(f"Starts {name} ")) for one in found] == [(title, True)]
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with chromium_without_screen(tmp_path_factory.mktemp("chromium")) as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def servers(client, own) -> dict[str, str]:
+    """The address of each server of `make up`, without the scheme."""
+    return {name: f"127.0.0.1:{own[f'WINE_{name}_PORT']}" for name in ("PREFECT", "MLFLOW", "S3")}
+
+
+def attacks(client: SyncPrefectClient, servers: dict[str, str]) -> dict[str, dict[str, object]]:
+    """Return the requests with which a web page would read a secret, run a command or change what is tracked."""
+    prefect, mlflow = f"http://{servers['PREFECT']}/api", f"http://{servers['MLFLOW']}/ajax-api/2.0/mlflow"
+    run = {"state": {"type": "SCHEDULED"}, "job_variables": {"command": "touch proof"}}
+    bodies = {
+        f"{prefect}/block_documents/filter": {"include_secrets": True},
+        f"{prefect}/deployments/{deployment(client, 'lesson').id}/create_flow_run": run,
+        f"{mlflow}/experiments/create": {"name": "of an attacker"},
+    }
+    reads = (f"{prefect}/admin/version", f"{mlflow}/experiments/search?max_results=9", f"http://{servers['S3']}/")
+    return {
+        **{url: {"method": "POST", "body": json.dumps(body)} for url, body in bodies.items()},
+        **{url: {"method": "GET"} for url in reads},
+    }
+
+
+def experiments(servers: dict[str, str]) -> list[str]:
+    found = requests.get(f"http://{servers['MLFLOW']}/api/2.0/mlflow/experiments/search?max_results=99", timeout=30)
+    return [one["name"] for one in found.json()["experiments"]]
+
+
+@pytest.mark.parametrize("name", ["localhost", ELSEWHERE])
+def test_a_page_of_another_origin_reads_nothing_and_starts_nothing(client, servers, chromium, tmp_path, name):
+    before = {run.id for run in client.read_flow_runs()}
+    with site(tmp_path) as port:
+        chromium.get(f"http://{name}:{port}")
+        for url, request in attacks(client, servers).items():
+            for content_type in ("application/json", "text/plain"):
+                headers = {"headers": {"Content-Type": content_type}} if request["method"] == "POST" else {}
+                assert fetched(chromium, url, **request, **headers).startswith("blocked"), url
+            assert fetched(chromium, url, mode="no-cors", **request) == ""
+        assert not opened_socket(chromium, f"ws://{servers['PREFECT']}/api/events/in")
+    started = {run.id for run in client.read_flow_runs() if not run.auto_scheduled}
+    assert started <= before
+    assert "of an attacker" not in experiments(servers)
+
+
+def test_a_name_that_leads_here_is_no_way_in(client, servers, chromium):
+    for server in ("PREFECT", "MLFLOW"):
+        address = servers[server].replace("127.0.0.1", ELSEWHERE)
+        chromium.get(f"http://{address}/")
+        assert "a page of another origin" in chromium.page_source
+        assert requests.get(f"http://{servers[server]}/", headers={"Host": address}, timeout=30).status_code == 403
+
+
+def test_pages_of_the_servers_themselves_may_do_all_of_that(client, servers, chromium):
+    chromium.get(f"http://{servers['PREFECT']}/deployments")
+    read = {"method": "POST", "headers": {"Content-Type": "application/json"}, "body": '{"include_secrets": true}'}
+    assert "wine-credentials" in fetched(chromium, "/api/block_documents/filter", **read)
+    assert opened_socket(chromium, f"ws://{servers['PREFECT']}/api/events/in")
+    chromium.get(f"http://{servers['MLFLOW']}/")
+    assert "Default" in fetched(chromium, "/ajax-api/2.0/mlflow/experiments/search?max_results=9")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_prefects_pages_list_the_deployments(client, servers, chromium, host):
+    chromium.get(f"http://{servers['PREFECT'].replace('127.0.0.1', host)}/deployments")
+    wait_until(lambda: "nightly" in chromium.page_source, "the deployments on the page")
+    assert "watch-weekly" in chromium.page_source
 
 
 def test_the_secret_of_the_block_is_masked(client, home):

@@ -1,13 +1,11 @@
 """The page and the documentation in a real browser, by keyboard and as a screen reader finds them."""
 
 import json
-import shutil
 
 import pytest
 import requests
-from selenium import webdriver
+from browser import ELSEWHERE, chromium_without_screen, fetched, site
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from served import own_home, service, told
 from servers import wait_until
@@ -18,16 +16,6 @@ from wine_quality.schema import MEASUREMENTS
 
 pytestmark = pytest.mark.slow
 
-QUIET = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 SLIDERS = ["pH" if name == "pH" else name.capitalize().replace("_", " ") for name in MEASUREMENTS]
 
 
@@ -46,18 +34,8 @@ def url(config):
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    """Debian's Chromium without a screen; it notes what its pages ask for and what they complain of."""
-    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
-    if not (driver and browser):
-        pytest.skip("no chromium with its chromedriver: apt install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chromium = webdriver.Chrome(options, Service(driver))
-    yield chromium
-    chromium.quit()
+    with chromium_without_screen(tmp_path_factory.mktemp("chromium")) as chromium:
+        yield chromium
 
 
 @pytest.fixture
@@ -214,3 +192,25 @@ def test_a_page_without_a_champion_says_why_there_is_no_score(chromium, config, 
         reason = "no model is loaded: no version has the alias champion. Train one: make run"
         assert text(chromium, "trouble") == f"{reason}. This page tries again by itself."
         assert text(chromium, "score") == "–"
+
+
+@pytest.mark.parametrize("name", ["localhost", ELSEWHERE])
+def test_a_page_of_another_origin_reads_nothing_and_scores_nothing(chromium, url, tmp_path, name):
+    def rows_scored():
+        metrics = requests.get(f"{url}/metrics", timeout=30).text
+        return [line for line in metrics.splitlines() if line.startswith("wine_rows_scored_total")]
+
+    wine = json.dumps({"type": "white", **dict.fromkeys(MEASUREMENTS)})
+    before = rows_scored()
+    with site(tmp_path) as port:
+        chromium.get(f"http://{name}:{port}")
+        assert fetched(chromium, f"{url}/model").startswith("blocked")
+        for content_type in ("application/json", "text/plain"):
+            sent = {"method": "POST", "headers": {"Content-Type": content_type}, "body": wine}
+            assert fetched(chromium, f"{url}/predict", **sent).startswith("blocked")
+            assert fetched(chromium, f"{url}/predict", mode="no-cors", **sent) == ""
+    chromium.get(url.replace("127.0.0.1", ELSEWHERE))
+    assert "another origin" in chromium.page_source
+    assert rows_scored() == before
+    assert requests.get(f"{url}/model", headers={"Host": f"{ELSEWHERE}:8000"}, timeout=30).status_code == 403
+    assert requests.get(f"{url}/model", headers={"Host": "localhost:8000"}, timeout=30).status_code == 200

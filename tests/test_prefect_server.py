@@ -1,0 +1,95 @@
+"""A command and its Prefect server: one that cannot be had is told in one line; a temporary one guards itself."""
+
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+import requests
+from servers import prefect_server
+
+from wine_quality.config import ROOT
+from wine_quality.ports import free_port
+
+pytestmark = pytest.mark.slow
+
+NEXT = "Start that server, or take PREFECT_API_URL out of the environment, .env and Prefect's profile.\n"
+COMMANDS = {
+    "run": "orchestration.train",
+    "deploy": "orchestration.deploy",
+    "bucket": "orchestration.list_bucket",
+    "score": "deployment.batch",
+    "watch": "monitoring.watch",
+    "the event": "orchestration.data_changed",
+    "the flow from one file": "orchestration.serve",
+    "check": "tour.check 3",
+}
+
+
+def outcome(command: str, url: str) -> tuple[int, str, str]:
+    """Return the exit code of a command that is to report to an address, and what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_API_URL": url, "WINE_DATA": "sample"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_server_that_is_not_there_is_told_in_one_line(command):
+    url = f"http://127.0.0.1:{free_port()}/api"
+    code, out, err = outcome(command, url)
+    assert (code, out) == (1, "")
+    assert err == f"error: PREFECT_API_URL={url}: nobody answers there ([Errno 111] Connection refused). {NEXT}"
+
+
+@pytest.fixture
+def another_server(tmp_path) -> Iterator[str]:
+    """A server that is not Prefect's: it has a page for what Prefect is asked for, and nothing else."""
+    (tmp_path / "page" / "admin").mkdir(parents=True)
+    (tmp_path / "page" / "admin" / "version").write_text("<h1>a page</h1>")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("/page", "that is not Prefect's API, whose address ends in /api"),
+        ("/x", "it answers 404, not as Prefect's API does"),
+    ],
+)
+def test_a_server_that_is_not_prefects_is_told_in_one_line(another_server, path, what):
+    code, out, err = outcome(COMMANDS["bucket"], another_server + path)
+    assert (code, out) == (1, "")
+    assert err == f"error: PREFECT_API_URL={another_server}{path}: {what}. {NEXT}"
+
+
+def test_a_password_in_the_address_is_not_shown():
+    port = free_port()
+    _, _, err = outcome(COMMANDS["bucket"], f"http://me:hunter2@127.0.0.1:{port}/api")
+    assert err.startswith(f"error: PREFECT_API_URL=http://127.0.0.1:{port}/api: nobody answers there")
+
+
+def test_the_server_of_the_tests_refuses_what_a_foreign_page_sends_and_no_other(tmp_path):
+    with prefect_server(tmp_path / "prefect") as port:
+        own, name = f"http://127.0.0.1:{port}", f"http://attacker.example:{port}"
+        ask = functools.partial(requests.post, f"{own}/api/block_documents/filter", timeout=60)
+        assert ask(json={}).status_code == 200
+        assert ask(json={}, headers={"Origin": f"http://localhost:{port}"}).status_code == 200
+        for headers in ({"Origin": name}, {"Origin": "null"}, {"Host": f"attacker.example:{port}"}):
+            assert ask(json={}, headers=headers).status_code == 403
+            assert ask(data="{}", headers={"Content-Type": "text/plain", **headers}).status_code == 403
+        framed = {"Sec-Fetch-Dest": "iframe", "Sec-Fetch-Site": "cross-site"}
+        assert requests.get(own, headers=framed, timeout=60).status_code == 403
