@@ -64,6 +64,10 @@ def assert_answers(url: str) -> None:
             raise DeploymentError(f"{shown}: nobody answers there ({error}). {NEXT}.") from None
         except PrefectHTTPStatusError as error:
             status = error.response.status_code
+            if status == 401:
+                raise DeploymentError(
+                    f"{shown}: asks for a password. Set PREFECT_API_AUTH_STRING to user:password."
+                ) from None
             raise DeploymentError(f"{shown}: it answers {status}, not as Prefect's API does. {NEXT}.") from None
         except ValueError:
             raise DeploymentError(f"{shown}: that is not Prefect's API, whose address ends in /api. {NEXT}.") from None

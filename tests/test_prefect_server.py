@@ -10,8 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 import requests
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
 from servers import prefect_server
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
+import orchestration  # noqa: F401  it also guards the server that Prefect starts by itself
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port
 
@@ -27,6 +32,7 @@ COMMANDS = {
     "the event": "orchestration.data_changed",
     "the flow from one file": "orchestration.serve",
     "check": "tour.check 3",
+    "start": "tour.start 4",
 }
 
 
@@ -82,14 +88,36 @@ def test_a_password_in_the_address_is_not_shown():
     assert err.startswith(f"error: PREFECT_API_URL=http://127.0.0.1:{port}/api: nobody answers there")
 
 
-def test_the_server_of_the_tests_refuses_what_a_foreign_page_sends_and_no_other(tmp_path):
+def assert_closed(port: int) -> None:
+    """Assert that a Prefect server refuses what a page of another origin sends, and nothing else."""
+    own, name = f"http://127.0.0.1:{port}", f"http://attacker.example:{port}"
+    ask = functools.partial(requests.post, f"{own}/api/block_documents/filter", timeout=60)
+    for headers in ({"Origin": name}, {"Origin": "null"}, {"Host": f"attacker.example:{port}"}):
+        assert ask(json={}, headers=headers).status_code == 403
+        assert ask(data="{}", headers={"Content-Type": "text/plain", **headers}).status_code == 403
+    framed = {"Sec-Fetch-Dest": "iframe", "Sec-Fetch-Site": "cross-site"}
+    assert requests.get(f"{own}/api/health", headers=framed, timeout=60).status_code == 403
+    with pytest.raises(InvalidStatus):
+        connect(f"ws://127.0.0.1:{port}/api/events/in", origin=name)
+    connect(f"ws://127.0.0.1:{port}/api/events/in", origin=own).close()
+
+
+def test_the_server_of_the_tests_is_closed_to_foreign_pages(tmp_path):
     with prefect_server(tmp_path / "prefect") as port:
-        own, name = f"http://127.0.0.1:{port}", f"http://attacker.example:{port}"
-        ask = functools.partial(requests.post, f"{own}/api/block_documents/filter", timeout=60)
-        assert ask(json={}).status_code == 200
-        assert ask(json={}, headers={"Origin": f"http://localhost:{port}"}).status_code == 200
-        for headers in ({"Origin": name}, {"Origin": "null"}, {"Host": f"attacker.example:{port}"}):
-            assert ask(json={}, headers=headers).status_code == 403
-            assert ask(data="{}", headers={"Content-Type": "text/plain", **headers}).status_code == 403
-        framed = {"Sec-Fetch-Dest": "iframe", "Sec-Fetch-Site": "cross-site"}
-        assert requests.get(own, headers=framed, timeout=60).status_code == 403
+        assert_closed(port)
+        own = {"Origin": f"http://localhost:{port}"}
+        address = f"http://127.0.0.1:{port}/api/block_documents/filter"
+        assert requests.post(address, json={}, headers=own, timeout=60).status_code == 200
+
+
+def test_the_server_that_prefect_starts_by_itself_is_closed_to_foreign_pages():
+    with prefect_test_harness(server_startup_timeout=300):
+        assert_closed(int(PREFECT_API_URL.value().split(":")[2].removesuffix("/api")))
+
+
+def test_a_server_that_asks_for_a_password_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:hunter2")
+    with prefect_server(tmp_path / "prefect") as port:
+        code, _, err = outcome(COMMANDS["bucket"], f"http://127.0.0.1:{port}/api")
+    assert code == 1
+    assert err.endswith("/api: asks for a password. Set PREFECT_API_AUTH_STRING to user:password.\n")

@@ -3,6 +3,7 @@
 Run it with `python -m tour.start 4`, or `make start CH=4`.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ import httpx
 
 from monitoring.replay import beside, wait_for  # not in orchestration, which makes a folder as it is imported
 from orchestration import is_up, prepare_home
+from orchestration.prefect_server import assert_answers
 from tour import CHAPTERS, chapter_of
 from wine_quality import data, predictions, registry, splits, tracking
 from wine_quality.config import Settings, settings
@@ -62,6 +64,8 @@ def main() -> None:
     """Make what is missing, one thing after the other, and say what to read."""
     prepare_home()
     chapter, config = chapter_of(sys.argv[1:]), settings()
+    if url := os.environ.get("PREFECT_API_URL"):
+        assert_answers(url)
     wine = data.load_wine(config)
     print(f"wine      {len(wine.table):,} rows: {wine.why}", flush=True)
     steps = [step for first, step in STEPS.items() if chapter >= first]
