@@ -13,6 +13,8 @@ DEFAULTS = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime, on by default on Linux since 1.29
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "AWS_EC2_METADATA_DISABLED": "true",  # boto3 looks for keys at 169.254.169.254 otherwise
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # S3 servers other than Amazon's may refuse the CRC headers
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each trial of a search
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow waits for minutes for a server that went away otherwise
