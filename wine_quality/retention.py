@@ -2,8 +2,8 @@
 
 Parameters, scores, tags and versions stay for good. What is needed again is never deleted: the files of the champion,
 of the version that a rollback returns to, and of the challenger. A version whose files are gone says so in a tag. The
-tag is set before the first file is deleted and completed after the last one, so that the next run finishes what a killed
-one began.
+tag is set before the first file is deleted and completed after the last one, so that the next run finishes what a
+killed one began.
 """
 
 import shutil
