@@ -17,10 +17,10 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
-from orchestration import train
+from orchestration import policies, train
 from orchestration.report import Trained
 from orchestration.train import prepare_data, publish_model, train_wine_quality
-from wine_quality import data, registry, splits, storage, tracking
+from wine_quality import data, registry, retention, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.errors import DataError, LeakError, StorageError
 from wine_quality.metrics import scores
@@ -141,6 +141,38 @@ def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto
     assert "stays a **challenger**" in mlflow.artifacts.load_text(f"runs:/{second.info.run_id}/report.md")
 
 
+def test_a_second_run_on_unchanged_data_parameters_and_code_registers_and_pushes_nothing(folder, capsys, monkeypatch):
+    first = train_wine_quality(data=str(folder), max_evals=1)
+    config, before = settings(), everything_published()
+    original = mlflow.artifacts.load_text(f"runs:/{first}/report.md")
+    capsys.readouterr()
+
+    assert train_wine_quality(data=str(folder), max_evals=1) == first
+    assert everything_published() == before
+    assert mlflow.artifacts.load_text(f"runs:/{first}/report.md") == original
+    printed = capsys.readouterr().out
+    for part in ("Nothing new: version 1", "is the champion", "RMSE", "Nothing new was pushed", f"runs/{first}"):
+        assert part in printed.replace("\n", " ")
+
+    assert train_wine_quality(data=str(folder), max_evals=1, seed=7) != first
+    assert len(everything_published()["versions"]) == 2
+    monkeypatch.setattr(policies, "CODE_SHA256", "another release")
+    assert train_wine_quality(data=str(folder), max_evals=1) != first
+    assert len(everything_published()["versions"]) == 3
+    assert list(config.outbox.iterdir()) == []
+
+
+def everything_published() -> dict[str, list]:
+    """Return all runs, versions with their tags and objects in the laptop's bucket."""
+    config = settings()
+    bucket = config.local / "s3" / config.bucket
+    return {
+        "runs": [run.info.run_id for run in mlflow.search_runs(search_all_experiments=True, output_format="list")],
+        "versions": [(one.version, one.tags) for one in retention.versions(config)],
+        "objects": sorted((path, path.stat().st_mtime_ns) for path in bucket.rglob("*") if path.is_file()),
+    }
+
+
 def saved_model(client, run):
     path = settings().home / f"{run.info.run_id}.skops"
     client.download_file("wine-quality", f"runs/{run.info.run_id}/model.skops", str(path))
@@ -247,5 +279,5 @@ def test_bad_wine_ends_the_command_with_one_line_and_leaves_nothing(folder, monk
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {path}: ")
     assert "row 4" in done.stderr
-    assert done.stdout == ""
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["bucket"]
     assert nothing_was_made()
