@@ -131,7 +131,7 @@ def test_lost_quality_with_new_labels_asks_for_a_model_on_what_is_known_by_now(c
 def test_a_measurement_that_was_null_all_week_is_a_finding_and_the_rest_is_compared(config, wines):
     scored(config, wines[wines["type"] == "white"][:60].assign(sulphates=None))
     record, run = look("null")
-    assert [str(finding) for finding in record.findings][0] == "missing data: sulphates: measured in 0 of 60 rows"
+    assert str(record.findings[0]) == "missing data: sulphates: measured in 0 of 60 rows"
     assert [finding.kind for finding in record.findings] == ["missing data", "drift"]
     assert "type" in record.reading.drifted
     assert {"watch-report", "drift", "alert"} == artifact_keys(run)
