@@ -28,6 +28,7 @@ from mlflow import MlflowClient
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from pydantic import Field
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
@@ -283,10 +284,10 @@ def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
 
 @flow(name="publish-model", flow_run_name="track, judge, register", validate_parameters=False)
 def publish_model(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
-    """Track the run and register its model, unless a version was made the same way already."""
-    made = recipe(prepared.sides, trained.choice, seed)
+    """Track the run and register its model, unless a version was made the same way and no fresh one is asked for."""
+    made, fresh = recipe(prepared.sides, trained.choice, seed), get_current_settings().tasks.refresh_cache
     with one_at_a_time(settings().local / "registry.lock"):
-        if same := find_same(made):
+        if not fresh and (same := find_same(made)):
             return unchanged(prepared, trained, *same)
         published = publish_new(prepared, trained, seed, started)
         note_recipe(published.version, made)

@@ -138,9 +138,7 @@ def test_a_file_that_the_bucket_does_not_give_fails_the_run_after_the_others_are
         return found
 
     monkeypatch.setattr(batches, "waiting", and_one_is_taken_away)
-    with pytest.raises(
-        StorageError, match=r"1 of 2 files failed\. a\.csv: bucket .*: incoming/a\.csv is not"
-    ):
+    with pytest.raises(StorageError, match=r"1 of 2 files failed\. a\.csv: bucket .*: incoming/a\.csv is not"):
         score_wine_batches()
     assert {row["file"]: row["state"] for row in table()} == {"a.csv": "failed", "b.csv": "scored"}
 

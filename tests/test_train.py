@@ -17,7 +17,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
-from orchestration import policies, train
+from orchestration import policies
 from orchestration.report import Trained
 from orchestration.train import prepare_data, publish_model, train_wine_quality
 from wine_quality import data, registry, retention, splits, storage, tracking
@@ -121,12 +121,10 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     assert "model.onnx" not in {file.path for file in MlflowClient().list_artifacts(again.run.run_id)}
 
 
-def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto, monkeypatch):
+def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto):
     moto.create_bucket(Bucket="wine-quality")
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
-        first = mlflow.get_run(train_wine_quality(data=str(folder), max_evals=2))
-        monkeypatch.setattr(train, "recipe", lambda *_: "another one")  # as after an upgrade that changes no result
-        second = mlflow.get_run(train_wine_quality(data=str(folder), max_evals=2))
+        first, second = (mlflow.get_run(train_wine_quality(data=str(folder), max_evals=2)) for _ in range(2))
     assert first.data.metrics == second.data.metrics
     assert first.data.params == second.data.params
     sums = [
@@ -159,6 +157,9 @@ def test_a_second_run_on_unchanged_data_parameters_and_code_registers_and_pushes
     monkeypatch.setattr(policies, "CODE_SHA256", "another release")
     assert train_wine_quality(data=str(folder), max_evals=1) != first
     assert len(everything_published()["versions"]) == 3
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        train_wine_quality(data=str(folder), max_evals=1)
+    assert len(everything_published()["versions"]) == 4, "a fresh one was asked for"
     assert list(config.outbox.iterdir()) == []
 
 
