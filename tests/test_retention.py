@@ -13,6 +13,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from prefect.settings import PREFECT_API_URL
+from servers import prefect_server
 from versions import crown, model_path, registered, version
 
 from orchestration.bucket import bucket_of_environment
@@ -22,6 +24,18 @@ from wine_quality.errors import StorageError
 from wine_quality.local_s3 import local_s3
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect(tmp_path_factory) -> Iterator[None]:
+    with prefect_server(tmp_path_factory.mktemp("prefect")):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def one_server_for_all_commands(monkeypatch) -> None:
+    """Let commands report to the server of the module, in place of one of their own each."""
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
 
 
 @pytest.fixture
