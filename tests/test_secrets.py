@@ -10,8 +10,11 @@ import secrets
 import stat
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 from uuid import uuid4
@@ -25,8 +28,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from receiver import receiver
 from servers import prefect_server
 
-from wine_quality import data
+from wine_quality import data, tracking
 from wine_quality.config import settings
+from wine_quality.errors import TrackingError
 from wine_quality.local_s3 import local_s3
 from wine_quality.ports import free_port
 from wine_quality.predictions import Prediction, Store
@@ -151,6 +155,38 @@ def test_a_secret_stands_in_no_file_no_database_and_no_line(name, lived):
     home, database, ended = lived
     assert holding(CANARIES[name], home, database) == []
     assert not [printed for _, printed in ended if any(one.decode() in printed for one in spellings(CANARIES[name]))]
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[int, list[str]]]:
+    """The port of an MLflow server that lets nobody in, and what it was given as authorisation."""
+    given: list[str] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given.append(self.headers["Authorization"])
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server.server_port, given
+        server.shutdown()
+
+
+def test_an_mlflow_server_gets_its_password_and_no_traceback_shows_it(refusing, monkeypatch):
+    port, given = refusing
+    canary = secrets.token_hex(16)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://wine:{canary}%21@127.0.0.1:{port}")
+    with pytest.raises(TrackingError, match="401") as caught, tracking.store(settings()):
+        pass
+    assert given[0] == f"Basic {base64.b64encode(f'wine:{canary}!'.encode()).decode()}"
+    assert canary not in "".join(traceback.format_exception(caught.value))
+    assert settings().mlflow_uri == f"http://127.0.0.1:{port}"
 
 
 def test_the_search_finds_a_canary_in_plain_and_in_base64(tmp_path):
