@@ -13,7 +13,7 @@ endef
 export IMPORTABLE
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run test start check clean setup lab notebooks up deploy bucket serve score watch replay rollback lint check-docs format images sample bench lock
+.PHONY: help run test start check clean setup lab notebooks up deploy bucket push serve score watch replay rollback lint check-docs format images sample bench lock
 
 ## First
 
@@ -33,8 +33,8 @@ start: setup ## make start CH=4: make what a chapter takes for granted, so that 
 check: setup ## make check CH=4: what is done in a chapter, what is missing, what to do next
 	@$(PY) -m tour.check $(CH)
 
-clean: setup ## take away all runs, models and downloads; it asks first
-	@$(PY) -m tour.clean
+clean: setup ## take away all runs, models and downloads; it asks first. make clean DAYS=30: only files of older runs
+	@$(PY) -m tour.$(if $(DAYS),clean_old $(DAYS),clean)
 
 setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
 
@@ -56,6 +56,9 @@ deploy: setup ## make the work pool, the blocks and the deployments in Prefect
 
 bucket: setup ## list the runs in the bucket, download each and check it against its manifest
 	@$(PY) -m orchestration.list_bucket
+
+push: setup ## make push RUN=id: push a run to the bucket again, from what MLflow has of it
+	@$(PY) -m orchestration.push $(RUN)
 
 ## Chapter 4: deployment
 

@@ -5,6 +5,8 @@ Put CSV or Parquet files under `incoming/` in the bucket. Each is scored in chun
 file that cannot be scored goes to `rejected/` with its reasons beside it, and the others are scored all the same. A
 file is scored once by each version: `wine_quality.batches` says how, and what holds when a run is killed.
 
+The tasks share the open bucket and the loaded model. Prefect stores no arguments of a task whose result isn't cached.
+
 Run it with `python -m deployment.batch`, or `make score`; the deployment `score-batches` runs it every hour.
 """
 
@@ -19,12 +21,12 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect_aws import S3Bucket
 
-from orchestration.bucket import wine_bucket
+from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import outside, run_name
 from orchestration.show import only_own_lines
 from wine_quality import batches, registry, tracking
 from wine_quality.batches import Entry, Outcome
-from wine_quality.config import Settings, settings
+from wine_quality.config import settings
 from wine_quality.errors import RegistryError, StorageError, StorageUnavailable, exit_code
 from wine_quality.files import one_at_a_time
 from wine_quality.scoring import Scorer, load_scorer
@@ -33,16 +35,17 @@ log = logging.getLogger("wine_quality.batch")
 
 
 @task(name="look", task_run_name="look", **outside)
-def look(bucket: S3Bucket, where: str) -> list[Entry]:
+def look(bucket: S3Bucket) -> list[Entry]:
     """Find the files that wait."""
     found = batches.waiting(bucket)
-    log.info("look      %d file(s) under %s. %s", len(found), batches.INCOMING, where)
+    log.info("look      %d file(s) under %s", len(found), batches.INCOMING)
     return found
 
 
 @task(name="load the champion", task_run_name="load the champion", **outside)
-def load_champion(config: Settings) -> Scorer:
+def load_champion() -> Scorer:
     """Load the version that is in use."""
+    config = settings()
     with tracking.store(config):
         version = registry.champion(config)
     if version is None:
@@ -100,11 +103,12 @@ def raise_failed(outcomes: list[Outcome]) -> None:
 def score_wine_batches() -> list[Outcome]:
     """Score every file under `incoming/`, and return what became of each."""
     config = settings()
-    with one_at_a_time(config.local / "batch.lock"), wine_bucket(config) as (bucket, where):
-        found = look(bucket, where)
+    log.info("bucket    %s", bucket_line(config))
+    with one_at_a_time(config.local / "batch.lock"), wine_bucket(config) as (bucket, _):
+        found = look(bucket)
         if not found:
             return []
-        outcomes = score_each(bucket, found, load_champion(config), config.local / "batch")
+        outcomes = score_each(bucket, found, load_champion(), config.local / "batch")
     leave_table(outcomes)
     raise_failed(outcomes)
     return outcomes

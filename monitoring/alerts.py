@@ -12,6 +12,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from monitoring.records import Record
+from orchestration.policies import uncached
+from wine_quality.config import settings
 from wine_quality.errors import AlertError
 
 TIMEOUT = 3.0  # seconds that a webhook has to answer
@@ -45,9 +47,15 @@ def message(record: Record) -> dict[str, object]:
     }
 
 
-@task(name="webhook", task_run_name="webhook", retries=3, retry_delay_seconds=exponential_backoff(backoff_factor=1))
-def webhook(address: str, told: dict[str, object]) -> None:
-    """Send an alert. The address may hold a secret, so that no error shows it.
+@task(
+    name="webhook",
+    task_run_name="webhook",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=1),
+    **uncached,
+)
+def webhook(told: dict[str, object]) -> None:
+    """Send an alert to `WINE_WEBHOOK`. The address may contain a secret, so no parameter and no error shows it.
 
     Raises
     ------
@@ -55,7 +63,7 @@ def webhook(address: str, told: dict[str, object]) -> None:
         Nobody takes it.
     """
     try:
-        httpx.post(address, json=told, timeout=TIMEOUT).raise_for_status()
+        httpx.post(settings().webhook.get_secret_value(), json=told, timeout=TIMEOUT).raise_for_status()
     except httpx.HTTPStatusError as error:
         raise AlertError(f"the webhook answered {error.response.status_code}. Mend WINE_WEBHOOK.") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:

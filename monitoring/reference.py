@@ -1,4 +1,4 @@
-"""What the champion knows: the wines of its run, from the bucket, and how well it scored those that were held out."""
+"""What the champion was trained on, from MLflow, and how well it scored the rows of its gate set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from orchestration.bucket import wine_bucket
+from orchestration.report import WINES
 from wine_quality import registry, storage, tracking
 from wine_quality.config import Settings
 from wine_quality.drift import SCORE
@@ -51,7 +53,7 @@ def load_reference(config: Settings) -> Reference:
     RegistryError
         There is no champion, or it does not load.
     StorageError
-        Its wines are not in the bucket.
+        An earlier release registered it, so that its rows are in the bucket alone, and they are not there.
     """
     with tracking.store(config):
         version = registry.champion(config)
@@ -75,10 +77,16 @@ def scored_wines(config: Settings, version: ModelVersion, aside: Path) -> pd.Dat
 
 
 def wines_file(config: Settings, version: ModelVersion, aside: Path) -> Path:
-    """Return the file of a version's wines: as it waits for the bucket, or fetched from there into a folder."""
-    waiting = config.outbox / version.run_id / "wines.csv"
+    """Return the file of a version's rows, fetched from MLflow into a folder.
+
+    MLflow has had it since the bucket may change; that of an earlier version waits for the bucket or is in it.
+    """
+    with tracking.store(config):
+        if WINES in {file.path for file in MlflowClient().list_artifacts(version.run_id)}:
+            return Path(mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{WINES}", dst_path=str(aside)))
+    waiting = config.outbox / version.run_id / WINES
     if waiting.is_file():
         return waiting
     with wine_bucket(config) as (bucket, _):
         storage.pull(bucket, version.run_id, aside)
-    return aside / "wines.csv"
+    return aside / WINES

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import httpx
+import numpy as np
 import pandas as pd
 
 from orchestration import prepare_home  # isort: skip  it names Prefect's home, which Prefect reads when it is imported
@@ -32,7 +33,7 @@ from monitoring import alerts, records
 from monitoring.alerts import webhook, what_follows
 from monitoring.records import Counters, Record
 from monitoring.reference import Reference, load_reference
-from orchestration.policies import outside
+from orchestration.policies import outside, uncached
 from orchestration.show import only_own_lines
 from wine_quality import data, drift, health, labels, predictions
 from wine_quality.config import Settings, settings
@@ -50,42 +51,43 @@ SERVICE_IS_AWAY = "the service does not answer, so nobody knows how many request
 
 
 @task(name="read", task_run_name="read predictions and labels", **outside)
-def read(config: Settings, since: datetime, until: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read(since: datetime, until: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the predictions of a time, and all that are labelled by now."""
-    made = predictions.read(config.predictions_uri, since)
-    return made[made["time"] < until], labels.labelled(config.predictions_uri)
+    address = settings().predictions_uri
+    made = predictions.read(address, since)
+    return made[made["time"] < until], labels.labelled(address)
 
 
 @task(name="load what the champion knows", task_run_name="load what the champion knows", **outside)
-def load_known(config: Settings) -> Reference:
+def load_known() -> Reference:
     """Load the champion's wines, and its scores of the held-out ones."""
-    return load_reference(config)
+    return load_reference(settings())
 
 
-@task(name="compare", task_run_name="compare {name}")
-def compare(config: Settings, name: str, known: Reference, made: pd.DataFrame) -> Drift | None:
+@task(name="compare", task_run_name="compare {name}", **uncached)
+def compare(name: str, known: Reference, made: pd.DataFrame) -> Drift | None:
     """Compare the wines of the time with those that the champion knows; keep Evidently's page where they are unlike."""
     if len(made) < health.FEWEST_COMPARED:
         log.info("drift     %d wines are too few to tell", len(made))
         return None
     found = drift.drift(known.wines, made)
     if found.share >= health.MOST_DRIFTED:
-        found.save_html(records.path_of(config, name, ".html"))
+        found.save_html(records.path_of(settings(), name, ".html"))
     return found
 
 
-@task(name="measure", task_run_name="measure the error")
-def measure(config: Settings, known: Reference, labelled: pd.DataFrame) -> Quality | None:
+@task(name="measure", task_run_name="measure the error", **uncached)
+def measure(known: Reference, labelled: pd.DataFrame, seed: int) -> Quality | None:
     """Measure the error on the newest labelled wines that the version in use has scored."""
-    own = labelled[labelled["version"] == known.version]
-    return health.quality(own[TARGET].to_numpy(), own[SCORE].to_numpy(), known.expected, config.seed)
+    own = labelled[(labelled["version"] == known.version) & np.isfinite(labelled[SCORE])]
+    return health.quality(own[TARGET].to_numpy(), own[SCORE].to_numpy(), known.expected, seed)
 
 
-@task(name="ask the service", task_run_name="ask the service")
-def counters(config: Settings) -> Counters | None:
+@task(name="ask the service", task_run_name="ask the service", **uncached)
+def counters(port: int) -> Counters | None:
     """Ask the service how many requests with wines it had, and how many of them it refused."""
     try:
-        page = httpx.get(f"http://127.0.0.1:{config.serve_port}/metrics", timeout=PATIENCE).raise_for_status().text
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).raise_for_status().text
     except httpx.HTTPError:
         log.warning("service   %s", SERVICE_IS_AWAY)
         return None
@@ -100,10 +102,10 @@ def counters(config: Settings) -> Counters | None:
     return Counters(started, sum(count for _, count in statuses), refused)
 
 
-@task(name="collect", task_run_name="collect what there is to learn from")
-def collect(config: Settings, name: str, wines: pd.DataFrame) -> Path:
+@task(name="collect", task_run_name="collect what there is to learn from", **uncached)
+def collect(name: str, wines: pd.DataFrame) -> Path:
     """Write the wines that there are to learn from into a folder."""
-    folder = config.local / "labelled" / name.replace(" ", "-")
+    folder = settings().local / "labelled" / name.replace(" ", "-")
     data.write_table(wines, folder)
     return folder
 
@@ -119,10 +121,10 @@ def last_lesson(known: Reference, earlier: list[Record]) -> int:
     return max([len(known.wines), *(record.known for record in earlier if record.event)])
 
 
-@task(name="ask for a new model", task_run_name="ask for a new model: {kind}")
-def ask_for_model(config: Settings, kind: str, folder: str, version: str) -> None:
+@task(name="ask for a new model", task_run_name="ask for a new model: {kind}", **uncached)
+def ask_for_model(model: str, kind: str, folder: str, version: str) -> None:
     """Emit the event that starts the training."""
-    resource = {"prefect.resource.id": RESOURCE, "prefect.resource.name": f"{config.registered_model} {version}"}
+    resource = {"prefect.resource.id": RESOURCE, "prefect.resource.name": f"{model} {version}"}
     emit_event(f"wine.{kind}", resource, payload={"data": folder})
     log.info("event     wine.%s, which starts the deployment retrain. By hand: make run WINE_DATA=%s", kind, folder)
 
@@ -149,6 +151,7 @@ def report(record: Record) -> str:
         ("wines", f"{seen.wines} scored, by version {seen.version}"),
         ("refused", refused),
         ("drift", f"{share}{': ' if seen.drifted else ''}{', '.join(seen.drifted)}"),
+        ("missing", "; ".join(seen.missing) or "no column"),
         ("scores", "unlike those of the hold-out" if seen.score_drifted else "as those of the hold-out"),
         ("error", error),
         ("what follows", what_follows(record)),
@@ -177,9 +180,9 @@ def watch_wine(
     """
     config, until, name = settings(), until or datetime.now(UTC), name or look_name()
     since = since or until - WEEK
-    known = load_known(config)
-    made, labelled = read(config, since, until)
-    found, now = compare(config, name, known, made), counters(config)
+    known = load_known()
+    made, labelled = read(since, until)
+    found, now = compare(name, known, made), counters(config.serve_port)
     earlier = [record for record in records.records(config) if record.reading.name != name]
     counted = now and now.since(earlier[-1].counters if earlier else None)
     reading = Reading(
@@ -191,15 +194,15 @@ def watch_wine(
         drift=found and found.share,
         drifted=found.drifted if found else [],
         score_drifted=bool(found and found.score_drifted),
-        quality=measure(config, known, labelled),
+        quality=measure(known, labelled, config.seed),
+        missing=found.missing if found else [],
     )
-    record = decide(config, reading, known, labelled, earlier, (since, until), now)
+    record = decide(reading, known, labelled, earlier, (since, until), now)
     act(config, record, found)
     return record
 
 
 def decide(
-    config: Settings,
     reading: Reading,
     known: Reference,
     labelled: pd.DataFrame,
@@ -211,7 +214,7 @@ def decide(
     wrong = health.findings(reading)
     wines = to_learn_from(known, labelled)
     event, why = health.event(wrong, len(wines), last_lesson(known, earlier))
-    folder = str(collect(config, reading.name, wines)) if event else ""
+    folder = str(collect(reading.name, wines)) if event else ""
     before = {finding.kind for finding in earlier[-1].findings} if earlier else set()
     news = bool(event or {finding.kind for finding in wrong} - before)
     return Record(reading, wrong, *span, now, len(wines), event, why, folder, news)
@@ -219,13 +222,13 @@ def decide(
 
 def act(config: Settings, record: Record, found: Drift | None) -> None:
     """Tell what was found, ask for a new model where one is wanted, and keep the record last, for it stands for all."""
-    sent = webhook.submit(config.webhook, alerts.message(record)) if config.webhook and record.news else None
+    sent = webhook.submit(alerts.message(record)) if config.webhook and record.news else None
     leave_report(record, found)
     if record.findings:
         alerts.tell(record)
     log.info("look      %s: %s", record.reading.name, what_follows(record))
     if record.event:
-        ask_for_model(config, record.event, record.data, record.reading.version)
+        ask_for_model(config.registered_model, record.event, record.data, record.reading.version)
     records.keep(config, record)
     if sent and (state := sent.wait() or sent.state).is_failed():
         log.error("webhook   %s", state.message)

@@ -1,4 +1,4 @@
-"""The bucket: that of the block `wine-bucket`, else the one that AWS settings name, else one on this laptop."""
+"""The bucket: that of the block `wine-bucket`, else the one that the environment names, else one on this laptop."""
 
 import os
 from collections.abc import Iterator
@@ -13,26 +13,76 @@ from wine_quality.local_s3 import Endpoint, local_keys, local_s3
 from wine_quality.ports import listens
 
 BLOCK = "wine-bucket"
-AWS_SETTINGS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN")
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+ACCOUNTS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN")
 REGION = "us-east-1"
 CLIENT = {
     "connect_timeout": 3,
     "read_timeout": 10,
     "retries": {"total_max_attempts": 1},
+    "request_checksum_calculation": "when_required",  # servers other than Amazon's may refuse the CRC headers
     "response_checksum_validation": "when_required",
 }
 
 
 @contextmanager
 def wine_bucket(config: Settings) -> Iterator[tuple[S3Bucket, str]]:
-    """Yield the bucket, and in words where it is; where it is on this laptop and asleep, its server runs meanwhile."""
-    bucket = saved_bucket() or bucket_of_environment(config)
+    """Yield the bucket and a phrase that says where it is; the laptop's own server is started for it if need be."""
+    bucket, _ = chosen(config)
     with ExitStack() as servers:
         if bucket is None:
             bucket = bucket_at(servers.enter_context(local_s3(config)), config)
         elif address_of(bucket) == laptop(config).url and not listens(config.s3_port):
             servers.enter_context(local_s3(config, config.s3_port))
         yield bucket, whereabouts(config, bucket)
+
+
+def bucket_line(config: Settings) -> str:
+    """Say which bucket is used and why, before anything is written to it."""
+    bucket, why = chosen(config)
+    where = whereabouts(config, bucket) if bucket else on_laptop(config, config.bucket)
+    return f"{where[0].lower()}{where[1:]}: {why}"
+
+
+def chosen(config: Settings) -> tuple[S3Bucket | None, str]:
+    """Return the bucket to use, None for the laptop's own, and why.
+
+    Amazon is used only where `WINE_BUCKET` names the bucket: keys or a profile that you exported for other work must
+    not send a push to somebody's `wine-quality`.
+    """
+    if saved := saved_bucket():
+        ignored = ignored_settings(config, saved)
+        return saved, f"set by the block {BLOCK}{f'; {ignored} ignored' if ignored else ''}"
+    if names := named_by(config):
+        return bucket_of_environment(config), f"set by {names}"
+    account = first_set(ACCOUNTS)
+    return None, f"{account} alone names no bucket; set WINE_BUCKET to use it" if account else "no other one is set"
+
+
+def named_by(config: Settings) -> str:
+    """Return the environment variables that name a bucket elsewhere, or an empty text."""
+    if endpoint := first_set(ENDPOINTS):
+        return endpoint
+    account = first_set(ACCOUNTS)
+    return f"WINE_BUCKET and {account}" if account and is_named(config) else ""
+
+
+def is_named(config: Settings) -> bool:
+    """Say whether `WINE_BUCKET` is set, be it to the default."""
+    return "bucket" in config.model_fields_set
+
+
+def first_set(names: tuple[str, ...]) -> str | None:
+    """Return the first environment variable that is set."""
+    return next((name for name in names if os.environ.get(name)), None)
+
+
+def ignored_settings(config: Settings, saved: S3Bucket) -> str:
+    """Return the environment variables that name another bucket than the block does."""
+    endpoint = first_set(ENDPOINTS)
+    other_bucket = is_named(config) and config.bucket != saved.bucket_name
+    other_server = endpoint and os.environ[endpoint] != address_of(saved)
+    return " and ".join([*(["WINE_BUCKET"] if other_bucket else []), *([endpoint] if other_server else [])])
 
 
 def saved_bucket() -> S3Bucket | None:
@@ -52,8 +102,8 @@ def saved_bucket() -> S3Bucket | None:
 
 
 def bucket_of_environment(config: Settings) -> S3Bucket | None:
-    """Return the bucket that the AWS settings name, or None where there are none."""
-    if not any(os.environ.get(name) for name in AWS_SETTINGS):
+    """Return the bucket that the environment names, or None where it names none."""
+    if not named_by(config):
         return None
     return S3Bucket(bucket_name=config.bucket, credentials=credentials_of_environment())
 
@@ -74,11 +124,15 @@ def address_of(bucket: S3Bucket) -> str | None:
 
 
 def whereabouts(config: Settings, bucket: S3Bucket) -> str:
-    """Say in words where a bucket is."""
-    address, folder = address_of(bucket), config.local / "s3" / bucket.bucket_name
-    if address and address.startswith("http://127.0.0.1") and folder.is_dir():
-        return f"On this laptop, in the folder `{folder}`"
-    return f"In the bucket `{bucket.bucket_name}` at {address or 'AWS'}"
+    """Say in words where a bucket is. The laptop's own server is known by its keys, which were made at random."""
+    if bucket.credentials.aws_access_key_id == local_keys(config)[0]:
+        return on_laptop(config, bucket.bucket_name)
+    return f"In the bucket `{bucket.bucket_name}` at {address_of(bucket) or 'Amazon S3'}"
+
+
+def on_laptop(config: Settings, name: str) -> str:
+    """Say where a bucket of this laptop lies."""
+    return f"On this laptop, in the folder `{config.local / 's3' / name}`"
 
 
 def credentials_of_environment() -> AwsCredentials:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import prepare_home
-from orchestration.bucket import wine_bucket
+from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.show import quiet
 from wine_quality import storage
 from wine_quality.config import settings
@@ -16,7 +16,7 @@ from wine_quality.errors import StorageError, exit_code
 def state_of(bucket: Any, run_id: str, files: dict[str, int]) -> str:
     """Return what is known of a run once its files were downloaded and compared with their sums."""
     if storage.MANIFEST not in files:
-        return "not complete: it has no manifest, its push was cut short"
+        return "not complete: it has no manifest, its push or its deletion was cut short"
     with tempfile.TemporaryDirectory() as folder:
         try:
             return f"{len(storage.pull(bucket, run_id, Path(folder)))} files as they were pushed"
@@ -25,18 +25,20 @@ def state_of(bucket: Any, run_id: str, files: dict[str, int]) -> str:
 
 
 def main() -> int:
-    """Print a line for each run, the oldest first, and return 1 where one is broken."""
+    """Print a line for each run, the oldest first, and return 1 if one is not as it was pushed."""
     prepare_home()
     quiet()
     config = settings()
-    with wine_bucket(config) as (bucket, where):
-        print(f"{where}:")
+    print(f"bucket    {bucket_line(config)}")
+    with wine_bucket(config) as (bucket, _):
         states = {}
         for run_id, files in storage.runs(bucket).items():
             states[run_id] = state_of(bucket, run_id, files)
             print(f"runs/{run_id}  {sum(files.values()) / 1e6:5.1f} MB  {', '.join(sorted(files))}: {states[run_id]}")
     print(f"{len(states)} run(s)")
-    return int(any(state.startswith("broken") for state in states.values()))
+    if spoilt := [run_id for run_id, state in states.items() if state.startswith(("broken", "not complete"))]:
+        print(f"push again what MLflow still has: make push RUN={spoilt[0]}")
+    return int(bool(spoilt))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
+from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.tasks import exponential_backoff
@@ -16,6 +17,7 @@ from wine_quality.config import ROOT
 from wine_quality.data import table_checksum
 from wine_quality.errors import DownloadError, StorageUnavailable, TrackingError
 from wine_quality.tracking import REQUIRED
+from wine_quality.tuning import Choice
 
 log = logging.getLogger("wine_quality.train")
 
@@ -31,7 +33,10 @@ def world_failed(_task: Any, _run: Any, state: Any) -> bool:
     return passing
 
 
+uncached = {"cache_policy": NO_CACHE}  # else Prefect pickles the arguments for a key, which a model may refuse
+
 outside = {
+    **uncached,
     "retries": 4,
     "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
     "retry_condition_fn": world_failed,
@@ -44,14 +49,28 @@ def same_work(context: Any, parameters: dict[str, Any]) -> str:
     given = {
         name: table_checksum(value) if isinstance(value, pd.DataFrame) else value for name, value in parameters.items()
     }
-    told = [context.task.name, sorted(given.items()), code_checksum(), [version(name) for name in LIBRARIES]]
+    told = [context.task.name, sorted(given.items()), CODE_SHA256, libraries()]
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
+def libraries() -> list[str]:
+    """Return the versions of the libraries that a result depends on."""
+    return [version(name) for name in LIBRARIES]
+
+
 def code_checksum() -> str:
-    """Return the sha256 sum of the package's source."""
-    sources = sorted((ROOT / "wine_quality").glob("*.py"))
+    """Return the sha256 checksum of the source on disk: the package and the training flow."""
+    sources = [*sorted((ROOT / "wine_quality").glob("*.py")), ROOT / "orchestration" / "train.py"]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+CODE_SHA256 = code_checksum()  # once, at import: after an upgrade on disk this process still runs the old code
+
+
+def recipe(sides: tuple[pd.DataFrame, pd.DataFrame], choice: Choice, seed: int) -> str:
+    """Return a checksum of all that a fitted model and its scores depend on."""
+    told = [*map(table_checksum, sides), choice.name, sorted(choice.params.items()), seed, CODE_SHA256, libraries()]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def say_if_kept(task: Any, _run: Any, state: Any) -> None:

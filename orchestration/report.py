@@ -11,6 +11,7 @@ from wine_quality.registry import Verdict
 from wine_quality.tracking import Tracked
 from wine_quality.tuning import Choice
 
+WINES, REPORT = "wines.csv", "report.md"  # artifacts of a run, in MLflow and in the bucket
 HEADINGS = {
     "rmse": "RMSE",
     "mae": "MAE",
@@ -70,19 +71,19 @@ class Trained:
 
 @dataclass(frozen=True)
 class Published:
-    """Where a model is kept, what the gate said of it, the report so far, and the files that wait for the bucket."""
+    """Where a model is kept, the report so far, and the files that wait for the bucket: none if nothing was new."""
 
     run: Tracked
-    verdict: Verdict
     version: str
     text: str
     staged: list[str]
 
 
-def report(
-    prepared: Prepared, trained: Trained, verdict: Verdict, run: Tracked, version: str, links: dict[str, str]
-) -> str:
-    """Return the report but for its last part, the bucket; `links` are the pages to look at by what they show."""
+def report(prepared: Prepared, trained: Trained, outcome: str, links: dict[str, str]) -> str:
+    """Return the report but for its last part, the bucket.
+
+    `outcome` says what became of the model, and `links` are the pages to look at by what they show.
+    """
     choice = trained.choice
     return "\n\n".join(
         [
@@ -95,7 +96,7 @@ def report(
             f"The best is **{choice.name}** with {params_text(choice)}. On the hold-out, on which no choice was made:",
             table(pd.DataFrame([trained.holdout], index=[choice.name])),
             "## Champion or challenger",
-            gate_text(verdict, version),
+            outcome,
             "## Where to look",
             "`make up` starts the servers. Then open:",
             bullets([f"{what}: {link}" for what, link in links.items()]),
@@ -118,6 +119,15 @@ def gate_text(verdict: Verdict, version: str) -> str:
     )
 
 
+def unchanged_text(version: str, is_champion: bool) -> str:
+    """Say that nothing new was registered and why."""
+    fate = "is the **champion**" if is_champion else "is not the champion"
+    return (
+        f"**Nothing new**: version {version} was trained on the same data with the same parameters, seed, code and "
+        f"libraries, so no version was registered. Version {version} {fate}."
+    )
+
+
 def links(run: Tracked, version: str, config: Settings, flow_run_id: str | None) -> dict[str, str]:
     """Return the pages on which a run can be seen, by what they show."""
     mlflow, prefect = f"http://127.0.0.1:{config.mlflow_port}/#", f"http://127.0.0.1:{config.prefect_port}"
@@ -133,7 +143,14 @@ def bucket_text(published: Published, pushed: list[str], where: str) -> str:
     run_id = published.run.run_id
     late = len(set(pushed) - {run_id})
     caught_up = f" {late} earlier run(s) that had waited went with it." if late else ""
+    if not published.staged:
+        return f"Nothing new was pushed.{caught_up}"
     return f"{where}, `runs/{run_id}/` holds {', '.join(f'`{name}`' for name in published.staged)}.{caught_up}"
+
+
+def deleted_text(deleted: int, keep: int) -> str:
+    """Say whose files were deleted, or nothing where none were."""
+    return f" The files of {deleted} older run(s) were deleted: the newest {keep} keep theirs." if deleted else ""
 
 
 def table(scores: pd.DataFrame) -> str:

@@ -19,15 +19,16 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from orchestration.prefect_server import connect
-from orchestration.report import HEADINGS, Published, Trained, links
+from orchestration.report import HEADINGS, REPORT, Published, Trained, links
 from wine_quality.config import Settings
 from wine_quality.tracking import FIGURE
 
 
 def leave_artifacts(config: Settings, trained: Trained, published: Published, text: str) -> None:
-    """Keep the report, the table of models, the figure and the link with the flow run; the report with MLflow too."""
+    """Leave the report, the models, the figure and the link with the flow run; a new report with MLflow as well."""
     run, choice = published.run, trained.choice
-    MlflowClient().log_text(run.run_id, text, "report.md")
+    if published.staged:
+        MlflowClient().log_text(run.run_id, text, REPORT)
     create_markdown_artifact(text, key="training-report", description="What the training run found and made")
     models = trained.leaderboard.rename(columns=HEADINGS).round(3)
     create_table_artifact(

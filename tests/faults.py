@@ -80,6 +80,17 @@ def replace(name: str, places: dict[str, Any], around: Callable) -> None:
         found.fn = replaced
 
 
+def keys_refused_at(name: str, places: dict[str, Any]) -> None:
+    """Let the bucket refuse what a function asks, as for a user who may not do it."""
+    from botocore.exceptions import ClientError
+
+    def refuse(_function: Callable, bucket: Any, *_: Any) -> None:
+        with places["storage"].storage_errors_told(bucket.bucket_name):
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "DeleteObject")
+
+    replace(name, places, refuse)
+
+
 def midnight(seconds: int, _places: dict[str, Any]) -> None:
     """Live in a time zone where the day ends in so many seconds."""
     now = time.gmtime()
@@ -93,5 +104,6 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "none": lambda _value, _places: None,
     "killed after": killed_after,
     "full disk at": full_disk_at,
+    "keys refused at": keys_refused_at,
     "midnight": midnight,
 }

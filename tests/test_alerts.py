@@ -35,8 +35,9 @@ def chat() -> Iterator[Receiver]:
         yield server
 
 
-def test_a_webhook_gets_the_findings_as_text_and_as_data(chat):
-    alerts.webhook.fn(chat.address, alerts.message(RECORD))
+def test_a_webhook_gets_the_findings_as_text_and_as_data(chat, monkeypatch):
+    monkeypatch.setenv("WINE_WEBHOOK", chat.address)
+    alerts.webhook.fn(alerts.message(RECORD))
     (got,) = chat.got
     assert got["text"].splitlines() == [
         "wine-quality, week 14",
@@ -48,24 +49,20 @@ def test_a_webhook_gets_the_findings_as_text_and_as_data(chat):
     assert (got["name"], got["version"], got["event"]) == ("week 14", "2", "quality")
 
 
-def test_a_webhook_that_refuses_is_told_without_its_address(chat):
+def test_a_webhook_that_refuses_is_told_without_its_address(chat, monkeypatch):
+    monkeypatch.setenv("WINE_WEBHOOK", chat.address)
     chat.answers = [503]
     with pytest.raises(AlertError) as caught:
-        alerts.webhook.fn(chat.address, {})
+        alerts.webhook.fn({})
     assert str(caught.value) == "the webhook answered 503. Mend WINE_WEBHOOK."
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:{port}/a-secret-path", "not an address"])
-def test_a_webhook_that_is_not_there_is_told_without_its_address(address):
+def test_a_webhook_that_is_not_there_is_told_without_its_address(address, monkeypatch):
+    monkeypatch.setenv("WINE_WEBHOOK", address.format(port=free_port()))
     with pytest.raises(AlertError, match="the webhook does not answer") as caught:
-        alerts.webhook.fn(address.format(port=free_port()), {})
+        alerts.webhook.fn({})
     assert "secret" not in str(caught.value)
-
-
-def test_a_setting_that_may_hold_a_secret_is_not_shown():
-    config = settings(webhook="https://chat.example/a-secret")
-    assert config.webhook == "https://chat.example/a-secret"
-    assert "secret" not in repr(config)
 
 
 def test_a_record_is_read_as_it_was_kept():

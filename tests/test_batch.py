@@ -1,6 +1,7 @@
 """The flow that scores batches, on a real Prefect server, and real S3 servers."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -63,8 +64,9 @@ def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(store, wines)
     bucket = incoming(store.home, bad="a;b\n1;2\n", good=wines.to_csv(index=False))
     done = command()
     assert (done.returncode, done.stderr) == (0, "")
-    look, champion, rejected, scored, total = done.stdout.splitlines()
-    assert look == f"look      2 file(s) under incoming/. On this laptop, in the folder `{bucket}`"
+    where, look, champion, rejected, scored, total = done.stdout.splitlines()
+    assert where == f"bucket    on this laptop, in the folder `{bucket}`: no other one is set"
+    assert look == "look      2 file(s) under incoming/"
     assert champion == "champion  version 1"
     assert rejected.startswith("rejected  bad.csv: 1 problem: row 1, columns missing: type, fixed_acidity, ")
     assert (scored, total) == ("scored    good.csv: 6 rows", "done      1 rejected, 1 scored")
@@ -136,9 +138,18 @@ def test_a_file_that_the_bucket_does_not_give_fails_the_run_after_the_others_are
         return found
 
     monkeypatch.setattr(batches, "waiting", and_one_is_taken_away)
-    with pytest.raises(StorageError, match=r"1 of 2 files failed\. a\.csv: bucket wine-quality: the object is not"):
+    with pytest.raises(StorageError, match=r"1 of 2 files failed\. a\.csv: bucket .*: incoming/a\.csv is not"):
         score_wine_batches()
     assert {row["file"]: row["state"] for row in table()} == {"a.csv": "failed", "b.csv": "scored"}
+
+
+def test_a_champion_that_scores_by_an_onnx_graph_logs_no_error(bucket, store, wines, caplog):
+    crown(registered(store, "extra_trees", n_estimators=10))
+    put(bucket, "wines.csv", wines)
+    assert [outcome.state for outcome in score_wine_batches()] == ["scored"]
+    assert not [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
+    with get_client(sync_client=True) as client:
+        assert not [entry.message for entry in client.read_logs() if entry.level >= logging.ERROR]
 
 
 def test_a_bucket_that_is_away_is_told(store, set_aws):

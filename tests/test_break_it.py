@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import faults
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
@@ -20,7 +21,7 @@ from prefect.settings import PREFECT_API_URL
 from servers import prefect_server, processes_at, wait_until
 
 from orchestration.train import train_wine_quality
-from wine_quality import registry, storage, tracking
+from wine_quality import registry, retention, storage, tracking
 from wine_quality.config import settings
 from wine_quality.errors import StorageError
 from wine_quality.files import is_held
@@ -51,9 +52,9 @@ def small_runs(store, few_wines, prefect_port, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
 
 
-def next_run() -> str:
+def next_run(**parameters: int) -> str:
     """Run the flow undisturbed in this process."""
-    return train_wine_quality(max_evals=1)
+    return train_wine_quality(max_evals=1, **parameters)
 
 
 def assert_whole() -> None:
@@ -92,8 +93,9 @@ def versions() -> int:
 
 STEPS = [
     *(f"train.{task}" for task in ("load", "check", "check_sides", "baseline", "search", "final_fit", "score")),
-    *("tracking.log_wines", "tracking.log_model", "train.track", "train.judge", "train.register"),
-    *("storage.sha256", "train.stage", "train.promote", "storage.push", "train.push", "train.tell"),
+    *("train.find_same", "tracking.log_wines", "tracking.log_model", "train.track", "train.judge", "train.register"),
+    *("storage.sha256", "train.stage", "train.promote", "train.note_recipe"),
+    *("storage.push", "train.push", "train.delete_old_files", "train.tell"),
 ]
 
 
@@ -109,7 +111,8 @@ def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_
     run_id = next_run()
     assert_whole()
     assert (settings().local / "s3" / "wine-quality" / "runs" / run_id).is_dir()
-    assert versions() == len(STEPS) - STEPS.index("train.register") + 1
+    made = STEPS.index("train.note_recipe") - STEPS.index("train.register") + 1
+    assert versions() == made + 1, "what was published whole is not made again"
 
 
 @pytest.fixture
@@ -187,9 +190,33 @@ def test_wrong_keys_are_told_at_once_and_the_next_run_pushes_both(named_s3, monk
             with pytest.raises(StorageError, match="the keys are refused"):
                 next_run()
         assert bucket_folders() == []
-        next_run()
+        next_run(seed=7)
     assert len(bucket_folders()) == 2
     assert_whole()
+
+
+def test_what_cannot_delete_old_files_fails_visibly_and_loses_nothing(named_s3, monkeypatch, tmp_path):
+    monkeypatch.setenv("WINE_KEEP_RUNS", "1")
+    with local_s3(settings(), named_s3):
+        for seed in (1, 2):
+            next_run(seed=seed)
+        run = faults.start(tmp_path / "log", ("keys refused at", "storage.delete"), max_evals=1, seed=3)
+        run.join(180)
+        log = (tmp_path / "log").read_text()
+        assert run.exitcode == 1, log
+        assert "error: bucket wine-quality: the keys are refused (AccessDenied)." in log
+        config = settings()
+        with tracking.store(config):
+            newest = max(retention.versions(config), key=lambda one: int(one.version))
+            report = mlflow.artifacts.load_text(f"runs:/{newest.run_id}/report.md")
+        assert "Old files were not deleted: bucket wine-quality: the keys are refused" in report
+        assert_pushed(settings().local / "s3" / "wine-quality" / "runs" / newest.run_id)
+        next_run(seed=4)
+    with tracking.store(config):
+        kept = {int(one.version) for one in retention.versions(config) if registry.FILES not in one.tags}
+        needed = {int(number) for number in retention.needed_again(config)}
+    assert kept == needed | {4}
+    assert len(bucket_folders()) == len(kept)
 
 
 def test_a_store_that_is_locked_is_waited_for(tmp_path):

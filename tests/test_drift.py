@@ -63,6 +63,40 @@ def test_blank_measurements_are_left_out(reds):
     assert drift.drift(reds[:600], blank).columns["value"]["pH"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", ["reference", "current"])
+def test_a_column_without_values_is_left_out_and_named_and_the_rest_compared(reds, side, nothing):
+    sides = {"reference": reds[:600], "current": reds[600:700].assign(alcohol=lambda wines: wines["alcohol"] + 1)}
+    whole = drift.drift(**sides)
+    found = drift.drift(**sides | {side: sides[side].assign(sulphates=nothing)})
+    assert found.missing == [
+        f"sulphates: measured in 0 of {'600 rows that the model knows' if side == 'reference' else '100 rows'}"
+    ]
+    assert found.columns.equals(whole.columns.drop("sulphates"))
+    assert found.share == pytest.approx(found.columns["drifted"].mean())
+
+
+@pytest.mark.parametrize("measured", [1, 9, 10])
+def test_a_column_with_fewer_than_ten_values_is_left_out(reds, measured):
+    few = reds[600:700].assign(pH=reds["pH"][600:700].where(np.arange(100) < measured))
+    found = drift.drift(reds[:600], few)
+    assert ("pH" in found.columns.index) == (measured == 10)
+    assert found.missing == ([] if measured == 10 else [f"pH: measured in {measured} of 100 rows"])
+
+
+def test_rows_of_which_nothing_is_known_leave_nothing_to_compare(reds):
+    blank = reds[600:700].assign(**dict.fromkeys(MEASUREMENTS, np.nan), type=None, score=np.nan)
+    found = drift.drift(reds[:600].assign(score=5.5), blank)
+    assert (len(found.columns), len(found.missing), found.share) == (0, 13, 0.0)
+
+
+def test_a_column_that_is_constant_and_a_type_never_seen_are_compared(reds):
+    odd = reds[600:700].assign(alcohol=reds["alcohol"].median(), type=["rosé"] * 50 + [None] * 10 + ["red"] * 40)
+    found = drift.drift(reds[:600].assign(chlorides=0.08), odd)
+    assert {"alcohol", "chlorides", "type"} <= set(found.drifted)
+    assert found.missing == []
+
+
 def test_too_few_wines_are_refused(reds):
     with pytest.raises(DataError, match="drift of 9 wines: fewer than 10 tell nothing"):
         drift.drift(reds[:600], reds[600:609])

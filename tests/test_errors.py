@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from wine_quality.errors import DataError, exit_code
+from wine_quality.errors import DataError, WineError, exit_code
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +49,15 @@ def test_ctrl_c_is_one_line_and_exit_code_130(last_words, capsys):
 
     assert exit_code(command) == 130
     assert capsys.readouterr() == ("", "stopped. Run it again when you like.\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("http://me:corked@127.0.0.1:5500/api failed", "http://me:***@127.0.0.1:5500/api failed"),
+        ("postgresql://me:cor/k@ed@db/wine.", "postgresql://me:***@db/wine."),
+        ("http://127.0.0.1:5500/api, models:/wine@champion", "http://127.0.0.1:5500/api, models:/wine@champion"),
+    ],
+)
+def test_a_password_in_an_address_is_masked(line, shown):
+    assert str(WineError(line)) == shown

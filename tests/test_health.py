@@ -25,6 +25,15 @@ def test_more_refused_requests_than_one_in_twenty_are_bad_data(refused, found):
     assert kinds(replace(CALM, refused=refused)) == found
 
 
+def test_a_column_without_values_is_a_finding_that_neither_asks_for_a_training_nor_stops_one():
+    reading = replace(CALM, missing=["sulphates: measured in 0 of 300 rows"])
+    (finding,) = health.findings(reading)
+    assert str(finding) == "missing data: sulphates: measured in 0 of 300 rows"
+    assert health.event([finding], 2000, 1000) == ("", "data that is missing calls for no training")
+    assert health.event([finding, DRIFT], 2000, 1000)[0] == "drift"
+    assert health.event([finding, DRIFT], 1100, 1000)[1].startswith("too little to learn from")
+
+
 @pytest.mark.parametrize("asked", [None, 0])
 def test_without_requests_nothing_is_said_of_them(asked):
     assert kinds(replace(CALM, asked=asked, refused=asked)) == []

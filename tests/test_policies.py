@@ -1,12 +1,20 @@
 """What is tried again, and what a kept result hangs on."""
 
+import inspect
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
 
-from orchestration import policies
-from orchestration.policies import same_work, world_failed
+from deployment import batch
+from monitoring import watch
+from orchestration import policies, train
+from orchestration.policies import recipe, same_work, world_failed
+from wine_quality.config import Settings
 from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError
+from wine_quality.tuning import Choice
 
 
 def key(wines, seed=42, task="search"):
@@ -22,11 +30,46 @@ def test_another_wine_seed_or_task_is_other_work(wines):
     assert len({key(wines), key(more), key(wines, seed=7), key(wines, task="baseline")}) == 4
 
 
-@pytest.mark.parametrize("name", ["code_checksum", "version"])
-def test_a_change_of_the_code_or_of_a_library_is_other_work(wines, monkeypatch, name):
+@pytest.mark.parametrize(("name", "changed"), [("CODE_SHA256", "changed"), ("version", lambda _: "changed")])
+def test_a_change_of_the_code_or_of_a_library_is_other_work(wines, monkeypatch, name, changed):
+    before = key(wines), recipe((wines, wines), Choice("svr", {"C": 1.0}), 42)
+    monkeypatch.setattr(policies, name, changed)
+    after = key(wines), recipe((wines, wines), Choice("svr", {"C": 1.0}), 42)
+    assert not set(before) & set(after)
+
+
+def test_code_that_is_upgraded_during_a_run_does_not_change_the_key_of_what_the_old_code_finds(wines, monkeypatch):
     before = key(wines)
-    monkeypatch.setattr(policies, name, lambda *_: "changed")
-    assert key(wines) != before
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"another release")
+    assert policies.code_checksum() != policies.CODE_SHA256
+    assert key(wines) == before
+
+
+def test_a_model_is_made_the_same_way_only_if_data_split_parameters_and_seed_are_the_same(wines):
+    sides, choice = (wines[:4], wines[4:]), Choice("svr", {"C": 1.0, "gamma": 0.1})
+    same = recipe(sides, Choice("svr", {"gamma": 0.1, "C": 1.0}), 42)
+    others = [
+        recipe((wines[:3], wines[3:]), choice, 42),
+        recipe(sides, Choice("svr", {"C": 1.0, "gamma": 0.2}), 42),
+        recipe(sides, Choice("linear", {}), 42),
+        recipe(sides, choice, 43),
+    ]
+    assert recipe(sides, choice, 42) == same
+    assert len({same, *others}) == 5
+
+
+@pytest.mark.parametrize("flow_module", [train, batch, watch])
+def test_no_task_but_those_with_a_kept_result_makes_prefect_pickle_its_arguments(flow_module):
+    tasks = [one for one in vars(flow_module).values() if isinstance(one, Task)]
+    cached = {one.name for one in tasks if one.cache_policy != NO_CACHE}
+    assert cached == ({"baseline", "search"} if flow_module is train else set())
+
+
+@pytest.mark.parametrize("flow_module", [train, batch, watch])
+def test_no_flow_and_no_task_takes_the_settings(flow_module):
+    parts = [one for one in vars(flow_module).values() if isinstance(one, Task | Flow)]
+    taken = [parameter for one in parts for parameter in inspect.signature(one.fn).parameters.values()]
+    assert not [parameter for parameter in taken if parameter.annotation is Settings or parameter.name == "config"]
 
 
 def failed_with(error):

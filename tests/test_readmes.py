@@ -121,7 +121,7 @@ def test_the_policy_for_a_user_on_aws_allows_what_the_flow_does():
     policy = json.loads(block_of("orchestration/README.md", "json"))
     listed, objects = policy["Statement"]
     assert listed["Action"] == "s3:ListBucket"
-    assert objects["Action"] == ["s3:GetObject", "s3:PutObject"]
+    assert objects["Action"] == ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
     assert objects["Resource"] == f"{listed['Resource']}/runs/*"
 
 

@@ -57,8 +57,34 @@ def test_a_file_that_was_changed_in_the_bucket_is_refused(server, tmp_path):
 def test_a_run_without_manifest_is_not_there(server, tmp_path):
     push_one()
     boto3.Session().client("s3").delete_object(Bucket="wine-quality", Key="runs/run1/manifest.json")
-    with pytest.raises(StorageError, match="the object is not there"):
+    with pytest.raises(StorageError, match=r"bucket wine-quality: runs/run1/manifest\.json is not there"):
         storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
+
+
+def test_an_object_that_is_missing_is_named(server, tmp_path):
+    push_one()
+    boto3.Session().client("s3").delete_object(Bucket="wine-quality", Key="runs/run1/wines.csv")
+    with pytest.raises(StorageError, match=r"bucket wine-quality: runs/run1/wines\.csv is not there"):
+        storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
+
+
+def test_a_run_is_deleted_and_others_stay(server):
+    push_one("run1")
+    push_one("run10")
+    bucket = bucket_of_environment(settings())
+    storage.delete(bucket, "run1")
+    assert set(storage.runs(bucket)) == {"run10"}
+    storage.delete(bucket, "run1")
+
+
+def test_the_manifest_is_deleted_first(server, monkeypatch):
+    push_one()
+    bucket = bucket_of_environment(settings())
+    deleted = []
+    client = bucket.credentials.get_s3_client()
+    monkeypatch.setattr(type(client), "delete_object", lambda _self, **asked: deleted.append(asked["Key"]))
+    storage.delete(bucket, "run1")
+    assert deleted == ["runs/run1/manifest.json", "runs/run1/report.md", "runs/run1/wines.csv"]
 
 
 def test_the_manifest_is_written_last(server, monkeypatch):

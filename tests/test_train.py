@@ -17,9 +17,10 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
+from orchestration import policies
 from orchestration.report import Trained
 from orchestration.train import prepare_data, publish_model, train_wine_quality
-from wine_quality import data, registry, splits, storage, tracking
+from wine_quality import data, registry, retention, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.errors import DataError, LeakError, StorageError
 from wine_quality.metrics import scores
@@ -62,7 +63,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
     assert len(run.data.tags["git_commit"]) >= 7
     assert [d.tags[0].value for d in run.inputs.dataset_inputs] == ["training", "evaluation"]
     files = {file.path for file in MlflowClient().list_artifacts(run_id)}
-    assert files == {"report.md", "predicted_against_actual.png", "training_wines.txt"}
+    assert files == {"report.md", "predicted_against_actual.png", "training_wines.txt", "wines.csv"}
 
     version = registry.champion(config)
     assert version.run_id == run_id
@@ -105,11 +106,11 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
 
 def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(folder):
     config = settings(data=str(folder))
-    prepared = prepare_data(config, None, None)
+    prepared = prepare_data(config.data, None, None)
     forest = fit(build("extra_trees", 1, n_estimators=20), prepared.train)
     held_out = scores(prepared.holdout[TARGET].to_numpy(), predict(forest, prepared.holdout))
     trained = Trained(pd.DataFrame([held_out], index=["extra_trees"]), Choice("extra_trees", {}), forest, held_out)
-    first, again = (publish_model(config, prepared, trained, datetime.now().astimezone()) for _ in range(2))
+    first, again = (publish_model(prepared, trained, seed, datetime.now().astimezone()) for seed in (1, 2))
 
     version = registry.champion(config)
     assert str(version.version) == first.version
@@ -136,6 +137,41 @@ def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto
     assert np.array_equal(*(predict(model, holdout) for model in models))
     assert registry.champion(settings()).run_id == first.info.run_id
     assert "stays a **challenger**" in mlflow.artifacts.load_text(f"runs:/{second.info.run_id}/report.md")
+
+
+def test_a_second_run_on_unchanged_data_parameters_and_code_registers_and_pushes_nothing(folder, capsys, monkeypatch):
+    first = train_wine_quality(data=str(folder), max_evals=1)
+    config, before = settings(), everything_published()
+    original = mlflow.artifacts.load_text(f"runs:/{first}/report.md")
+    capsys.readouterr()
+
+    assert train_wine_quality(data=str(folder), max_evals=1) == first
+    assert everything_published() == before
+    assert mlflow.artifacts.load_text(f"runs:/{first}/report.md") == original
+    printed = capsys.readouterr().out
+    for part in ("Nothing new: version 1", "is the champion", "RMSE", "Nothing new was pushed", f"runs/{first}"):
+        assert part in printed.replace("\n", " ")
+
+    assert train_wine_quality(data=str(folder), max_evals=1, seed=7) != first
+    assert len(everything_published()["versions"]) == 2
+    monkeypatch.setattr(policies, "CODE_SHA256", "another release")
+    assert train_wine_quality(data=str(folder), max_evals=1) != first
+    assert len(everything_published()["versions"]) == 3
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        train_wine_quality(data=str(folder), max_evals=1)
+    assert len(everything_published()["versions"]) == 4, "a fresh one was asked for"
+    assert list(config.outbox.iterdir()) == []
+
+
+def everything_published() -> dict[str, list]:
+    """Return all runs, versions with their tags and objects in the laptop's bucket."""
+    config = settings()
+    bucket = config.local / "s3" / config.bucket
+    return {
+        "runs": [run.info.run_id for run in mlflow.search_runs(search_all_experiments=True, output_format="list")],
+        "versions": [(one.version, one.tags) for one in retention.versions(config)],
+        "objects": sorted((path, path.stat().st_mtime_ns) for path in bucket.rglob("*") if path.is_file()),
+    }
 
 
 def saved_model(client, run):
@@ -244,5 +280,5 @@ def test_bad_wine_ends_the_command_with_one_line_and_leaves_nothing(folder, monk
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {path}: ")
     assert "row 4" in done.stderr
-    assert done.stdout == ""
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["bucket"]
     assert nothing_was_made()

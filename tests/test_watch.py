@@ -1,6 +1,7 @@
 """The watch on a small store of its own: what a look finds, leaves and keeps, whoever is away."""
 
 import logging
+import shutil
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import mlflow
 import orjson
 import pandas as pd
 import pytest
@@ -19,9 +21,9 @@ from servers import artifact_keys, prefect_server
 from monitoring import alerts, records, watch
 from monitoring.records import Record
 from orchestration.train import train_wine_quality
-from wine_quality import data, labels
+from wine_quality import data, labels, registry, tracking
 from wine_quality.config import Settings, settings
-from wine_quality.errors import RegistryError
+from wine_quality.errors import RegistryError, StorageError
 from wine_quality.ports import free_port
 from wine_quality.predictions import Prediction, Store
 from wine_quality.schema import FEATURES
@@ -64,7 +66,7 @@ def wines() -> pd.DataFrame:
     return distinct_wines(data.sample("a test").table).dropna().sample(frac=1, random_state=1)
 
 
-def scored(config: Settings, wines: pd.DataFrame, score: float = 5.8, version: str = "1") -> list[str]:
+def scored(config: Settings, wines: pd.DataFrame, score: float | None = 5.8, version: str = "1") -> list[str]:
     """Put predictions of wines into the database, and return their ids."""
     made = [Prediction(str(uuid4()), NOW, version, wine, score) for wine in wines[FEATURES].to_dict("records")]
     Store(config.predictions_uri).insert([orjson.dumps(one) for one in made])
@@ -124,6 +126,48 @@ def test_lost_quality_with_new_labels_asks_for_a_model_on_what_is_known_by_now(c
     merged = table.merge(some[FEATURES], on=FEATURES)
     assert len(merged) == len(some)
     assert (merged["quality"] == 4).all(), "what tasters said last goes before what was known"
+
+
+def test_a_measurement_that_was_null_all_week_is_a_finding_and_the_rest_is_compared(config, wines):
+    scored(config, wines[wines["type"] == "white"][:60].assign(sulphates=None))
+    record, run = look("null")
+    assert str(record.findings[0]) == "missing data: sulphates: measured in 0 of 60 rows"
+    assert [finding.kind for finding in record.findings] == ["missing data", "drift"]
+    assert "type" in record.reading.drifted
+    assert {"watch-report", "drift", "alert"} == artifact_keys(run)
+    assert "| missing | sulphates: measured in 0 of 60 rows |" in watch.report(record)
+    assert records.records(config) == [record]
+
+
+def test_predictions_without_a_score_are_compared_by_their_measurements(config, wines):
+    labels.add(config.predictions_uri, dict.fromkeys(scored(config, wines[:60], score=None), 6))
+    record, _ = look("no scores")
+    assert record.reading.missing == ["score: measured in 0 of 60 rows"]
+    assert record.reading.quality is None
+    assert records.records(config) == [record]
+
+
+def test_the_champions_rows_are_known_wherever_the_bucket_is(config, wines, set_aws):
+    shutil.rmtree(config.local / "reference", ignore_errors=True)
+    set_aws(f"http://127.0.0.1:{free_port()}")
+    scored(config, wines[:60])
+    record, _ = look("moved")
+    assert record.reading.wines == 60
+
+
+def test_rows_that_only_an_earlier_bucket_has_are_named(config, set_aws, moto):
+    moto.create_bucket(Bucket=config.bucket)
+    with tracking.store(config):
+        run_id = registry.champion(config).run_id
+    shutil.rmtree(config.local / "reference", ignore_errors=True)
+    rows = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/wines.csv"))
+    text = rows.read_text()
+    rows.unlink()
+    try:
+        with pytest.raises(StorageError, match=rf"bucket wine-quality: runs/{run_id}/manifest\.json is not there"):
+            watch.load_reference(config)
+    finally:
+        rows.write_text(text)
 
 
 def test_too_few_wines_tell_nothing(config, wines):

@@ -34,6 +34,15 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def confirmed(what: str) -> bool:
+    """Ask for a yes, and say if there was none."""
+    print(f"{what} Type yes to go on: ", end="", flush=True)
+    if sys.stdin.readline().strip() == YES:
+        return True
+    print("nothing was taken away")
+    return False
+
+
 def main() -> int:
     """List what there is, ask, and delete it."""
     config = settings()
@@ -44,9 +53,7 @@ def main() -> int:
         return 0
     for path in found:
         print(f"{size(path) / 1e6:8.1f} MB  {path.relative_to(config.home)}")
-    print("All runs, versions and predictions are lost with it. Type yes to go on: ", end="", flush=True)
-    if sys.stdin.readline().strip() != YES:
-        print("nothing was taken away")
+    if not confirmed("All runs, versions and predictions are lost with it."):
         return 1
     for path in found:
         with disk_errors_told(path):

@@ -118,7 +118,7 @@ def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
         The disk of `folder` is full or refuses.
     """
     name = name_of(entry)
-    with storage_errors_told(bucket.bucket_name), empty_folder(folder):
+    with storage_errors_told(bucket.bucket_name, entry["Key"]), empty_folder(folder):
         source = folder / f"source{PurePosixPath(name).suffix.lower()}"
         download(bucket, entry, source)
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dotenv import load_dotenv
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wine_quality.errors import SettingsError
@@ -23,9 +23,9 @@ class Settings(BaseSettings):
 
     `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/`, `images/` and
     `.local/`. A relative path counts from the project's root, so that a notebook and a command mean the same folder.
-    `trials` is how many the search of notebook 5 makes. `predictions` is the address of the database in which
-    predictions are kept, `webhook` the one that alerts are sent to; either may hold a secret, so that neither is shown
-    with the rest.
+    `trials` is how many the search of notebook 5 makes, `keep_runs` how many training runs keep their files.
+    `predictions` is the address of the predictions database and `webhook` the address that receives alerts; either may
+    contain a password or a token, so both are `SecretStr`, which prints and serialises as asterisks.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True)
@@ -39,8 +39,9 @@ class Settings(BaseSettings):
     experiment: str = "wine-quality-experiment"
     registered_model: str = "wine-quality"
     bucket: str = "wine-quality"
-    predictions: str = Field(default="", repr=False)
-    webhook: str = Field(default="", repr=False)
+    predictions: SecretStr = SecretStr("")
+    webhook: SecretStr = SecretStr("")
+    keep_runs: int = Field(default=30, ge=1, le=100_000)  # a month of nightly runs, at most some 1.2 GB
 
     prefect_port: int = Field(default=4200, ge=1, le=65535)
     mlflow_port: int = Field(default=5500, ge=1, le=65535)
@@ -90,7 +91,7 @@ class Settings(BaseSettings):
     @property
     def predictions_uri(self) -> str:
         """The database of predictions: `WINE_PREDICTIONS`, else SQLite in `home`."""
-        return self.predictions or f"sqlite:///{self.home.resolve()}/predictions.db"
+        return self.predictions.get_secret_value() or f"sqlite:///{self.home.resolve()}/predictions.db"
 
 
 def settings(**overrides: Any) -> Settings:

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from evidently import DataDefinition, Dataset, Report
 from evidently.core.report import Snapshot
@@ -19,7 +20,7 @@ from evidently.metrics import ValueDrift
 from wine_quality.errors import DataError
 from wine_quality.files import whole_file
 from wine_quality.health import FEWEST_COMPARED, LEAST_CHANCE, MOST_DISTANCE
-from wine_quality.schema import FEATURES, MEASUREMENTS
+from wine_quality.schema import FEATURES
 
 SCORE = "score"  # the column of what the model said
 
@@ -30,17 +31,20 @@ class Drift:
 
     Attributes
     ----------
-    columns : DataFrame of shape (12 or 13, 4)
-        By the name of the column: the `test`, its `value`, its `limit`, and whether it `drifted`.
+    columns : DataFrame of shape (up to 13, 4)
+        By the name of each column that was compared: the `test`, its `value`, its `limit`, and whether it `drifted`.
     share : float
-        The share of the 12 features that drifted, 0 to 1.
+        The share of the compared features that drifted, 0 to 1.
     snapshot : Snapshot
         Evidently's own result.
+    missing : list of str
+        A line for each column that was left out because one of the tables has too few values in it.
     """
 
     columns: pd.DataFrame
     share: float
     snapshot: Snapshot
+    missing: list[str]
 
     @property
     def drifted(self) -> list[str]:
@@ -73,11 +77,18 @@ def drift(reference: pd.DataFrame, current: pd.DataFrame) -> Drift:
     ------
     DataError
         A side has fewer than ten wines.
+
+    Notes
+    -----
+    Infinite values count as missing. A column with fewer than ten values in one of the tables is left out.
     """
     fewest = min(len(reference), len(current))
     if fewest < FEWEST_COMPARED:
         raise DataError(f"drift of {fewest} wines: fewer than {FEWEST_COMPARED} tell nothing. Wait for more.")
     names = [*FEATURES, *([SCORE] if SCORE in reference and SCORE in current else [])]
+    reference, current = (side[names].replace([np.inf, -np.inf], np.nan) for side in (reference, current))
+    missing = left_out(reference, "rows that the model knows") | left_out(current, "rows")
+    names = [name for name in names if name not in missing]
     tests = {name: words() if name == "type" else numbers() for name in names}
     report = Report([ValueDrift(column=name, **test) for name, test in tests.items()])
     with warnings.catch_warnings():
@@ -88,7 +99,18 @@ def drift(reference: pd.DataFrame, current: pd.DataFrame) -> Drift:
     columns["limit"] = [test["threshold"] for test in tests.values()]
     chance, value, limit = columns["test"] == "ks", columns["value"], columns["limit"]
     columns["drifted"] = (chance & (value <= limit)) | (~chance & (value >= limit))
-    return Drift(columns, float(columns.loc[FEATURES, "drifted"].mean()), snapshot)
+    features = columns.loc[columns.index != SCORE, "drifted"]
+    return Drift(columns, float(features.mean()) if len(features) else 0.0, snapshot, list(missing.values()))
+
+
+def left_out(wines: pd.DataFrame, what: str) -> dict[str, str]:
+    """Return a line for each column with too few values to be compared, by the name of the column."""
+    counts = wines.notna().sum()
+    return {
+        name: f"{name}: measured in {count} of {len(wines):,} {what}"
+        for name, count in counts.items()
+        if count < FEWEST_COMPARED
+    }
 
 
 def numbers() -> dict[str, str | float]:
@@ -103,6 +125,7 @@ def words() -> dict[str, str | float]:
 
 def described(wines: pd.DataFrame) -> Dataset:
     """Return wines as Evidently takes them."""
-    numeric = [name for name in wines if name in MEASUREMENTS or name == SCORE]
-    definition = DataDefinition(numerical_columns=numeric, categorical_columns=["type"])
+    words = [name for name in wines if name == "type"]
+    numeric = [name for name in wines if name not in words]
+    definition = DataDefinition(numerical_columns=numeric, categorical_columns=words)
     return Dataset.from_pandas(wines.reset_index(drop=True), definition)

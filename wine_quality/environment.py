@@ -16,6 +16,8 @@ DEFAULTS = {
     "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200",
     "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
     "AWS_EC2_METADATA_DISABLED": "true",  # boto3 looks for keys at 169.254.169.254 otherwise
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # S3 servers other than Amazon's may refuse the CRC headers
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each trial of a search
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow waits for minutes for a server that went away otherwise

@@ -1,17 +1,24 @@
 """Every error a reader may meet: one line that says what is wrong, where, and what to do next."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
+PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")  # of an address, such as postgresql://user:password@host/database
+
 
 class WineError(Exception):
-    """The base of all; a command that meets one prints its line and ends with exit code 1."""
+    """The base of all; a command that meets one prints its line and ends with exit code 1.
+
+    Causes are quoted in such a line, and libraries quote addresses: a password in an address is masked.
+    """
 
     def __init__(self, line: str) -> None:
         # a file, folder or cause named in the line may hold line breaks or terminal codes: it stays one plain line
-        super().__init__("".join(letter if letter.isprintable() else " " for letter in line))
+        plain = "".join(letter if letter.isprintable() else " " for letter in line)
+        super().__init__(PASSWORD.sub(r"\1***@", plain))
 
 
 class SettingsError(WineError):

@@ -67,6 +67,8 @@ class Reading:
         Whether the scores did.
     quality : Quality or None
         None where too few true qualities have come in.
+    missing : list of str
+        A line for each column that has too few values to be compared.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Reading:
     drifted: list[str] = field(default_factory=list)
     score_drifted: bool = False
     quality: Quality | None = None
+    missing: list[str] = field(default_factory=list)
 
     @property
     def refused_share(self) -> float:
@@ -87,7 +90,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be: its kind (`bad data`, `drift` or `quality`) and a line for people."""
+    """Something that is not as it should be: its kind (`bad data`, `missing data`, `drift` or `quality`) and a line."""
 
     kind: str
     line: str
@@ -115,6 +118,8 @@ def findings(reading: Reading) -> list[Finding]:
     if reading.refused_share > MOST_REFUSED:
         line = f"{reading.refused} of {reading.asked} requests were refused ({reading.refused_share:.0%})"
         found.append(Finding("bad data", f"{line}, more than {MOST_REFUSED:.0%}"))
+    if reading.missing:
+        found.append(Finding("missing data", "; ".join(reading.missing)))
     if reading.drift is not None and reading.drift >= MOST_DRIFTED:
         line = f"{len(reading.drifted)} columns are unlike the wines that version {reading.version} knows"
         found.append(Finding("drift", f"{line}: {', '.join(reading.drifted)}"))
@@ -150,7 +155,8 @@ def event(found: list[Finding], wines: int, before: int) -> tuple[str, str]:
     for kind in ("quality", "drift"):
         if kind in kinds and grown >= MORE_WINES[kind]:
             return kind, f"{kind}, and {wines - before} more labelled wines than last time ({grown:+.0%})"
-    if kinds:
-        wanted = min(MORE_WINES[kind] for kind in kinds)
-        return "", f"too little to learn from: {wines - before} more labelled wines ({grown:+.0%}), {wanted:.0%} wanted"
-    return "", "all is well"
+    wanted = [share for kind, share in MORE_WINES.items() if kind in kinds]
+    if wanted:
+        more = f"{wines - before} more labelled wines ({grown:+.0%})"
+        return "", f"too little to learn from: {more}, {min(wanted):.0%} wanted"
+    return "", "data that is missing calls for no training" if kinds else "all is well"

@@ -29,6 +29,8 @@ from wine_quality.tracking import HOLDOUT, MODEL_FILE, SOURCE, TRAINED_ON, Track
 CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
 MODEL_SUM = "model_sha256"  # the tag that has the sum of its model's file
+RECIPE = "recipe_sha256"  # the tag with the checksum of all that its model depends on, set when it is published
+FILES = "files"  # the tag of a version whose files were deleted
 
 
 @dataclass(frozen=True)
@@ -219,3 +221,14 @@ def lineage(version: ModelVersion) -> dict[str, str]:
     run = MlflowClient().get_run(version.run_id)
     told = {name: run.data.tags.get(name, "unknown") for name in (SOURCE, "data_sha256", HOLDOUT, "git_commit")}
     return {"run": run.info.run_name, "run_id": run.info.run_id, **told}
+
+
+def same_recipe(config: Settings, recipe: str) -> ModelVersion | None:
+    """Return the newest version that was made the same way and still has its files, or None."""
+    found = MlflowClient().search_model_versions(f"name = '{config.registered_model}' and tag.{RECIPE} = '{recipe}'")
+    return max((one for one in found if FILES not in one.tags), key=lambda one: int(one.version), default=None)
+
+
+def note_recipe(config: Settings, version: str, recipe: str) -> None:
+    """Note how a version was made. Do so last of all: a version that was published half is made again."""
+    MlflowClient().set_model_version_tag(config.registered_model, version, RECIPE, recipe)

@@ -87,15 +87,37 @@ def pull(bucket: Any, run_id: str, folder: Path) -> list[Path]:
         The run has no manifest, or a file is not the one that was pushed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with storage_errors_told(bucket.bucket_name):
-        manifest = json.loads(bucket.read_path(f"runs/{run_id}/{MANIFEST}"))
-        for name in manifest["files"]:
-            bucket.download_object_to_path(f"runs/{run_id}/{name}", folder / name)
+    key = f"runs/{run_id}/{MANIFEST}"
+    with storage_errors_told(bucket.bucket_name, key):
+        manifest = json.loads(bucket.read_path(key))
+    for name in manifest["files"]:
+        key = f"runs/{run_id}/{name}"
+        with storage_errors_told(bucket.bucket_name, key):
+            bucket.download_object_to_path(key, folder / name)
     for name, expected in manifest["files"].items():
         if sha256(folder / name) != expected:
             (folder / name).unlink()
             raise StorageError(f"runs/{run_id}/{name}: not the file that was pushed (its sha256 sum differs).")
     return [folder / name for name in manifest["files"]]
+
+
+def delete(bucket: Any, run_id: str) -> None:
+    """Delete a run's objects, its manifest first: a run that is half deleted is then one that is not there.
+
+    One at a time: a request that deletes several carries a checksum header that not every S3 server takes.
+
+    Raises
+    ------
+    StorageUnavailable
+        Nobody answers. Trying again may help.
+    StorageError
+        The bucket cannot be used, or the keys may not delete.
+    """
+    client = bucket.credentials.get_s3_client()
+    with storage_errors_told(bucket.bucket_name):
+        keys = [entry["Key"] for entry in bucket.list_objects(f"runs/{run_id}/")]
+        for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST}")):
+            client.delete_object(Bucket=bucket.bucket_name, Key=key)
 
 
 def runs(bucket: Any) -> dict[str, dict[str, int]]:
@@ -123,18 +145,18 @@ def check_reachable(bucket: Any) -> None:
 
 
 @contextmanager
-def storage_errors_told(name: str) -> Iterator[None]:
-    """Turn an error of the S3 client into a line that names the bucket and says what to do."""
+def storage_errors_told(name: str, key: str = "the object") -> Iterator[None]:
+    """Turn an error of the S3 client into a line that names the bucket and the object and says what to do."""
     try:
         yield
     except S3UploadFailedError as error:
-        raise told(name, error.__context__ or error) from None
+        raise told(name, key, error.__context__ or error) from None
     except (ClientError, BotoCoreError) as error:
-        raise told(name, error) from None
+        raise told(name, key, error) from None
 
 
-def told(name: str, error: BaseException) -> StorageError:
-    """Return the error of the S3 client `error` as one of ours."""
+def told(name: str, key: str, error: BaseException) -> StorageError:
+    """Return the error of the S3 client `error` as one of ours; `key` is the object that was asked for."""
     if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
         return StorageError(
             f"bucket {name}: the endpoint is silent ({error}). Mend the network, AWS_ENDPOINT_URL_S3 or the block."
@@ -149,7 +171,7 @@ def told(name: str, error: BaseException) -> StorageError:
     if code == "NoSuchBucket":
         return StorageError(f"bucket {name}: there is no such bucket. Create it, or set WINE_BUCKET to one you have.")
     if code in {"NoSuchKey", "404"}:
-        return StorageError(f"bucket {name}: the object is not there. It was not put into this bucket, or deleted.")
+        return StorageError(f"bucket {name}: {key} is not there. It was never put into this bucket, or was deleted.")
     if code in REFUSED:
         return StorageError(
             f"bucket {name}: the keys are refused ({code}). Mend AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the block."

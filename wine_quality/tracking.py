@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import mlflow
 import pandas as pd
@@ -68,11 +70,24 @@ def use_store(config: Settings) -> None:
     if config.mlflow_uri.startswith("sqlite:"):  # where it cannot be opened, MLflow would go on trying for minutes
         with closing(sqlite3.connect(make_url(config.mlflow_uri).database)) as database:
             database.execute("PRAGMA schema_version")
-    mlflow.set_tracking_uri(config.mlflow_uri)
+    mlflow.set_tracking_uri(without_password(config.mlflow_uri))
     if mlflow.get_experiment_by_name(config.experiment) is None:
         on_server = config.mlflow_uri.startswith("http")
         mlflow.create_experiment(config.experiment, None if on_server else (config.home / "mlruns").resolve().as_uri())
     mlflow.set_experiment(config.experiment)
+
+
+def without_password(address: str) -> str:
+    """Return the address of a server without user and password; MLflow quotes the address in errors and tracebacks.
+
+    The two go where MLflow looks for them as well: `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or parts.password is None:
+        return address
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""A run that is pushed again, from what MLflow has of it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from prefect.settings import PREFECT_API_URL
+from servers import prefect_server
+from versions import model_path, registered
+
+from wine_quality.files import sha256
+
+pytestmark = pytest.mark.slow
+
+
+def push(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestration.push", *words], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect(tmp_path_factory) -> Iterator[None]:
+    with prefect_server(tmp_path_factory.mktemp("prefect")):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def one_server_for_all_commands(monkeypatch) -> None:
+    """Let commands report to the server of the module, in place of one of their own each."""
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def one(store):
+    """A version whose run has all its files in MLflow, and nothing in any bucket."""
+    one = registered(store, "linear")
+    for name in ("wines.csv", "report.md"):
+        MlflowClient().log_text(one.run_id, f"the {name}", name)
+    return one
+
+
+def test_a_run_is_pushed_again_whole_after_a_move_to_another_bucket(store, one):
+    for bucket in ("first", "second"):
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestration.push", one.run_id],
+            env={**os.environ, "WINE_BUCKET": bucket},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        folder = store.local / "s3" / bucket / "runs" / one.run_id
+        assert {path.name for path in folder.iterdir()} == {"model.skops", "wines.csv", "report.md", "manifest.json"}
+        assert sha256(folder / "model.skops") == one.tags["model_sha256"]
+        assert (folder / "wines.csv").read_text() == "the wines.csv"
+        assert done.stdout.splitlines() == [
+            f"bucket    on this laptop, in the folder `{folder.parent.parent}`: no other one is set",
+            f"push      runs/{one.run_id}",
+        ]
+
+
+def test_an_object_that_was_deleted_or_damaged_is_mended_and_the_list_says_which_run_to_push(store, one):
+    push(one.run_id)
+    folder = store.local / "s3" / "wine-quality" / "runs" / one.run_id
+    for spoil in (lambda: (folder / "manifest.json").unlink(), lambda: (folder / "wines.csv").write_text("else")):
+        spoil()
+        listed = list_bucket()
+        assert listed.returncode == 1
+        assert listed.stdout.splitlines()[-1] == f"push again what MLflow still has: make push RUN={one.run_id}"
+        assert push(one.run_id).returncode == 0
+        assert list_bucket().returncode == 0
+
+
+def list_bucket() -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestration.list_bucket"], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_run_that_mlflow_does_not_know_or_has_in_part_is_refused_in_one_line(store, one):
+    assert push("f" * 32).stderr == (
+        f"error: MLflow has no run {'f' * 32}. Copy its id from MLflow, or run make bucket.\n"
+    )
+    assert push("../x").stderr == "error: MLflow has no run ../x. Copy its id from MLflow, or run make bucket.\n"
+    Path(mlflow.artifacts.download_artifacts(f"runs:/{one.run_id}/wines.csv")).unlink()
+    assert push(one.run_id).stderr == (
+        f"error: run {one.run_id}: MLflow does not have its wines.csv. Train again: make run.\n"
+    )
+    MlflowClient().log_text(one.run_id, "a;b", "wines.csv")
+    model_path(one).unlink()
+    done = push(one.run_id)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "model.skops" in done.stderr
+    assert not (store.outbox / one.run_id).exists()
+
+
+def test_without_a_run_the_line_says_how_to_name_one():
+    assert push().stderr == "error: which run? Give its id, as in: make push RUN=0123456789abcdef\n"

@@ -1,0 +1,182 @@
+"""Which runs keep their files, in MLflow's store on this machine and in the bucket, and what the others say."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlparse
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from prefect.settings import PREFECT_API_URL
+from servers import prefect_server
+from versions import crown, model_path, registered, version
+
+from orchestration.bucket import bucket_of_environment
+from wine_quality import registry, retention, storage
+from wine_quality.config import Settings, settings
+from wine_quality.errors import StorageError
+from wine_quality.local_s3 import local_s3
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect(tmp_path_factory) -> Iterator[None]:
+    with prefect_server(tmp_path_factory.mktemp("prefect")):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def one_server_for_all_commands(monkeypatch) -> None:
+    """Let commands report to the server of the module, in place of one of their own each."""
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def bucket(store, set_aws) -> Iterator[object]:
+    """The laptop's own S3 server, named by the usual AWS settings."""
+    with local_s3(store) as endpoint:
+        set_aws(endpoint.url, endpoint.access_key, endpoint.secret_key)
+        yield bucket_of_environment(store)
+
+
+@pytest.fixture
+def published(store, bucket) -> Callable[[], ModelVersion]:
+    """A function that registers a version and pushes files of its run."""
+
+    def publish() -> ModelVersion:
+        one = registered(store, "mean")
+        storage.stage(store.outbox, one.run_id, {"wines.csv": b"a;b"})
+        storage.push_waiting(bucket, store.outbox)
+        return one
+
+    return publish
+
+
+def artifacts(one: ModelVersion) -> Path:
+    return Path(urlparse(mlflow.get_run(one.run_id).info.artifact_uri).path)
+
+
+def has_files(config: Settings, one: ModelVersion) -> list[bool]:
+    """Say whether a version has its model, the artifacts of its run, and its files in the bucket."""
+    return [
+        model_path(one).is_file(),
+        any(artifacts(one).glob("*")),
+        (config.local / "s3" / config.bucket / "runs" / one.run_id / "wines.csv").is_file(),
+    ]
+
+
+def delete(config: Settings, bucket: object, keep: int) -> list[int]:
+    old = retention.beyond_newest(config, keep)
+    for one in old:
+        retention.delete_files(config, bucket, one)
+    return [int(one.version) for one in old]
+
+
+def test_the_newest_and_what_is_needed_again_keep_their_files_and_the_others_say_so(store, bucket, published):
+    all_versions = [published() for _ in range(6)]
+    crown(all_versions[0])
+    registry.promote(store, "3")  # version 1 is what a rollback returns to
+    assert delete(store, bucket, keep=2) == [2, 4]
+    for one in all_versions:
+        gone = int(one.version) in (2, 4)
+        assert has_files(store, one) == [not gone] * 3, one.version
+        said = version(store, str(one.version)).tags.get(registry.FILES, "")
+        assert said.startswith("deleted on 20") == gone
+        assert mlflow.get_run(one.run_id).data.metrics, "scores stay"
+    assert registry.rollback(store) == "1"
+    assert delete(store, bucket, keep=2) == [3], "it is not needed any more, and what is gone is not deleted again"
+
+
+def test_the_challenger_keeps_its_files_however_old_it_is(store, bucket, published):
+    first = published()
+    published()
+    MlflowClient().set_registered_model_alias(first.name, registry.CHALLENGER, first.version)
+    published_last = registered(store, "mean")
+    MlflowClient().set_registered_model_alias(first.name, registry.CHALLENGER, first.version)
+    assert delete(store, bucket, keep=1) == [2]
+    assert has_files(store, first) == [True] * 3
+    assert model_path(published_last).is_file()
+
+
+def test_what_was_cut_short_is_finished_by_the_next_run(store, bucket, published, monkeypatch):
+    first = published()
+    published()
+    with monkeypatch.context() as away:
+        away.setattr(storage, "delete", fail)
+        with pytest.raises(StorageError):
+            delete(store, bucket, keep=1)
+    assert version(store, "1").tags[registry.FILES] == retention.BEGUN, "it says so before it is done"
+    assert delete(store, bucket, keep=1) == [1]
+    assert has_files(store, first) == [False] * 3
+
+
+def fail(*_: object) -> None:
+    raise StorageError("away")
+
+
+def test_a_version_without_files_is_not_taken_for_the_same_one(store, bucket, published):
+    one = published()
+    assert registry.same_recipe(store, "a recipe") is None
+    registry.note_recipe(store, str(one.version), "a recipe")
+    assert registry.same_recipe(store, "a recipe").version == one.version
+    assert registry.same_recipe(store, "another") is None
+    published()
+    delete(store, bucket, keep=1)
+    assert registry.same_recipe(store, "a recipe") is None
+
+
+def test_files_outside_of_the_home_are_left_alone(store, bucket, tmp_path, published):
+    elsewhere = tmp_path / "elsewhere"
+    experiment = mlflow.create_experiment("elsewhere", elsewhere.as_uri())
+    mlflow.set_experiment(experiment_id=experiment)
+    one = registered(store, "mean")
+    published()
+    assert delete(store, bucket, keep=1) == [1]
+    assert model_path(one).is_file()
+
+
+def test_without_any_version_there_is_nothing_to_delete(store, bucket):
+    assert delete(store, bucket, keep=1) == []
+
+
+def clean(*words: str, typed: str = "") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "tour.clean_old", *words], input=typed, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_clean_by_age_asks_and_deletes_what_is_older(store, bucket, published):
+    first, second = published(), published()
+    long_ago = datetime.now(UTC) - timedelta(days=40)
+    with closing(sqlite3.connect(store.home / "mlflow.db", isolation_level=None)) as database:
+        registered_at = int(1000 * long_ago.timestamp())
+        database.execute("UPDATE model_versions SET creation_time = ? WHERE version = 1", [registered_at])
+    assert clean("50").stdout.startswith("clean     nothing is older than ")
+    refused = clean("30", typed="no\n")
+    assert (refused.returncode, refused.stdout.splitlines()[-1][-22:]) == (1, "nothing was taken away")
+    assert has_files(store, first) == [True] * 3
+    done = clean("30", typed="yes\n")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("1 run(s) and 0 drift report(s) are older than ")
+    assert has_files(store, first) == [False] * 3
+    assert has_files(store, second) == [True] * 3
+
+
+@pytest.mark.parametrize("words", [[], ["0"], ["-1"], ["soon"], ["²"], ["1", "2"]])
+def test_an_age_that_is_none_is_refused_in_one_line(words):
+    done = clean(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: how old? Give a number of days from 1 to 36500, as in: make clean DAYS=30\n"
+
+
+def test_how_many_runs_keep_their_files_is_a_setting(monkeypatch):
+    assert settings().keep_runs == 30
+    monkeypatch.setenv("WINE_KEEP_RUNS", "5")
+    assert settings().keep_runs == 5

@@ -1,0 +1,55 @@
+"""Delete the files of training runs, and the drift reports, that are older than some days. It asks first.
+
+Run it with `python -m tour.clean_old 30`, or `make clean DAYS=30`. The files of the champion, of the version that a
+rollback returns to and of the challenger stay, and so do all parameters and scores.
+"""
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+from orchestration import prepare_home
+
+from orchestration.bucket import wine_bucket  # isort: skip  Prefect's home has been named by now
+from orchestration.show import quiet
+from tour.clean import confirmed
+from wine_quality import retention, tracking
+from wine_quality.config import Settings, settings
+from wine_quality.errors import SettingsError, exit_code
+from wine_quality.files import one_at_a_time
+
+LONGEST = 36500  # days
+
+
+def clean_old(config: Settings, moment: datetime) -> int:
+    """Count the runs and drift reports from before a moment, ask, and delete their files."""
+    with tracking.store(config), one_at_a_time(config.local / "registry.lock"):
+        old = retention.older_than(config, moment)
+        pages = [page for page in config.reports.glob("*.html") if page.stat().st_mtime < moment.timestamp()]
+        if not (old or pages):
+            print(f"clean     nothing is older than {moment:%Y-%m-%d}")
+            return 0
+        print(f"{len(old)} run(s) and {len(pages)} drift report(s) are older than {moment:%Y-%m-%d}.")
+        if not confirmed("Their files are deleted; parameters and scores stay."):
+            return 1
+        if old:
+            with wine_bucket(config) as (bucket, _):
+                for version in old:
+                    retention.delete_files(config, bucket, version)
+        for page in pages:
+            page.unlink(missing_ok=True)
+    print("clean     done")
+    return 0
+
+
+def main() -> int:
+    """Clean up after the days that the command line gives."""
+    words = sys.argv[1:]
+    if not (len(words) == 1 and words[0].isascii() and words[0].isdecimal() and 1 <= int(words[0]) <= LONGEST):
+        raise SettingsError(f"how old? Give a number of days from 1 to {LONGEST}, as in: make clean DAYS=30")
+    prepare_home()
+    quiet()
+    return clean_old(settings(), datetime.now(UTC) - timedelta(days=int(words[0])))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
