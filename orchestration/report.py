@@ -105,7 +105,7 @@ def report(
 
 def params_text(choice: Choice) -> str:
     """Return a model's parameters in words."""
-    return ", ".join(f"`{name}={value}`" for name, value in choice.params.items()) or "its usual parameters"
+    return ", ".join(f"`{name}={value}`" for name, value in choice.params.items()) or "the library's defaults"
 
 
 def gate_text(verdict: Verdict, version: str) -> str:
