@@ -13,8 +13,8 @@ def main() -> None:
     wine = data.load_wine(config)
     assert wine.source != "sample", "set WINE_DATA to a folder of real wine"
     real, made = (splits.distinct_wines(table) for table in (wine.table, data.sample("to measure").table))
-    pipeline = fit(build("extra_trees", config.seed), made)
-    own = cross_predict(build("extra_trees", config.seed), made, splits.folds(made, config.seed))
+    pipeline = fit(build("extra_trees_tuned", config.seed), made)
+    own = cross_predict(build("extra_trees_tuned", config.seed), made, splits.folds(made, config.seed))
     columns = list(MEASUREMENTS)
     means = (made.groupby("type")[columns].mean() / real.groupby("type")[columns].mean() - 1).abs()
     apart = [made[made["type"] == t][[*columns, TARGET]].corr() - real[real["type"] == t][[*columns, TARGET]].corr()

@@ -1,38 +1,47 @@
-"""Measure the search on the real distinct wines: `python -m benchmarks.search` with `WINE_DATA` set.
+"""Compare ways to search on the real distinct wines: `python -m benchmarks.search` with `WINE_DATA` set.
 
-Nested: for each of the five folds on which the reference figures were measured, a search with a seed of its own sees
-the other four alone. Its pick, and the blend of its families, are fitted on those four and score the fifth, so nothing
-is chosen on the wines that a figure is quoted on. A search with its finals and fits gets 120 CPU seconds of the whole
-process. Random search, the old tutorial's space and Optuna's TPE have the same objective and the same seconds.
+hyperopt's TPE, random search and Optuna's TPE minimise the same objective over the same space, 100 trials each, with
+five seeds. The comparison is nested: a seed stands for one of the five folds on which the reference figures were
+measured. Its searches see the other four folds only; what they pick is fitted on those four and scored on the fifth,
+so nothing is chosen on the wines that a figure is quoted on. hyperopt's TPE and random search share their first 20
+draws.
 
-Each search adds a line to `.local/search-bench.jsonl`, so that an interrupted measurement goes on. With `report` as an
-argument it only writes `results/search.json` from what is there. `make images` draws the figure of it.
+Every evaluation is stored in `.local/search-bench/<seed>.jsonl`. Searches that draw the same parameters share it, and
+an interrupted benchmark continues where it stopped. Start it in several processes to divide the work. With `report` as
+an argument it only writes `results/search.json`. `make images` draws the figure.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-from hyperopt import hp, rand, tpe
+from hyperopt import Trials, fmin, hp, rand, tpe
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import sem, t
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 from benchmarks.machine import write_results
 from wine_quality import data, splits, tuning
 from wine_quality.config import settings
+from wine_quality.errors import SearchError
 from wine_quality.journal import Journal
 from wine_quality.metrics import r2_interval, rmse_gain
 from wine_quality.models import build, cross_predict, fit, predict
 from wine_quality.schema import TARGET
-from wine_quality.tuning import Objective, Trial
+from wine_quality.tuning import Choice, Objective, Trial
 
-BUDGET, FOR_SEARCH = 120, 80  # CPU seconds: the rest is for the finals, the blend and the last fits
 REFERENCE_SEED = 42  # of the folds on which the reference figures were measured
-MARKS = [5, 10, 20, 40, 80]
+SEEDS, TRIALS, BLOCK = range(5), 100, 20  # each search gets its next 20 trials before any gets more
+MARKS = range(5, TRIALS + 1, 5)
+SCORED_MARKS = [5, 10, 20, 40, 60, 80, 100]
 OLD_SPACE = {
     "xgboost": {
         "max_depth": hp.uniformint("old.max_depth", 4, 100),
@@ -46,32 +55,73 @@ OLD_SPACE = {
 }
 
 
-def hyperopt_trials(suggest: Callable[..., Any], searched: tuning.Families) -> Callable[..., list[Trial]]:
+class CheapObjective(Objective):
+    """The objective of a search on three folds of half the wines, so that 1,500 trials take minutes and not hours."""
+
+    def __init__(self, wines: pd.DataFrame, seed: int) -> None:
+        super().__init__(wines.sample(frac=0.5, random_state=seed), seed)
+        strata = splits.merged_rare(self.wines[TARGET])
+        self.parts = list(StratifiedKFold(3, shuffle=True, random_state=seed).split(self.wines, strata))
+
+
+class Results:
+    """Values by key, stored in a journal as they are computed."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal, self.known = journal, {line["key"]: line["value"] for line in journal.lines}
+
+    def get(self, key: list[Any], compute: Callable[[], Any]) -> Any:
+        """Return the value of a key, computed only where no process has stored it yet."""
+        name = json.dumps(key, sort_keys=True)
+        if name not in self.known:
+            self.known[name] = compute()
+            self.journal.add({"key": name, "value": self.known[name]})
+        return self.known[name]
+
+
+def shared(objective: Objective, results: Results) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return an objective that evaluates each set of parameters once."""
+
+    def evaluate(drawn: dict[str, Any]) -> dict[str, Any]:
+        key = {name: tuning.plain(value) for name, value in drawn.items()}
+        return dict(results.get(["trial", key], lambda: objective(drawn)))
+
+    return evaluate
+
+
+Evaluate = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def by_hyperopt(suggest: Callable[..., Any], searched: tuning.Families) -> Callable[..., list[Trial]]:
     """Return a search by one of hyperopt's algorithms."""
-    return lambda wines, seed: tuning.search(
-        wines, 10_000, seed, searched=searched, suggest=suggest, cpu_seconds=FOR_SEARCH
-    )
+
+    def search(evaluate: Evaluate, trials: int, seed: int) -> list[Trial]:
+        done, rng = Trials(), np.random.default_rng(seed)
+        space = tuning.space_of(searched)
+        fmin(evaluate, space, suggest, trials, trials=done, rstate=rng, verbose=False, return_argmin=False)
+        return [tuning.finished(doc) for doc in done.trials]
+
+    return search
 
 
-def optuna_trials(wines: pd.DataFrame, seed: int) -> list[Trial]:
+def by_optuna(evaluate: Evaluate, trials: int, seed: int) -> list[Trial]:
     """Return a search of the same space by Optuna's TPE."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    objective, done, began = Objective(wines, seed), [], time.process_time()
-    while time.process_time() - began < FOR_SEARCH:
+    study, done = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed)), []
+    for number in range(trials):
         trial = study.ask()
-        result = objective(drawn_by_optuna(trial))
+        result = evaluate(drawn_by_optuna(trial))
         study.tell(trial, result["loss"])
-        choice = tuning.Choice(result["name"], result["params"])
-        told = {key: result[key] for key in ("error", "started", "ended", "cpu_seconds")}
-        done.append(Trial(trial.number, choice, result["loss"], **told, drawn={}))
+        told = {key: result[key] for key in ("loss", "error", "started", "ended", "cpu_seconds")}
+        done.append(Trial(number, Choice(result["name"], result["params"]), **told, drawn={}))
     return done
 
 
 def drawn_by_optuna(trial: optuna.Trial) -> dict[str, Any]:
     """Return a draw from the ranges of `MODELS`, said in Optuna's words."""
     name = trial.suggest_categorical("family", list(tuning.families()))
-    drawn = {"name": name, "features": trial.suggest_categorical(f"{name}.features", ["measured", "chemist"])}
+    fixed = {parameter: value for parameter, value in tuning.families()[name].items() if isinstance(value, float)}
+    drawn = {"name": name, "features": trial.suggest_categorical(f"{name}.features", ["measured", "chemist"]), **fixed}
     for parameter, low, high, kind in {
         "extra_trees": [("max_features", 0.2, 1.0, "tenth"), ("min_samples_split", 2, 6, "whole")],
         "xgboost": [
@@ -92,48 +142,20 @@ def drawn_by_optuna(trial: optuna.Trial) -> dict[str, Any]:
 
 
 SEARCHES = {
-    "hyperopt": hyperopt_trials(tpe.suggest, tuning.families()),
-    "random": hyperopt_trials(rand.suggest, tuning.families()),
-    "optuna": optuna_trials,
-    "old space": hyperopt_trials(tpe.suggest, OLD_SPACE),
+    "hyperopt": by_hyperopt(tpe.suggest, tuning.families()),
+    "random": by_hyperopt(rand.suggest, tuning.families()),
+    "optuna": by_optuna,
+    "old space": by_hyperopt(tpe.suggest, OLD_SPACE),
 }
 
 
-def best_so_far(trials: list[Trial]) -> list[tuple[float, Trial]]:
-    """Return each trial that was the best when it ended, with the CPU seconds spent until then."""
-    spent, found = 0.0, []
-    for trial in trials:
-        spent += trial.cpu_seconds
-        if trial.loss is not None and (not found or trial.loss < found[-1][1].loss):
-            found.append((spent, trial))
-    return found
-
-
-def scored(pipeline: Pipeline, learn: pd.DataFrame, score: pd.DataFrame) -> list[float]:
-    """Return the scores of wines by a pipeline that is fitted on others."""
-    return predict(fit(pipeline, learn), score).round(5).tolist()
-
-
-def measure(name: str, seed: int, learn: pd.DataFrame, score: pd.DataFrame) -> dict[str, Any]:
-    """Make one search on `learn` and return what its choices say of `score`, with the CPU seconds of each part."""
-    began = time.process_time()
-    trials = SEARCHES[name](learn, seed)
-    searched = time.process_time() - began
-    found = tuning.finalists(trials, learn, seed)
-    pick = scored(build(found[0].choice.name, seed, **found[0].choice.params), learn, score)
-    picked = time.process_time() - began
-    mixed = scored(tuning.blend(found, learn, seed), learn, score) if len(found) > 1 else pick
-    blended = time.process_time() - began
-    curve = [
-        {"cpu_seconds": spent, "loss": trial.loss,
-         "scores": scored(build(trial.choice.name, seed, **trial.choice.params), learn, score)}
-        for spent, trial in best_so_far(trials)
-    ]  # fmt: skip
-    return {
-        "trials": len(trials), "picked": found[0].choice.name, "params": found[0].choice.params,
-        "cpu_seconds": {"search": searched, "pick": picked, "blend": blended},
-        "pick": pick, "blend": mixed, "curve": curve,
-    }  # fmt: skip
+LABELS = {
+    "hyperopt": "hyperopt's TPE",
+    "random": "random search",
+    "optuna": "Optuna's TPE",
+    "old space": "hyperopt's TPE, old tutorial's space",
+}
+COLOURS = {"hyperopt": "#0072b2", "random": "#000000", "optuna": "#d55e00", "old space": "#cc79a7"}
 
 
 def wines_and_folds() -> tuple[pd.DataFrame, list[tuple[np.ndarray, np.ndarray]]]:
@@ -142,20 +164,61 @@ def wines_and_folds() -> tuple[pd.DataFrame, list[tuple[np.ndarray, np.ndarray]]
     return wines, splits.folds(wines, REFERENCE_SEED)
 
 
-def pooled(lines: list[dict[str, Any]], scores: Callable[[dict[str, Any]], list[float]]) -> np.ndarray:
-    """Return the score of each wine, by the search of the fold that it is in."""
+def journal_of(seed: int) -> Journal:
+    """Return the journal of a seed, opened for this process alone."""
+    return Journal(settings().local / "search-bench" / f"{seed}.jsonl")
+
+
+def scored(pipeline: Pipeline, learn: pd.DataFrame, score: pd.DataFrame) -> list[float]:
+    """Return the scores of wines by a pipeline that is fitted on others."""
+    return predict(fit(pipeline, learn), score).round(5).tolist()
+
+
+def outcome(trials: list[Trial], learn: pd.DataFrame, score: pd.DataFrame, seed: int) -> dict[str, Any]:
+    """Return the losses of a search, and what its choices predict for the fold that it never saw."""
+
+    def predicted(choice: Choice) -> list[float]:
+        return scored(build(choice.name, seed, **choice.params), learn, score)
+
+    found = tuning.finalists(trials, learn, seed)
+    bests = {mark: tuning.sized(tuning.best(trials[:mark]).choice, tuning.FINAL_TREES) for mark in SCORED_MARKS}
+    distinct = {str(choice): choice for choice in bests.values()}
+    scores = {name: predicted(choice) for name, choice in distinct.items()}
+    return {
+        "picked": found[0].choice.name, "params": found[0].choice.params,
+        "losses": [trial.loss for trial in trials],
+        "pick": predicted(found[0].choice), "blend": scored(tuning.blend(found, learn, seed), learn, score),
+        "best_so_far": {str(mark): scores[str(choice)] for mark, choice in bests.items()},
+    }  # fmt: skip
+
+
+def advance(trials: int, seed: int, name: str, conclude: bool) -> bool:
+    """Bring a search to a number of trials, or return False where another process works on the same seed."""
     wines, parts = wines_and_folds()
-    together = np.full(len(wines), np.nan)
-    for line in lines:
-        together[parts[line["fold"]][1]] = scores(line)
-    return together
+    learn, score = (wines.iloc[rows] for rows in parts[seed])
+    try:
+        with journal_of(seed) as journal:
+            results = Results(journal)
+            done = SEARCHES[name](shared(CheapObjective(learn, seed), results), trials, seed)
+            if conclude:
+                results.get(["outcome", name], lambda: outcome(done, learn, score, seed))
+    except SearchError:
+        return False
+    print(trials, seed, name, round(tuning.best(done).loss, 4), "concluded" if conclude else "", flush=True)
+    return True
 
 
-def at(line: dict[str, Any], seconds: float) -> list[float]:
-    """Return the scores of what was best when so many CPU seconds of a search were spent, or of its first trial."""
-    return [point["scores"] for point in line["curve"] if point["cpu_seconds"] <= seconds or point is line["curve"][0]][
-        -1
-    ]
+def run_all() -> None:
+    """Run all searches, block by block, and score their choices; those in our space first."""
+    blocks, jobs = range(BLOCK, TRIALS + 1, BLOCK), []
+    for names in (["hyperopt", "random", "optuna"], ["old space"]):
+        jobs += [*product(blocks, SEEDS, names, [False]), *product([TRIALS], SEEDS, names, [True])]
+    while jobs:
+        done = next((job for job in jobs if advance(*job)), None)
+        if done:
+            jobs.remove(done)
+        else:
+            time.sleep(1)
 
 
 def rmse(actual: np.ndarray, predicted: np.ndarray) -> float:
@@ -163,66 +226,150 @@ def rmse(actual: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.sqrt(np.mean((actual - predicted) ** 2)))
 
 
-def summary(lines: list[dict[str, Any]], actual: np.ndarray, usual: np.ndarray, parts: Any) -> dict[str, Any]:
+def interval(differences: np.ndarray) -> dict[str, Any]:
+    """Return the mean of a difference over the seeds with its 95 % interval (Student's t), and each seed's own."""
+    mean = float(np.mean(differences))
+    half = float(t.ppf(0.975, len(differences) - 1) * sem(differences))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "by_seed": np.round(differences, 5).tolist()}
+
+
+def lowest(outcomes: list[dict[str, Any]]) -> np.ndarray:
+    """Return the best loss so far of each search, of shape (seeds, trials)."""
+    return np.minimum.accumulate([one["losses"] for one in outcomes], axis=1)
+
+
+def lasting(holds: np.ndarray) -> int | None:
+    """Return the number of trials from which on a condition holds until the end, or None."""
+    first = len(holds) - int(np.argmin(holds[::-1])) if not holds.all() else 0
+    return first + 1 if first < len(holds) else None
+
+
+def against_random(outcomes: list[dict[str, Any]], random: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compare the best loss so far with random search's, seed by seed; below zero is better than random search."""
+    differences = lowest(outcomes) - lowest(random)
+    found = [interval(column) for column in differences.T]
+    return {
+        "ahead_from_trial": lasting(np.array([one["mean"] < 0 for one in found])),
+        "surely_ahead_from_trial": lasting(np.array([one["high"] < 0 for one in found])),
+        "loss": {str(mark): found[mark - 1] for mark in MARKS},
+    }
+
+
+def summary(
+    outcomes: list[dict[str, Any]], pooled: Callable[[list[list[float]]], np.ndarray], actual: np.ndarray, parts: Any
+) -> dict[str, Any]:
     """Return the figures of one kind of search: its pick, its blend, and its best so far at each mark."""
-    seconds = [line["cpu_seconds"]["blend"] for line in lines]
     result = {
-        "searches": len(lines),
-        "trials": [min(line["trials"] for line in lines), max(line["trials"] for line in lines)],
-        "cpu_seconds": [round(min(seconds), 1), round(max(seconds), 1)],
-        "picked": [line["picked"] for line in lines],
-        "best_so_far": {str(mark): rmse(actual, pooled(lines, lambda line: at(line, mark))) for mark in MARKS},  # noqa: B023
+        "picked": [one["picked"] for one in outcomes],
+        "best_so_far": {
+            str(mark): rmse(actual, pooled([one["best_so_far"][str(mark)] for one in outcomes]))
+            for mark in SCORED_MARKS
+        },
     }
     for what in ("pick", "blend"):
-        predicted = pooled(lines, lambda line: line[what])  # noqa: B023
-        gain, low, high = rmse_gain(actual, usual, predicted, REFERENCE_SEED)
-        by_fold = [rmse(actual[parts[line["fold"]][1]], np.array(line[what])) for line in lines]
-        result[what] = {
-            "rmse": rmse(actual, predicted), "r2": r2_interval(actual, predicted, REFERENCE_SEED),
-            "gain_over_extra_trees": [gain, low, high], "rmse_by_fold": by_fold,
-        }  # fmt: skip
+        predicted = pooled([one[what] for one in outcomes])
+        by_fold = [rmse(actual[score], predicted[score]) for _, score in parts]
+        r2 = r2_interval(actual, predicted, REFERENCE_SEED)
+        result[what] = {"rmse": rmse(actual, predicted), "r2": r2, "rmse_by_fold": by_fold}
     return result
 
 
-def report(lines: list[dict[str, Any]]) -> None:
-    """Write the results and the figure."""
+def gains(actual: np.ndarray, steps: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return by how much each step lowers the RMSE of the step before it and of the first, with 95 % intervals."""
+    names = list(steps)
+    return {
+        name: {
+            "rmse": rmse(actual, steps[name]),
+            "over_the_step_before": rmse_gain(actual, steps[before], steps[name], REFERENCE_SEED),
+            "over_library_defaults": rmse_gain(actual, steps[names[0]], steps[name], REFERENCE_SEED),
+        }
+        for before, name in pairwise(names)
+    }
+
+
+def report() -> None:
+    """Write the results."""
     wines, parts = wines_and_folds()
-    actual = wines[TARGET].to_numpy()
-    usual = cross_predict(build("extra_trees", REFERENCE_SEED), wines, parts)
-    by_name = {name: [line for line in lines if line["search"] == name] for name in SEARCHES}
-    found = {name: summary(own, actual, usual, parts) for name, own in by_name.items()}
-    write_results("search", {"wines": len(wines), "extra_trees_rmse": rmse(actual, usual), "searches": found})
+    actual, found = wines[TARGET].to_numpy(), {}
+    for seed in SEEDS:
+        with journal_of(seed) as journal:
+            known = Results(journal).known
+        for name in SEARCHES:
+            found.setdefault(name, []).append(known[json.dumps(["outcome", name])])
+
+    def pooled(by_fold: list[list[float]]) -> np.ndarray:
+        together = np.full(len(wines), np.nan)
+        for (_, score), predicted in zip(parts, by_fold, strict=True):
+            together[score] = predicted
+        return together
+
+    steps = {
+        name: cross_predict(build(name, REFERENCE_SEED), wines, parts) for name in ("extra_trees", "extra_trees_tuned")
+    }
+    steps |= {what: pooled([one[what] for one in found["hyperopt"]]) for what in ("pick", "blend")}
+    searches = {name: summary(outcomes, pooled, actual, parts) for name, outcomes in found.items()}
+    for name in SEARCHES:
+        if name != "random":
+            searches[name]["against_random"] = against_random(found[name], found["random"]) | {
+                what: interval(
+                    np.subtract(searches[name][what]["rmse_by_fold"], searches["random"][what]["rmse_by_fold"])
+                )
+                for what in ("pick", "blend")
+            }
+    write_results(
+        "search",
+        {
+            "wines": len(wines),
+            "trials": TRIALS,
+            "seeds": len(SEEDS),
+            "library_defaults_rmse": rmse(actual, steps["extra_trees"]),
+            "gains": gains(actual, steps),
+            "searches": searches,
+        },
+    )
 
 
 def drawn(results: dict[str, Any]) -> Figure:
-    """Return the figure of the results: the best so far of each search over its seconds."""
-    found = results["searches"]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for (name, result), marker in zip(found.items(), "osD^", strict=True):
-        axes.plot(MARKS, result["best_so_far"].values(), marker=marker, label=name)
-    axes.axhline(results["extra_trees_rmse"], color="grey", linestyle=":", label="extra trees, usual parameters")
-    axes.plot(BUDGET, found["hyperopt"]["blend"]["rmse"], "*", color="black", markersize=12, label="blend, hyperopt")
-    axes.set(xscale="log", xticks=[*MARKS, BUDGET], xlabel="CPU seconds", ylabel="RMSE on wines that no search saw")
-    axes.set_xticklabels([*MARKS, BUDGET])
-    axes.minorticks_off()
-    axes.set_title("The best so far: ranges and families matter more than the algorithm")
-    axes.legend()
+    """Return the figure of the results: loss against random search's, and RMSE on the fold that no search saw."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_differences(left, results["searches"])
+    draw_held_out(right, results)
     return figure
 
 
+def draw_differences(axes: Axes, searches: dict[str, Any]) -> None:
+    """Draw the best loss so far of two TPEs less that of random search: a thin line a seed, a thick one the mean."""
+    for name, colour in (("hyperopt", COLOURS["hyperopt"]), ("optuna", COLOURS["optuna"])):
+        loss = searches[name]["against_random"]["loss"]
+        trials = [int(mark) for mark in loss]
+        axes.plot(trials, [one["by_seed"] for one in loss.values()], color=colour, linewidth=0.8, alpha=0.5)
+        axes.plot(trials, [one["mean"] for one in loss.values()], color=colour, linewidth=3, label=LABELS[name])
+    axes.axhline(0, color="black", linewidth=1, label=LABELS["random"])
+    axes.axvline(20, color="grey", linestyle=":", label="hyperopt draws at random until here")
+    axes.set(xlabel="trials", ylabel="best loss so far − that of random search")
+    axes.set_title("In search: below zero is better than random\n(thin: each of five seeds, thick: their mean)")
+    axes.legend()
+
+
+def draw_held_out(axes: Axes, results: dict[str, Any]) -> None:
+    """Draw the RMSE of the best so far on the folds that no search saw, beside the models without a search."""
+    for (name, found), marker in zip(results["searches"].items(), "osD^", strict=True):
+        marks = [int(mark) for mark in found["best_so_far"]]
+        axes.plot(marks, found["best_so_far"].values(), marker=marker, color=COLOURS[name], label=LABELS[name])
+    steps = results["gains"]
+    axes.axhline(results["library_defaults_rmse"], color="grey", linestyle=":", label="extra trees, library defaults")
+    axes.axhline(steps["extra_trees_tuned"]["rmse"], color="grey", linestyle="--", label="extra trees, hand-tuned")
+    axes.plot(marks[-1], steps["blend"]["rmse"], "*", color="black", markersize=12, label="blend, hyperopt's TPE")
+    axes.set(xlabel="trials", ylabel="RMSE on the fold that no search saw")
+    axes.set_title("Out of search: the best so far, five folds pooled")
+    axes.legend(fontsize=8)
+
+
 def main() -> None:
-    wines, parts = wines_and_folds()
-    with Journal(settings().local / "search-bench.jsonl") as journal:
-        seen = {(line["search"], line["fold"]) for line in journal.lines}
-        wanted = [(name, fold) for fold in range(len(parts)) for name in SEARCHES if (name, fold) not in seen]
-        for name, fold in [] if "report" in sys.argv else wanted:
-            learn, score = parts[fold]
-            line = {"search": name, "seed": fold, "fold": fold}
-            line |= measure(name, fold, wines.iloc[learn], wines.iloc[score])
-            journal.add(line)
-            print(name, fold, line["trials"], line["picked"], line["cpu_seconds"], flush=True)
-        report(journal.lines)
+    if "report" not in sys.argv:
+        run_all()
+    report()
 
 
 if __name__ == "__main__":

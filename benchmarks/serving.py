@@ -52,9 +52,9 @@ def make_champion(config: Settings) -> pd.DataFrame:
     """Register extra trees as the champion, and return the wines that it was not fitted on."""
     wine = data.load_wine(config)
     sides = train, holdout = splits.train_holdout_split(splits.distinct_wines(wine.collection))
-    pipeline = fit(build("extra_trees", config.seed), train)
+    pipeline = fit(build("extra_trees_tuned", config.seed), train)
     with tracking.store(config):
-        run = tracking.log_run("extra_trees", pipeline, sides, wine.source, {"model": "extra_trees"})
+        run = tracking.log_run("extra_trees_tuned", pipeline, sides, wine.source, {"model": "extra_trees_tuned"})
         version = registry.register(config, run, {})
         scoring.prepare(config, version, holdout)
         registry.promote(config, version)

@@ -106,7 +106,7 @@ def report(prepared: Prepared, trained: Trained, outcome: str, links: dict[str, 
 
 def params_text(choice: Choice) -> str:
     """Return a model's parameters in words."""
-    return ", ".join(f"`{name}={value}`" for name, value in choice.params.items()) or "its usual parameters"
+    return ", ".join(f"`{name}={value}`" for name, value in choice.params.items()) or "the library's defaults"
 
 
 def gate_text(verdict: Verdict, version: str) -> str:

@@ -1,7 +1,7 @@
 """Train the wine model, from the wine to the bucket.
 
 The flow reads as the chapter does, in three subflows and an end. `prepare-data` loads the wine and checks it; each
-distinct wine goes to one side, to be trained on or to be held out. `train-models` cross-validates the usual models on
+distinct wine goes to one side, to be trained on or to be held out. `train-models` cross-validates the baselines on
 the training side, lets a short search look for a better one, fits the best and scores it once on the hold-out.
 `publish-model` tracks the run and registers the model; it becomes champion only where it beats the champion. At the end
 what the run made goes to the bucket, and a report says what happened and where to look. If a version was already made
@@ -57,7 +57,7 @@ from wine_quality.data import Wine
 from wine_quality.errors import DataError, StorageError, WineError, exit_code
 from wine_quality.files import one_at_a_time
 from wine_quality.metrics import scores
-from wine_quality.models import BASELINES, build, cross_predict, fit, predict
+from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict
 from wine_quality.reading import read_wines
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
@@ -115,7 +115,7 @@ def check_sides(train: pd.DataFrame, holdout: pd.DataFrame) -> str:
 
 @task(name="baseline", task_run_name="baseline", **kept)
 def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Cross-validate the usual models as they come, and return a row of scores for each."""
+    """Cross-validate the baselines, with library defaults and hand-tuned, and return a row of scores for each."""
     parts, rows = splits.folds(train, seed), {}
     for name in tqdm(BASELINES, desc="baseline", disable=None, leave=False):
         rows[name] = scores(train[TARGET].to_numpy(), cross_predict(build(name, seed), train, parts))
@@ -139,7 +139,7 @@ def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed:
     leaderboard = pd.concat([leaderboard, pd.DataFrame(rows, index=list(choices))]).sort_values("rmse", kind="stable")
     best = leaderboard.index[0]
     log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
-    return leaderboard, choices.get(best, Choice(best, {}))
+    return leaderboard, choices.get(best) or Choice(best, MODELS[best].params)
 
 
 @task(name="fit", task_run_name="fit {choice.name}", **uncached)

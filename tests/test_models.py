@@ -1,9 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.gaussian_process.kernels import Matern
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.svm import SVR
+from xgboost import XGBRegressor
 
 from wine_quality import data
-from wine_quality.models import MODELS, build, cross_predict, fit, predict
+from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict
 from wine_quality.preprocessing import preprocessor
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
 from wine_quality.splits import distinct_wines, folds
@@ -41,7 +46,7 @@ def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(name, some_wines):
     assert first.shape == (len(some_wines),)
 
 
-@pytest.mark.parametrize("name", ["random_forest", "extra_trees", "xgboost"])
+@pytest.mark.parametrize("name", ["random_forest", "extra_trees", "xgboost_tuned"])
 def test_another_seed_gives_another_model(name, some_wines):
     half = some_wines.iloc[::2]
     first, second = (predict(fit(build(name, seed), half), some_wines) for seed in (3, 4))
@@ -55,6 +60,31 @@ def test_every_wine_is_scored_by_a_model_that_never_saw_it(some_wines):
     assert (predicted == some_wines[TARGET]).mean() < 0.8
 
 
-def test_parameters_given_win_over_the_usual_ones():
-    assert build("extra_trees", 1, n_estimators=7)["model"].get_params()["n_estimators"] == 7
-    assert build("extra_trees", 1)["model"].get_params()["n_estimators"] == 300
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_has_its_librarys_defaults_unless_its_name_says_tuned(name):
+    model = MODELS[name]
+    tuned = model.params.keys() - {"n_jobs"}  # how many cores: it changes no prediction
+    assert bool(tuned) == name.endswith("_tuned")
+
+
+def test_each_hand_tuned_baseline_stands_beside_the_same_model_with_library_defaults():
+    tuned = [name for name in BASELINES if name.endswith("_tuned")]
+    assert tuned == ["extra_trees_tuned", "xgboost_tuned"]
+    for name in tuned:
+        plain = name.removesuffix("_tuned")
+        assert plain in BASELINES
+        assert MODELS[plain].estimator is MODELS[name].estimator
+
+
+def test_library_defaults_are_those_of_the_installed_library():
+    assert build("extra_trees", 1)["model"].get_params() == ExtraTreesRegressor(random_state=1).get_params()
+    assert build("xgboost", 1)["model"].get_params() == XGBRegressor(random_state=1, n_jobs=1).get_params()
+    assert build("svr", 1)["model"].get_params() == SVR().get_params()
+    ridge = build("kernel_ridge", 1)["model"].regressor
+    assert ridge.alpha == KernelRidge().alpha
+    assert ridge.kernel.length_scale == Matern().length_scale
+
+
+def test_parameters_given_win_over_hand_tuned_ones():
+    assert build("extra_trees_tuned", 1, n_estimators=7)["model"].get_params()["n_estimators"] == 7
+    assert build("extra_trees_tuned", 1)["model"].get_params()["n_estimators"] == 300

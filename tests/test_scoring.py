@@ -21,7 +21,14 @@ from wine_quality.schema import FEATURES, MEASUREMENTS
 from wine_quality.scoring import NO_ONNX, ONNX_SUM, columns_of, load_scorer
 from wine_quality.tracking import Tracked
 
-CONVERTED = ["decision_tree", "random_forest", "random_forest_classifier", "extra_trees_classifier", "extra_trees"]
+CONVERTED = [
+    "decision_tree",
+    "random_forest",
+    "random_forest_classifier",
+    "extra_trees_classifier",
+    "extra_trees",
+    "extra_trees_tuned",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,7 @@ def row(columns: scoring.Columns, number: int) -> scoring.Columns:
 
 @pytest.mark.parametrize("features", ["measured", "chemist"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "extra_trees" else []) for name in MODELS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "extra_trees_tuned" else []) for name in MODELS]
 )
 def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, store, asked):
     made = registered(store, name, features)
