@@ -182,7 +182,7 @@ def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_
         ("import os\nos._exit(1)", "the kernel died, perhaps for want of memory; see .*notebooks.log"),
         (
             "from wine_quality.config import settings\nfrom wine_quality.data import load_wine\nload_wine(settings())",
-            "DataError: WINE_DATA=nowhere: no folder that you may open.*",
+            "DataError: WINE_DATA=nowhere: no file or folder that you may open.*",
         ),
     ],
 )
