@@ -61,7 +61,7 @@ STEPS: dict[int, Callable[[Settings], None]] = {3: train, 4: deploy, 5: predict}
 def main() -> None:
     """Make what is missing, one thing after the other, and say what to read."""
     prepare_home()
-    chapter, config = chapter_of(sys.argv[1:]), settings()
+    chapter, config = chapter_of(sys.argv[1:], "start"), settings()
     wine = data.load_wine(config)
     print(f"wine      {len(wine.table):,} rows: {wine.why}", flush=True)
     steps = [step for first, step in STEPS.items() if chapter >= first]
