@@ -5,15 +5,9 @@ PY := $(BIN)/python
 UV := uv==0.13.9
 PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-# the checkout by a relative path: a path in letters that the locale does not know would keep Python from starting
-define IMPORTABLE
-import pathlib, sysconfig
-pathlib.Path(sysconfig.get_path("purelib"), "wine_quality.pth").write_text("../../../..\nimport wine_quality\n")
-endef
-export IMPORTABLE
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run test start check clean setup lab notebooks up deploy bucket push serve score watch replay rollback lint check-docs format images sample bench lock
+.PHONY: help run data test start check clean setup lab notebooks up deploy bucket push serve score watch replay rollback lint check-docs format images sample bench lock
 
 ## First
 
@@ -21,8 +15,12 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^## / { print "\n" substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket; a report at the end
+	@$(PY) -m wine_quality.check_data --only-mine
 	@echo "start     Prefect and MLflow take some 15 seconds to start"
 	@$(PY) -m orchestration.train
+
+data: setup ## make data WINE_DATA=folder: read and check the data, and say what there is or what is wrong
+	@$(PY) -m wine_quality.check_data
 
 test: setup ## run the tests, offline
 	@$(PY) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
@@ -41,7 +39,7 @@ setup: .venv/.ready ## create .venv and install requirements.txt into it (run an
 ## Chapters 1 and 2: training, experiment tracking
 
 lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
-	@$(BIN)/jupyter lab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 notebooks: setup ## execute all notebooks in order and keep what they show
 	@$(PY) -m notebooks.execute
@@ -110,9 +108,6 @@ lock: setup ## pin pyproject.toml anew into requirements.txt
 	[ -n "$$python" ] || $(SAY_AND_STOP); \
 	echo "Setting up .venv with $$($$python --version), once; it takes a minute or two ..."; \
 	line="error: $$python has no venv module. Install it (on Debian and Ubuntu: sudo apt install python3-venv) and run again."; \
-	$$python -m venv --clear .venv >/dev/null 2>&1 || $(SAY_AND_STOP); \
-	mkdir -p .local; line="error: packages could not be installed. Is there a network? The details are in .local/setup.log"; \
-	$(PY) -m pip install --retries 1 $(UV) >.local/setup.log 2>&1 || $(SAY_AND_STOP); \
-	$(PY) -m uv pip install --compile-bytecode --python $(PY) -r requirements.txt >>.local/setup.log 2>&1 || $(SAY_AND_STOP); \
-	$(PY) -c "$$IMPORTABLE" >>.local/setup.log 2>&1 || $(SAY_AND_STOP)
+	$$python -m venv --clear .venv >/dev/null 2>&1 || $(SAY_AND_STOP)
+	@$(PY) tour/install.py $(UV)
 	@touch $@

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from dotenv import dotenv_values
+from dotenv import dotenv_values, set_key
 
 from wine_quality import data
 from wine_quality.config import ROOT, Settings, settings
@@ -41,12 +41,13 @@ def prepare(home: Path, name: str, config: Settings) -> None:
     about = {"plan": name, "seed": config.seed, "wine": table_checksum(table)}
     path = home / "year.json"
     if path.exists():
-        if json.loads(path.read_text()) != about:
+        if json.loads(path.read_text(encoding="utf-8")) != about:
             raise DataError(f"{home}: another year was begun here, of other wine, length or seed. Take it away first.")
         return
     data.write_table(table, home / "wine")
     with whole_file(home / ".env") as part:
-        part.write_text("".join(f"{name}={value}\n" for name, value in own_settings(home, config.seed).items()))
+        for setting, value in own_settings(home, config.seed).items():
+            set_key(part, setting, value)  # a path may hold quotes and #
     with whole_file(path) as part:
         part.write_text(json.dumps(about))
 

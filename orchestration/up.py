@@ -48,7 +48,7 @@ def environment(config: Settings) -> dict[str, str]:
         "WINE_MLFLOW_PORT": str(config.mlflow_port),
         "WINE_S3_PORT": str(config.s3_port),
         "STORE": config.mlflow_uri,
-        "ARTIFACTS": str(config.home / "mlruns"),
+        "ARTIFACTS": (config.home / "mlruns").resolve().as_uri(),  # MLflow decodes %20 in a plain path
         "S3_FOLDER": str(config.local / "s3"),
     }
 

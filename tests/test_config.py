@@ -1,7 +1,18 @@
+import re
+import subprocess
+import sys
+from ast import literal_eval
+from urllib.parse import unquote
+
 import pytest
 from fastapi.encoders import jsonable_encoder
+from honcho.environ import parse_procfile
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from pydantic import ValidationError
+from sqlalchemy import create_engine
 
+from monitoring import replay
+from orchestration import up
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError
 
@@ -27,6 +38,51 @@ def test_everything_a_run_makes_lies_in_its_home(tmp_path):
     }
     assert config.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert config.predictions_uri == f"sqlite:///{tmp_path}/predictions.db"
+
+
+ODD_HOME = "a #1%20b'c\"d; $HOME é&"
+
+
+def test_databases_and_artifacts_lie_in_a_home_with_odd_letters(tmp_path, monkeypatch):
+    home = tmp_path / ODD_HOME
+    home.mkdir()
+    monkeypatch.setenv("WINE_HOME", str(home))
+    config = settings()
+    for address in (config.mlflow_uri, config.predictions_uri):
+        with create_engine(address).begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE here (id INTEGER)")
+    (tmp_path / "artifact").touch()
+    get_artifact_repository(up.environment(config)["ARTIFACTS"]).log_artifact(str(tmp_path / "artifact"))
+    assert {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == {
+        "mlflow.db",
+        "predictions.db",
+        "mlruns/artifact",
+    }
+
+
+def test_a_shell_starts_the_servers_with_the_folders_of_such_a_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("WINE_HOME", str(tmp_path / ODD_HOME))
+    config = settings()
+    for command in parse_procfile(up.PROCFILE.read_text()).processes.values():
+        printed = re.sub(r"^(.* && )?(exec )?(\S+)", f"{sys.executable} -c 'import sys; print(sys.argv[1:])'", command)
+        said = subprocess.check_output(printed, shell=True, env=up.environment(config), text=True)
+        given = [word for word in literal_eval(said) if ODD_HOME in word or ODD_HOME in unquote(word)]
+        assert set(given) <= {config.mlflow_uri, (config.home / "mlruns").as_uri(), str(config.local / "s3")}
+        assert len(given) == command.count('"$')
+
+
+def test_the_replay_reads_back_its_settings_in_such_a_home(tmp_path, few_wines):
+    home = tmp_path / ODD_HOME
+    replay.prepare(home, "short", settings(data=str(few_wines)))
+    assert replay.environment(home)["WINE_DATA"] == str(home / "wine")
+
+
+def test_a_home_that_no_database_address_can_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WINE_HOME", str(tmp_path / "why?"))
+    with pytest.raises(
+        SettingsError, match=r"^WINE_HOME=.*a path with a \? cannot be used, because .* Mend it in the "
+    ):
+        settings()
 
 
 def test_a_relative_home_counts_from_the_projects_root_wherever_the_reader_stands(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import gzip
 import shutil
 from pathlib import Path
 
@@ -177,20 +178,14 @@ def test_the_sample_is_taken_where_asked_for(made_sample):
 def test_a_source_that_is_none_is_told(name):
     shown = name.replace("\0", " ")
     assert refusal(settings(data=name)) == (
-        f"WINE_DATA={shown}: no folder that you may open, and not one of auto, uci, kaggle, sample. Mend it."
+        f"WINE_DATA={shown}: no file or folder that you may open, and not one of auto, uci, kaggle, sample. Mend it."
     )
-
-
-def test_a_file_for_a_folder_is_told(tmp_path):
-    path = tmp_path / "wine.csv"
-    path.touch()
-    assert refusal(settings(data=str(path))).startswith(f"WINE_DATA={path}: no folder that you may open")
 
 
 def test_a_folder_without_wine_is_told(tmp_path):
     assert refusal(settings(data=str(tmp_path))) == (
         f"{tmp_path}: no wine here. Put in it winequality-red.csv with winequality-white.csv or WineQuality.csv with "
-        "winequalityN.csv or train_wine_data.csv with test_wine_data.csv or wines.csv."
+        "winequalityN.csv or train_wine_data.csv with test_wine_data.csv or a table of your own."
     )
 
 
@@ -201,6 +196,46 @@ def test_a_table_of_ones_own_may_hold_one_colour_or_two(tmp_path, wines, colours
     wine = load_wine(settings(data=str(tmp_path)))
     assert wine.source == "folder"
     assert_frame_equal(wine.table.reset_index(drop=True), table.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("name", ["winequalityN.csv", "Mine.CSV", "mine.tsv", "mine.csv.gz", "mine.parquet"])
+def test_a_single_table_of_any_name_is_read_and_may_be_named_as_a_file(tmp_path, wines, name):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "README.md").write_text("not wine")
+    (folder / "scores.csv").write_text("id,score\n1,5.5\n")
+    if name.endswith("parquet"):
+        wines.to_parquet(folder / name)
+    else:
+        wines.to_csv(folder / name, index=False)
+    for data_setting in (folder, folder / name):
+        wine = load_wine(settings(data=str(data_setting)))
+        assert (wine.source, wine.why, wine.pair) == ("folder", f"the file {folder / name}", None)
+        assert_frame_equal(wine.table.reset_index(drop=True), wines)
+    assert load_pair(settings(data=str(folder / name)))[2].startswith("a pair built as Kaggle's was, from the file ")
+
+
+def test_two_tables_in_a_folder_are_refused_by_name(tmp_path, wines):
+    for name in ("one.csv", "two.csv"):
+        wines.to_csv(tmp_path / name, index=False)
+    assert refusal(settings(data=str(tmp_path))) == (
+        f"{tmp_path}: more than one table of wine: one.csv and two.csv. Name one of them: WINE_DATA={tmp_path}/one.csv."
+    )
+
+
+def test_a_single_file_that_lacks_a_column_is_told_with_it(tmp_path, wines):
+    wines.drop(columns="pH").to_csv(tmp_path / "mine.csv", index=False)
+    assert refusal(settings(data=str(tmp_path))) == (
+        f"{tmp_path}/mine.csv: 1 problem: row 1, columns missing: pH. Mend the file and run again."
+    )
+
+
+def test_the_uci_pair_may_be_packed(tmp_path, wines, write_uci):
+    folder = write_uci(tmp_path / "mine", wines)
+    for path in list(folder.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert_frame_equal(load_wine(settings(data=str(folder))).table, wines)
 
 
 def test_a_pair_goes_before_a_table_of_ones_own(tmp_path, wines, write_uci):

@@ -119,7 +119,13 @@ def test_exercises_have_a_cell_for_the_answer_and_a_folded_solution_that_judges_
         assert answer.source.startswith(f"answer_{number} = None  # ")
         assert solution.metadata["jupyter"] == {"source_hidden": True}
         assert f"solution_{number} = " in solution.source
-        assert re.search(r"^ *assert ", solution.source, re.MULTILINE)
+        judged = re.search(
+            rf"^check_(answer|function)\(answer_{number}, solution_{number}, .+\)$", solution.source, re.M
+        )
+        assert judged
+        within = re.search(r", within=([\d.]+)\)$", judged[0])
+        if re.search(r"# a (number|share)", answer.source):
+            assert answer.source.endswith(f", right to within {within[1]}" if within else ", exactly")
         assert list(texts(solution)) == ["no answer yet\n"]
 
 

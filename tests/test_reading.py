@@ -1,3 +1,4 @@
+import gzip
 import os
 import re
 from pathlib import Path
@@ -40,6 +41,21 @@ def refusal(path: Path, content: str | bytes, wine_type: str | None = None) -> s
         "capital letters": GOOD.upper().replace("E-", "e-"),
         "an unnamed index": f",{HEADER}\n0,{RED}\n1,{WHITE}\n",
         "a named index": f"{HEADER},Unnamed: 0\n{RED},0\n{WHITE},1\n",
+        "tabs": GOOD.replace(",", "\t"),
+        "Excel's line before the header": f"sep=;\n{GOOD.replace(',', ';')}",
+        "that line in quotes, with commas": f'"SEP=,"\r\n{GOOD}',
+        "dots in names, as R writes them": f"{HEADER.replace('_', '.')}\n{RED}\n{WHITE}\n",
+        "hyphens in names": GOOD.replace("_", "-"),
+        "decimal commas": GOOD.replace(",", ";").replace(".", ","),
+        "decimal commas and tabs": GOOD.replace(",", "\t").replace(".", ","),
+        "decimal commas in quotes": re.sub(r"\d+\.\d+", lambda cell: f'"{cell[0].replace(".", ",")}"', GOOD),
+        "color": GOOD.replace("type", "color", 1),
+        "colour": GOOD.replace("type", "Colour", 1),
+        **{
+            f"an index called {name or 'nothing'}": f"{name},{HEADER}\n1,{RED}\n2,{WHITE}\n"
+            for name in ("", "Id", "ID", "X", "X.1", "Unnamed: 0.1", "...1", "index", "__index_level_0__")
+        },
+        "rows of separators alone": f"{GOOD}{',' * 12}\n , ,\n,\n",
         "quotes": re.sub(r"[^,\n]+", r'"\g<0>"', GOOD),
         "spaces around cells": GOOD.replace(",", " , "),
         "lines as on Windows": GOOD.replace("\n", "\r\n"),
@@ -52,7 +68,80 @@ def refusal(path: Path, content: str | bytes, wine_type: str | None = None) -> s
 def test_every_spelling_reads_as_the_same_table(path, wines, spelling):
     path.write_bytes(spelling[1].encode())
     expected = wines.iloc[[0, 3]].set_axis([2, 3])
-    assert_frame_equal(read_wines(path), expected)
+    with_excel = spelling[1].lower().lstrip('"').startswith("sep=")
+    assert_frame_equal(read_wines(path), expected.set_axis([3, 4]) if with_excel else expected)
+
+
+def test_a_packed_file_reads_as_the_same_table(tmp_path, wines):
+    path = tmp_path / "wine.csv.gz"
+    path.write_bytes(gzip.compress(GOOD.encode()))
+    assert_frame_equal(read_wines(path), wines.iloc[[0, 3]].set_axis([2, 3]))
+
+
+@pytest.mark.parametrize("spoil", [lambda packed: packed[:-20], lambda packed: b"red" + packed, lambda _: b""])
+def test_a_packed_file_that_is_not_whole_is_refused(tmp_path, spoil):
+    path = tmp_path / "wine.csv.gz"
+    path.write_bytes(spoil(gzip.compress(GOOD.encode())))
+    with pytest.raises(DataError, match=r"wine\.csv\.gz: (not a whole gzip file|the file is empty)\. Get it again\.$"):
+        read_wines(path)
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda wines: wines,
+        lambda wines: wines.set_axis([9, 4, 7, 1, 3, 2]),
+        lambda wines: wines.astype(str),
+        lambda wines: wines.rename(columns={"type": "color", "fixed_acidity": "fixed.acidity"}),
+        lambda wines: wines.astype({"type": "category"}).assign(type=wines["type"].str.upper()),
+    ],
+    ids=["tidy", "with an index", "text", "other names", "a category in capitals"],
+)
+def test_a_parquet_file_reads_as_the_same_table(tmp_path, wines, spell):
+    spell(wines).to_parquet(tmp_path / "wine.parquet")
+    assert_frame_equal(read_wines(tmp_path / "wine.parquet"), wines.set_axis(range(1, 7)))
+
+
+def test_a_bad_parquet_file_is_told_with_its_row_and_column(tmp_path, wines):
+    path = tmp_path / "wine.parquet"
+    wines.assign(pH=[3, 3, 3, 3, 31, 3.0]).to_parquet(path)
+    with pytest.raises(DataError, match=r"1 problem: row 5, pH: 31\.0 is not 2 to 5 pH"):
+        read_wines(path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        read_wines(path)
+    path.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        read_wines(path)
+
+
+def test_commas_beside_decimal_points_may_mean_thousands_and_are_refused(path):
+    table = f"{HEADER}\n{RED}\n{WHITE}\n".replace(",", ";").replace("0.9968", "0,9968")
+    assert refusal(path, table) == ("1 problem: row 2, density: '0,9968' is not a number. Mend the file and run again.")
+
+
+def test_type_and_color_together_are_refused_by_name(path):
+    table = f"{HEADER},color\n{RED},red\n{WHITE},white\n"
+    assert "row 1, columns repeated: type ('type', 'color')" in refusal(path, table)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("type", "is_red"), ("red,", "1,"), ("red,", "0,"), (",5\n", ",good\n"), ("type", "style")]
+)
+def test_what_would_be_a_guess_is_refused(path, old, new):
+    assert "problem" in refusal(path, GOOD.replace(old, new))
+
+
+def test_a_merge_conflict_is_told_with_its_row(path):
+    conflict = f"{HEADER}\n{RED}\n<<<<<<< HEAD\n{WHITE}\n=======\n{RED}\n>>>>>>> theirs\n"
+    told = "a merge conflict of git. Resolve it and run again."
+    assert refusal(path, conflict) == f"row 3: {told}"
+    assert refusal(path, conflict.partition("\n")[2].partition("\n")[2]) == f"row 1: {told}"
+
+
+def test_a_git_lfs_pointer_is_told(path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    assert refusal(path, pointer) == "a Git LFS pointer, not the file itself. Get the file: git lfs pull."
 
 
 def test_a_file_of_one_colour_needs_no_type(path, wines, write_uci):
@@ -61,7 +150,9 @@ def test_a_file_of_one_colour_needs_no_type(path, wines, write_uci):
     assert_frame_equal(read.reset_index(drop=True), wines.iloc[:3])
 
 
-@pytest.mark.parametrize("null", ["", " ", "NA", "NaN", "nan", "null"])
+@pytest.mark.parametrize(
+    "null", ["", " ", "NA", "NaN", "nan", "null", "NULL", "None", "N/A", "n/a", "#N/A", "<NA>", r"\N"]
+)
 def test_a_measurement_may_be_missing_in_any_spelling(path, null):
     path.write_text(GOOD.replace("3.45", null))
     assert read_wines(path)["pH"].isna().tolist() == [True, False]
@@ -83,9 +174,6 @@ def test_the_index_of_the_table_is_the_line_in_the_file(path):
             "\n<!DOCTYPE html><html><body>404, not found</body></html>",
             "a web page, not a CSV file. The download went wrong: get it again.",
             id="HTML",
-        ),
-        pytest.param(
-            GOOD.replace(",", "\t"), "columns stand apart by a tab. Save the file with ';' or ','.", id="tabs"
         ),
         pytest.param(GOOD.replace(",", "|"), "columns stand apart by a bar. Save the file with ';' or ','.", id="bars"),
         pytest.param(
@@ -126,9 +214,15 @@ def test_a_file_that_is_no_table_of_wine_is_refused(path, content, line):
             id="missing column",
         ),
         pytest.param(
-            f"{HEADER},ph\n{RED},3\n{WHITE},3\n", "row 1, columns repeated: pH", id="column repeated in another case"
+            f"{HEADER},ph\n{RED},3\n{WHITE},3\n",
+            "row 1, columns repeated: pH ('pH', 'ph')",
+            id="column repeated in another case",
         ),
-        pytest.param(f"{HEADER},type\n{RED},red\n{WHITE},red\n", "row 1, columns repeated: type", id="repeated type"),
+        pytest.param(
+            f"{HEADER},type\n{RED},red\n{WHITE},red\n",
+            "row 1, columns repeated: type ('type', 'type')",
+            id="repeated type",
+        ),
         pytest.param(
             f"{HEADER},vintage\n{RED},2009\n{WHITE},2009\n", "row 1, columns unknown: 'vintage'", id="unknown column"
         ),

@@ -1,10 +1,12 @@
 """The help on the way: begin anywhere, see how far you are, clean up; each as a reader would call it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 from servers import processes_at
 
@@ -31,15 +33,17 @@ def command(*words: str, typed: str = "", **environment: str) -> subprocess.Comp
 
 @pytest.mark.parametrize("words", [[], ["0"], ["6"], ["three"], ["3", "4"], ["-1"], ["²"]])
 def test_a_chapter_that_is_none_is_told(words):
-    with pytest.raises(SettingsError, match="Say a number from 1 to 5, as in: make check CH=3"):
-        chapter_of(words)
+    typed = " ".join(["make start", *(f"CH={word}" for word in words)])
+    with pytest.raises(SettingsError) as caught:
+        chapter_of(words, "start")
+    assert str(caught.value) == f"{typed}: which chapter? Give a number from 1 to 5, as in: make start CH=3"
 
 
 def test_from_nothing_to_the_last_chapter_and_what_is_left_to_do_there(tmp_path, few_wines):
     ports = {f"WINE_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
     own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path), **ports}
     first = command("tour.check", "4", **own)
-    assert first.returncode == 1
+    assert (first.returncode, first.stderr) == (0, "")
     assert "missing   champion: none" in first.stdout
     assert first.stdout.endswith("next      make run\n")
     started = command("tour.start", "5", **own)
@@ -68,9 +72,40 @@ def test_the_first_chapters_are_looked_at_without_a_server(tmp_path, few_wines):
     own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path)}
     for chapter, missing in (("1", "models of notebook 2: none"), ("2", "runs in MLflow: 0"), ("5", "the year, lived")):
         done = command("tour.check", chapter, **own)
-        assert done.returncode == 1
+        assert (done.returncode, done.stderr) == (0, "")
         assert f"missing   {missing}" in done.stdout
-        assert done.stderr == ""
+
+
+def test_what_comes_with_the_checkout_is_not_taken_for_what_the_reader_did(tmp_path, few_wines):
+    shutil.copytree(ROOT / "images", tmp_path / "images")
+    own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path)}
+    assert "missing   the figure of notebook 3" in command("tour.check", "1", **own).stdout
+    (tmp_path / ".local" / "three-worlds.png").touch()
+    assert "done      the figure of notebook 3" in command("tour.check", "1", **own).stdout
+
+
+def test_a_run_of_make_run_is_not_taken_for_those_of_notebook_4(store):
+    with mlflow.start_run(run_name="svr-2026-01-02-030405"):
+        pass
+    assert "runs in MLflow: 1" in {found.what for found in check.experiment_tracking(store) if not found.there}
+    with mlflow.start_run(run_name="first-forest"):
+        pass
+    assert "runs in MLflow: 2" in {found.what for found in check.experiment_tracking(store) if found.there}
+
+
+@pytest.mark.parametrize("target", ["check", "start"])
+def test_make_names_the_command_as_it_was_typed(target):
+    done = subprocess.run(["make", target, "CH=abc"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stderr.splitlines()[0] == (
+        f"error: make {target} CH=abc: which chapter? Give a number from 1 to 5, as in: make {target} CH=3"
+    )
+
+
+def test_make_calls_nothing_an_error_where_something_is_missing(tmp_path, few_wines):
+    own = {**os.environ, "WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path)}
+    done = subprocess.run(["make", "check", "CH=1"], cwd=ROOT, env=own, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "missing   " in done.stdout
 
 
 def test_every_chapter_has_its_check_and_its_page():

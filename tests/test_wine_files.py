@@ -91,6 +91,11 @@ def as_csv(wines: pd.DataFrame, **kwargs) -> str:
             wines.rename(columns=lambda name: name.replace("_", " "))
         ).upper(),
         "an index column": pd.DataFrame.to_csv,
+        "tabs": lambda wines: as_csv(wines, sep="\t"),
+        "decimal commas": lambda wines: as_csv(wines, sep=";", decimal=","),
+        "names of other tools": lambda wines: as_csv(
+            wines.rename(columns=lambda name: "colour" if name == "type" else name.replace("_", "."))
+        ),
         "columns in another order": lambda wines: as_csv(wines[FEATURES[::-1]]),
         "Parquet": lambda wines: wines,
         "Parquet with an index": lambda wines: wines.set_axis([9, 4, 7, 1, 3, 2]),

@@ -11,8 +11,8 @@ CHAPTERS = {  # and the folder of each
 }
 
 
-def chapter_of(words: list[str]) -> int:
-    """Return the chapter that a command line names.
+def chapter_of(words: list[str], command: str) -> int:
+    """Return the chapter that the words after a command name; `command` is what `make` calls it.
 
     Raises
     ------
@@ -21,4 +21,5 @@ def chapter_of(words: list[str]) -> int:
     """
     if len(words) == 1 and words[0].isdecimal() and int(words[0]) in CHAPTERS:
         return int(words[0])
-    raise SettingsError(f"which chapter? Say a number from 1 to {max(CHAPTERS)}, as in: make check CH=3")
+    asked = f"make {command}" + "".join(f" CH={word}" for word in words)
+    raise SettingsError(f"{asked}: which chapter? Give a number from 1 to {max(CHAPTERS)}, as in: make {command} CH=3")

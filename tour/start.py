@@ -63,7 +63,7 @@ STEPS: dict[int, Callable[[Settings], None]] = {3: train, 4: deploy, 5: predict}
 def main() -> None:
     """Make what is missing, one thing after the other, and say what to read."""
     prepare_home()
-    chapter, config = chapter_of(sys.argv[1:]), settings()
+    chapter, config = chapter_of(sys.argv[1:], "start"), settings()
     if url := os.environ.get("PREFECT_API_URL"):
         assert_answers(url)
     wine = data.load_wine(config)

@@ -18,6 +18,14 @@ from wine_quality.errors import SettingsError
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def usable_home(path: Path) -> Path:
+    """Return a folder counted from the project's root, or refuse one that no database address can hold."""
+    home = ROOT / path
+    if "?" in str(home.resolve()):  # SQLAlchemy, and so MLflow and Prefect, ends the path of a SQLite file there
+        raise ValueError("a path with a ? cannot be used, because the address of a database ends there")
+    return home
+
+
 class Settings(BaseSettings):
     """The settings of one run.
 
@@ -30,7 +38,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True)
 
-    home: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = ROOT
+    home: Annotated[Path, AfterValidator(usable_home)] = Field(default=ROOT, validate_default=True)
     data: str = "auto"
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
     trials: int = Field(default=50, ge=1, le=500)

@@ -1,9 +1,10 @@
 """Where wine comes from: UCI, Kaggle, a folder of yours, or the committed sample.
 
 The one setting is `WINE_DATA`: `auto` (the default: a kept download, else UCI, else the sample), `uci`, `kaggle`,
-`sample`, or a folder, counted from the project's root. A folder holds the UCI pair (`winequality-red.csv`,
+`sample`, or a file or folder, counted from the project's root. A folder holds the UCI pair (`winequality-red.csv`,
 `winequality-white.csv`), the Kaggle pair (`WineQuality.csv`, `winequalityN.csv`, or `train_wine_data.csv`,
-`test_wine_data.csv`), or both; or else a table of your own, `wines.csv`, of one colour or two.
+`test_wine_data.csv`), or both; or else a table of your own, of one colour or two: `wines.csv`, or whatever single file
+has all columns.
 """
 
 import hashlib
@@ -18,8 +19,8 @@ from wine_quality import download
 from wine_quality.config import ROOT, Settings
 from wine_quality.errors import DataError, DownloadError
 from wine_quality.files import whole_file
-from wine_quality.reading import read_wines
-from wine_quality.schema import MEASUREMENTS, TYPES
+from wine_quality.reading import TABLE_ENDINGS, column_names, read_wines
+from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES
 
 SAMPLE = ROOT / "wine_data" / "sample"
 UCI_PAIR = ("winequality-red.csv", "winequality-white.csv")
@@ -83,25 +84,36 @@ def load_wine(config: Settings) -> Wine:
         return read_folder(download.kaggle(config), "kaggle", "the two Kaggle sets")
     if config.data == "sample":
         return sample("asked for by WINE_DATA=sample")
-    folder = own_folder(config)
-    return read_folder(folder, "folder", f"the files in {folder}")
+    path = own_path(config)
+    if path.is_dir():
+        return read_folder(path, "folder", f"the files in {path}")
+    return own_table(path)
 
 
-def own_folder(config: Settings) -> Path:
-    """Return the folder that `config.data` names, or say that there is none."""
+def own_path(config: Settings) -> Path:
+    """Return the file or folder that `config.data` names, or say that there is none."""
     with suppress(OSError, RuntimeError, ValueError):  # no permission, too long, a home of no one, a null character
-        folder = ROOT / Path(config.data).expanduser()
-        if folder.is_dir():
-            return folder
+        path = ROOT / Path(config.data).expanduser()
+        if path.exists():
+            return path
     raise DataError(
-        f"WINE_DATA={config.data}: no folder that you may open, and not one of {', '.join(SOURCES)}. Mend it."
+        f"WINE_DATA={config.data}: no file or folder that you may open, and not one of {', '.join(SOURCES)}. Mend it."
     )
 
 
+def own_table(path: Path) -> Wine:
+    """Read one table of your own, of one colour or two."""
+    return Wine(read_wines(path, both_types=False), "folder", f"the file {path}")
+
+
 def files_in(folder: Path) -> dict[str, Path]:
-    """Return what is in a folder by its name in small letters; where two names differ in case alone, the tidier one."""
+    """Return what is in a folder by its name in small letters, without `.gz`.
+
+    Where two names differ in case alone, it is the tidier one; where one of them is packed, the other.
+    """
     try:
-        return {path.name.lower(): path for path in sorted(folder.iterdir())}
+        paths = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".gz", path.name))
+        return {path.name.lower().removesuffix(".gz"): path for path in paths}
     except PermissionError:
         raise DataError(f"{folder}: you may not open it. Give yourself permission (chmod u+rx).") from None
     except OSError as error:
@@ -125,7 +137,13 @@ def sample(reason: str) -> Wine:
 
 
 def read_folder(folder: Path, source: str, why: str) -> Wine:
-    """Read the UCI pair of a folder where there is one, else its Kaggle pair, else its table of wines."""
+    """Read the UCI pair of a folder where there is one, else its Kaggle pair, else its one table of wines.
+
+    Raises
+    ------
+    DataError
+        There is none of these, or more than one table and so none to choose; or a file is not the wine it should be.
+    """
     names = files_in(folder)
     uci = [names.get(name) for name in UCI_PAIR]
     if all(uci):
@@ -138,13 +156,35 @@ def read_folder(folder: Path, source: str, why: str) -> Wine:
         train, validation = (read_wines(path) for path in pair)
         table = pd.concat([train, validation], ignore_index=True)
         return Wine(table, source, why, pair=(train, validation))
-    if OWN_TABLE in names:
-        return Wine(read_wines(names[OWN_TABLE], both_types=False), source, why)
+    if table := single_table(folder, names):
+        return own_table(table)
     if any(uci):
         missing = UCI_PAIR[0] if uci[1] else UCI_PAIR[1]
         raise DataError(f"{folder}: {missing} is missing, and the model needs both colours. Put it there.")
-    wanted = " or ".join([*(" with ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS)), OWN_TABLE])
+    wanted = " or ".join([*(" with ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS)), "a table of your own"])
     raise DataError(f"{folder}: no wine here. Put in it {wanted}.")
+
+
+def single_table(folder: Path, names: dict[str, Path]) -> Path | None:
+    """Return the one table of your own in a folder: `wines.csv`, else the one with all columns, else the only one."""
+    if OWN_TABLE in names:
+        return names[OWN_TABLE]
+    tables = {name: path for name, path in names.items() if name.endswith(TABLE_ENDINGS)}
+    complete = [path for path in tables.values() if is_complete(path)]
+    if len(complete) > 1:
+        listed = " and ".join(sorted(path.name for path in complete))
+        raise DataError(f"{folder}: more than one table of wine: {listed}. Name one of them: WINE_DATA={complete[0]}.")
+    if not complete and len(tables) == 1:
+        complete = [path for name, path in tables.items() if name not in UCI_PAIR]
+    return complete[0] if complete else None
+
+
+def is_complete(path: Path) -> bool:
+    """Say whether a file is a table that has all columns."""
+    try:
+        return set(COLUMNS) <= column_names(path)
+    except DataError:
+        return False
 
 
 def write_table(wines: pd.DataFrame, folder: Path) -> None:
@@ -166,8 +206,8 @@ def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
     The real ones where the source holds a Kaggle pair; else built from its wines by `kaggle_pair`.
     """
-    folder = None if config.data in SOURCES else own_folder(config)
-    if folder and (pair := kaggle_files(files_in(folder))):
+    path = None if config.data in SOURCES else own_path(config)
+    if path and path.is_dir() and (pair := kaggle_files(files_in(path))):
         return *(read_wines(path) for path in pair), "the real Kaggle pair"
     wine = load_wine(config)
     if wine.pair:

@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import kagglehub
 import pooch
 import requests
 from tqdm import tqdm
@@ -94,6 +93,8 @@ def kaggle(config: Settings) -> Path:
 
 def download_kaggle(folder: Path) -> None:
     """Download both sets into `folder` with Kaggle's own client."""
+    import kagglehub  # a second to import, for a source that few ask for
+
     for handle, name in KAGGLE_SETS.items():
         try:
             kagglehub.dataset_download(handle, path=name, output_dir=str(folder))

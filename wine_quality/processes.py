@@ -88,4 +88,4 @@ def comes_up(server: subprocess.Popen, port: int, seconds: float) -> bool:
 
 def last_line(log: Path) -> str:
     """Return the last line of what a process has said."""
-    return (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]

@@ -1,26 +1,43 @@
-"""Read one CSV file of wine into the tidy table, whatever spelling it came in."""
+"""Read one table of wine, CSV or Parquet, into the tidy table, whatever spelling it came in.
+
+Spellings that can mean only one thing are accepted: of column names, null marks, separators and decimal commas. Those
+whose meaning would be a guess (`is_red`, a type of 0 or 1) are refused. `wine_files` reads batches by the same rules.
+"""
 
 import csv
+import gzip
+import io
+import re
 import reprlib
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
-from itertools import chain, repeat
+from contextlib import contextmanager
+from itertools import chain, count, repeat
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from wine_quality.errors import DataError
 from wine_quality.schema import COLUMNS, TYPES, Problems, check_wines
 
-TIDY_NAMES = {name.lower(): name for name in COLUMNS}
-INDEX_NAMES = {"", "unnamed:_0", "index"}
-NULLS = {"", "NA", "NaN", "nan", "null"}
+PARQUET = ".parquet"
+TABLE_ENDINGS = (".csv", ".tsv", PARQUET)  # of files that may hold a table
+TIDY_NAMES = {name.lower(): name for name in COLUMNS} | {"color": "type", "colour": "type"}
+# pandas, R, readr and Parquet each name an index column in their own way
+INDEX_NAMES = re.compile(r"|index|id|x(_\d+)?|unnamed.*|_\d+|_index_level_\d+_")
+NULLS = {"", "na", "nan", "null", "none", "n/a", "#n/a", "<na>", r"\n"}
+DECIMAL_COMMA = r"^([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)$"
 LONGEST_LINE = 1_000_000  # letters: a line without an end would fill the memory
 SEPARATORS = {";": "semicolon", ",": "comma", "\t": "tab", "|": "bar"}
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # what Excel puts above the header
 
 
 def read_wines(path: Path, wine_type: str | None = None, both_types: bool = True) -> pd.DataFrame:
-    """Read a CSV file of wine: `;` or `,`, names with spaces or underscores in any case, an index column or none.
+    """Read a table of wine: a CSV, packed by gzip or not, or Parquet, in any spelling that can mean only one thing.
 
     Parameters
     ----------
@@ -34,75 +51,127 @@ def read_wines(path: Path, wine_type: str | None = None, both_types: bool = True
     Returns
     -------
     DataFrame of shape (n wines, 13)
-        The tidy table of `schema.check_wines`. Its index is the wine's line in the file (the header is line 1).
+        The tidy table of `schema.check_wines`. Its index is the wine's line in the file (the header is line 1); in
+        Parquet the first wine is row 1.
 
     Raises
     ------
     DataError
         One line with the file and all that is wrong with it.
     """
+    rows, ragged = parquet_table(path) if path.suffix.lower() == PARQUET else csv_table(path)
+    if not len(rows) and not ragged:
+        raise DataError(f"{path}: a header and no wines. Get the file again.")
+    table = tidy_columns(rows, wine_type)
+    found = ragged | repeated_columns(rows.columns, COLUMNS) | type_problems(table, wine_type, both_types)
+    return check_wines(table, str(path), found=found)
+
+
+def column_names(path: Path) -> set[str]:
+    """Return the tidy names of the columns of a table, reading no more of its file than that takes.
+
+    Raises
+    ------
+    DataError
+        The file is no table.
+    """
+    if path.suffix.lower() == PARQUET:
+        with opened(path) as file, parquet_errors_told(path):
+            return {tidy_name(name) for name in pq.read_schema(file).names}
+    _, rows = csv_rows(path)
+    _, header = next(rows)
+    return {tidy_name(name) for name in header}
+
+
+def csv_table(path: Path) -> tuple[pd.DataFrame, Problems]:
+    """Return what `as_table` makes of a CSV."""
     _, rows = csv_rows(path)
     (_, header), *body = rows
-    if not body:
-        raise DataError(f"{path}: a header and no wines. Get the file again.")
-    table, ragged = as_table(header, body)
-    table = tidy_columns(table, wine_type)
-    return check_wines(table, str(path), found=ragged | type_problems(table, wine_type, both_types))
+    return as_table(header, body)
 
 
 def csv_rows(path: Path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
-    """Return the separator of a CSV, `;` or `,`, and its rows that are not blank: the header first, each with its line.
+    """Return the separator of a CSV and its rows that are not blank: the header first, each with its line.
 
     The file is read as far as rows are asked for.
     """
     lines = text_lines(path)
-    before, header = next(((number, line) for number, line in enumerate(lines) if line.strip()), (0, ""))
-    if not header:
-        raise DataError(f"{path}: the file is empty. Get it again.")
-    if header.lstrip().startswith("<"):
-        raise DataError(f"{path}: a web page, not a CSV file. The download went wrong: get it again.")
-    separator = found_separator(header, path)
+    before, header = first_line(lines, path)
+    separator = None
+    if said := SEPARATOR_LINE.fullmatch(header.strip("\r\n")):
+        separator = said[1]
+        blank, header = first_line(lines, path)
+        before += 1 + blank
+    separator = known_separator(separator or max(SEPARATORS, key=header.count), header, path)
     return separator, numbered_rows(chain(repeat("\n", before), [header], lines), separator, path)
 
 
+def first_line(lines: Iterator[str], path: Path) -> tuple[int, str]:
+    """Return the next line that is not blank, and how many blank ones precede it."""
+    before, line = next(((number, line) for number, line in enumerate(lines) if line.strip()), (0, ""))
+    if not line:
+        raise DataError(f"{path}: the file is empty. Get it again.")
+    if line.lstrip().startswith("<"):
+        raise DataError(f"{path}: a web page, not a CSV file. The download went wrong: get it again.")
+    if line.startswith("version https://git-lfs"):
+        raise DataError(f"{path}: a Git LFS pointer, not the file itself. Get the file: git lfs pull.")
+    return before, line
+
+
 def text_lines(path: Path) -> Iterator[str]:
-    """Yield each line of a text file, or say why it cannot be a CSV."""
+    """Yield each line of a text file, packed by gzip or not, or say why it cannot be a CSV."""
+    with opened(path) as file:
+        plain = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
+        text = io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")
+        for number in count(1):
+            line = text.readline(LONGEST_LINE)
+            if not line:
+                return
+            if "\0" in line:
+                raise UnicodeError
+            if len(line) == LONGEST_LINE:
+                raise DataError(f"{path}: a line of a million letters or more. Give a CSV with a row a wine.")
+            if line.startswith(("<<<<<<< ", ">>>>>>> ")):
+                raise DataError(f"{path}: row {number}: a merge conflict of git. Resolve it and run again.")
+            yield line
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to read, and turn what is wrong with it into a line that names it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe or a device may never end
             raise DataError(f"{path}: a folder or a device, not a file. Give the CSV file itself.")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            while line := file.readline(LONGEST_LINE):
-                if "\0" in line:
-                    raise UnicodeError
-                if len(line) == LONGEST_LINE:
-                    raise DataError(f"{path}: a line of a million letters or more. Give a CSV with a row a wine.")
-                yield line
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the name, or set WINE_DATA to another source.") from None
     except PermissionError:
         raise DataError(f"{path}: you may not read it. Give yourself read permission (chmod u+r).") from None
     except UnicodeError:
         raise DataError(f"{path}: not a text file. Give the CSV itself, unpacked and saved as UTF-8.") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise DataError(f"{path}: not a whole gzip file. Get it again.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Give another file.") from None
 
 
-def found_separator(header: str, path: Path) -> str:
-    """Return the separator of the header, `;` or `,`."""
-    separator = max(SEPARATORS, key=header.count)
+def known_separator(separator: str, header: str, path: Path) -> str:
+    """Return the separator of a CSV where it is one that is read here."""
     if not header.count(separator):
         raise DataError(f"{path}: row 1 has no separator. The file must be a CSV with ';' or ',' between columns.")
-    if separator not in ";,":
-        raise DataError(f"{path}: columns stand apart by a {SEPARATORS[separator]}. Save the file with ';' or ','.")
+    if separator not in ";,\t":
+        name = SEPARATORS.get(separator, separator)
+        raise DataError(f"{path}: columns stand apart by a {name}. Save the file with ';' or ','.")
     return separator
 
 
 def numbered_rows(lines: Iterable[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row of the CSV that is not blank, with the line it ends on."""
+    """Yield each row of the CSV that has more than separators, with the line it ends on."""
     reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
         for row in reader:
-            if row:
+            if any(map(str.strip, row)):
                 yield reader.line_num, row
     except csv.Error as error:
         raise DataError(
@@ -121,27 +190,87 @@ def as_table(header: list[str], body: list[tuple[int, list[str]]]) -> tuple[pd.D
     return pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="str"), ragged
 
 
+def parquet_table(path: Path) -> tuple[pd.DataFrame, Problems]:
+    """Return the rows of a Parquet file as `as_table` does, the first being row 1."""
+    with opened(path) as file, parquet_errors_told(path):
+        table = pq.ParquetFile(file).read()
+    return parquet_rows(table, range(1, len(table) + 1)), {}
+
+
+def parquet_rows(chunk: pa.Table | pa.RecordBatch, rows: range) -> pd.DataFrame:
+    """Return rows of Parquet with their columns as numbers or as text, and `rows` as the index."""
+    columns = {number: numbers_or_text(column) for number, column in enumerate(chunk.columns)}
+    return pd.DataFrame(columns, index=rows).rename(columns=dict(enumerate(chunk.schema.names)))
+
+
+def numbers_or_text(column: pa.Array | pa.ChunkedArray) -> Any:
+    """Return a column of numbers as float64, and any other as text, with nulls where a CSV has them."""
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.float64(), safe=False).to_pandas().array
+    try:
+        return column.cast(pa.string()).to_pandas().map(cell_text, na_action="ignore").array
+    except pa.ArrowException:  # such as lists: what is told of each cell is its kind
+        return [str(kind)] * len(column)
+
+
+@contextmanager
+def parquet_errors_told(path: Path) -> Iterator[None]:
+    """Turn an error of Arrow into a line that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}). Write it again.") from None
+
+
 def cell_text(cell: str) -> str | None:
     """Return a cell without the space around it, None where it stands for nothing."""
-    return None if (text := cell.strip()) in NULLS else text
+    text = cell.strip()
+    return None if text.lower() in NULLS else text
 
 
 def tidy_name(name: str) -> str:
     """Return the name of a column as the tidy table has it: in small letters but for pH, with underscores."""
-    plain = name.strip().lower().replace(" ", "_")
+    plain = re.sub(r"[\s._-]+", "_", name.strip().lower())
     return TIDY_NAMES.get(plain, plain)
 
 
 def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
-    """Return the table with the tidy names, without its index column, with its type in small letters."""
+    """Return the table with tidy names and decimal points, without its index columns, its type in small letters."""
     names = [tidy_name(name) for name in table.columns]
-    table = table.set_axis(names, axis="columns").loc[:, [name not in INDEX_NAMES for name in names]]
+    kept = [INDEX_NAMES.fullmatch(name) is None for name in names]
+    table = with_decimal_points(table.set_axis(names, axis="columns").loc[:, kept])
     if "type" in table:
         # a column of nulls alone would lose its type of text
         table["type"] = table["type"].map(lambda cell: str(cell).lower(), na_action="ignore").astype("str")
     elif wine_type is not None:
         table = table.assign(type=wine_type)
     return table
+
+
+def with_decimal_points(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of unique columns with decimal points for commas, unless points stand in it as well.
+
+    Where both stand, a comma may mean thousands, and the cell is left for the schema to refuse.
+    """
+    texts = [name for name in COLUMNS if name != "type" and name in table and is_text(table[name])]
+    if any(table[name].str.contains(".", regex=False).any() for name in texts):
+        return table
+    return table.assign(**{name: table[name].str.replace(DECIMAL_COMMA, r"\1.\2", regex=True) for name in texts})
+
+
+def is_text(column: pd.Series | pd.DataFrame) -> bool:
+    """Say whether this is one column, of text."""
+    return isinstance(column, pd.Series) and pd.api.types.is_string_dtype(column)
+
+
+def repeated_columns(given: Iterable[str], columns: list[str]) -> Problems:
+    """Return which of the columns a header names more than once, each with the names that it was given."""
+    names: dict[str, list[str]] = {}
+    for name in given:
+        names.setdefault(tidy_name(name), []).append(name)
+    twice = [f"{tidy} ({', '.join(map(repr, said))})" for tidy, said in names.items() if tidy in columns and said[1:]]
+    return {(1, "columns repeated"): ", ".join(twice)} if twice else {}
 
 
 def type_problems(table: pd.DataFrame, wine_type: str | None, both_types: bool) -> Problems:

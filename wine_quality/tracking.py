@@ -223,15 +223,24 @@ def checksum(wines: pd.DataFrame) -> str:
 
 
 def git_commit() -> str:
-    """Return the commit of this checkout, `-dirty` where files differ from it, or `unknown` outside git."""
+    """Return the commit of this checkout, `-dirty` where files differ from it.
+
+    It is `unknown` where git isn't installed or refuses, and where this folder isn't the top of a work tree: the commit
+    would be that of a repository that this one was unpacked into.
+    """
+    above = git("rev-parse", "--show-cdup")  # the way from here to the top: nothing but a line break at the top
+    commit = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if above == "\n" else ""
+    return commit.strip() or "unknown"
+
+
+def git(*words: str) -> str:
+    """Return what git says of this checkout, or nothing where it fails."""
+    # a git hook names its own repository by these
+    own = {
+        name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    }
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        done = subprocess.run(["git", *words], cwd=ROOT, env=own, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -11,8 +11,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wine_quality.errors import DataError
-from wine_quality.reading import as_table, cell_text, csv_rows, tidy_columns, tidy_name
+from wine_quality.reading import (
+    as_table,
+    csv_rows,
+    parquet_errors_told,
+    parquet_rows,
+    repeated_columns,
+    tidy_columns,
+    tidy_name,
+)
 from wine_quality.schema import FEATURES, Problems, examined
 
 CHUNK = 10_000  # rows
@@ -69,11 +76,10 @@ class ParquetFile:
 
     def examined(self, chunk: pa.RecordBatch) -> tuple[pd.DataFrame, Problems]:
         """Return the features of a chunk as the schema wants them, and all that is wrong by (row, column)."""
-        names = [tidy_name(name) for name in chunk.schema.names]
-        columns = {n: numbers_or_text(chunk[n]) for n, name in enumerate(names) if name in FEATURES}
+        features = [n for n, name in enumerate(chunk.schema.names) if tidy_name(name) in FEATURES]
         rows = range(self.seen + 1, self.seen + len(chunk) + 1)
         self.seen += len(chunk)
-        return examined_features(pd.DataFrame(columns, index=rows).rename(columns=dict(enumerate(names))))
+        return examined_features(parquet_rows(chunk.select(features), rows))
 
     @contextmanager
     def writer(self, path: Path, added: dict[str, pa.DataType]) -> Iterator[Writer]:
@@ -96,30 +102,12 @@ KINDS = {".csv": CsvFile, ".parquet": ParquetFile}
 
 def examined_features(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     """Return the features of a table, which may have other columns, and all that is wrong with them."""
+    repeated = repeated_columns(table.columns, FEATURES)
     table = tidy_columns(table, None)
-    return examined(table.loc[:, table.columns.isin(FEATURES)], FEATURES)
+    features, problems = examined(table.loc[:, table.columns.isin(FEATURES)], FEATURES)
+    return features, problems | repeated
 
 
 def kept_names(names: list[str], added: dict[str, pa.DataType]) -> list[str]:
     """Return the names of columns, one that is added as well with `given_` before it."""
     return [f"{GIVEN}{name}" if name in added else name for name in names]
-
-
-def numbers_or_text(column: pa.Array) -> Any:
-    """Return a column of numbers as float64, and any other as text, with nulls where a CSV has them."""
-    kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return column.cast(pa.float64(), safe=False).to_pandas().array
-    try:
-        return column.cast(pa.string()).to_pandas().map(cell_text, na_action="ignore").array
-    except pa.ArrowException:  # such as lists: what is told of each cell is its kind
-        return [str(kind)] * len(column)
-
-
-@contextmanager
-def parquet_errors_told(path: Path) -> Iterator[None]:
-    """Turn an error of Arrow into a line that names the file."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}). Write it again.") from None

@@ -1,0 +1,73 @@
+"""The judge of a notebook's exercises takes any answer and always ends in one line."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from wine_quality.answers import check_answer, check_function, verdict
+
+HINT = "look again."
+ODD = [
+    "0.93",
+    None,
+    True,
+    [0.93],
+    {"a": 1},
+    pd.DataFrame({"a": [0.93]}),
+    pd.Series([0.93]),
+    np.array([1, 2]),
+    len,
+    object,
+]
+
+
+@pytest.mark.parametrize("answer", [0.93, 0.9317, 0.935, np.float64(0.93), np.float32(0.93)])
+def test_a_number_within_the_tolerance_is_right(answer):
+    assert verdict(answer, 0.9317, HINT, within=0.005) == "right"
+
+
+@pytest.mark.parametrize("answer", [0.92, 1, 93, -0.9317, float("nan"), float("inf")])
+def test_a_number_beyond_the_tolerance_gets_the_hint(answer):
+    assert verdict(answer, 0.9317, HINT, within=0.005) == "Not yet: look again."
+
+
+@pytest.mark.parametrize(("answer", "right"), [(7, True), (np.int64(7), True), (7.0, True), (6, False), (7.4, False)])
+def test_a_count_has_to_be_exact(answer, right):
+    assert (verdict(answer, np.int64(7), HINT) == "right") is right
+
+
+@pytest.mark.parametrize("solution", [0.93, True, "pH", ["pH"]])
+@pytest.mark.parametrize("answer", ODD, ids=lambda odd: type(odd).__name__)
+def test_an_answer_of_another_type_gets_a_hint_and_raises_nothing(capsys, answer, solution):
+    check_answer(answer, solution, HINT)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "no answer yet" if answer is None else line.startswith("Not yet: ") or line == "right"
+    if type(answer) is not type(solution) and answer is not None:
+        assert f", not a {type(answer).__name__}." in line
+
+
+@pytest.mark.parametrize(
+    ("answer", "solution", "right"),
+    [("pH", "pH", True), ("ph", "pH", False), (np.True_, True, True), (False, True, False), (1, True, False),
+     (["b", "a"], ["a", "b"], True), (("a",), ["a"], True), (["a"], ["a", "b"], False), ("a", ["a"], False)],
+)  # fmt: skip
+def test_texts_truths_and_lists(answer, solution, right):
+    assert (verdict(answer, solution, HINT) == "right") is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (None, "no answer yet"),
+        (lambda a, b: a + b, "right"),
+        (lambda a, b: 2 * a, "Not yet: look again."),  # right for the first call alone
+        (0.5, "Not yet: give a function, not a float."),
+        (lambda a: a, "Not yet: your function raises TypeError: "),
+        (lambda a, b: None, "Not yet: your function returns nothing."),
+        (lambda a, b: str(a + b), "Not yet: give a number, not a str."),
+    ],
+)
+def test_a_function_is_compared_call_by_call(capsys, answer, line):
+    check_function(answer, lambda a, b: a + b, [(1, 1), (1, 2)], HINT)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(line)

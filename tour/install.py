@@ -1,0 +1,111 @@
+"""Install requirements.txt into .venv, by uv, because it takes seconds where pip takes minutes.
+
+uv reads neither pip's configuration files nor its `PIP_…` variables. So what pip is told about its index, certificates
+and proxy is handed on to uv, by variables, because an index may hold a password that a command line would show. What
+you have told uv itself stays.
+
+`make setup` runs this file with the Python of .venv, before any package is there.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG = ROOT / ".local" / "setup.log"
+SHOWN_LINES = 4
+# relative, because a path in letters that the locale does not know would keep Python from starting
+IMPORTABLE = "../../../..\nimport wine_quality\n"
+# by what a log holds, the first that fits
+ADVICE = {
+    "certificate": "The server's certificate is not trusted: name its CA in PIP_CERT=/path/to/ca.pem or pip.conf (cert)",
+    "unauthorized|forbidden|http error 40[13]": "The index refuses you: mend the user and password in pip's settings",
+    "no space left|os error 28": "Free some space",
+    "permission denied|read-only file system": "Give yourself write permission to this folder",
+    "connect|timed out|timeout|resolve|name resolution|dns error|unreachable|proxy": "Is there a network? Check it, and "
+    "the proxy and the index, where you have set them (PIP_INDEX_URL, pip.conf)",
+    "no matching distribution|no solution found|not found in": "The index lacks a package: check PIP_INDEX_URL or pip.conf",
+}
+
+
+def pip_settings() -> dict[str, str]:
+    """Return what pip's variables and configuration files say of an install, by the names of pip's options."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    by_section: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for line in listed.splitlines():
+        place, _, value = line.partition("=")
+        section, _, name = place.rpartition(".")
+        by_section.get(section, {})[name] = ast.literal_eval(value)
+    return by_section["global"] | by_section["install"] | by_section[":env:"]
+
+
+def uv_environment(pip: dict[str, str]) -> dict[str, str]:
+    """Return the environment in which uv works as pip would."""
+    cert = pip.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
+    told = {
+        "UV_DEFAULT_INDEX": pip.get("index-url"),
+        "UV_INDEX": " ".join(pip.get("extra-index-url", "").split()),
+        "UV_FIND_LINKS": ",".join(pip.get("find-links", "").split()),
+        "UV_INSECURE_HOST": " ".join(pip.get("trusted-host", "").split()),
+        "UV_SYSTEM_CERTS": "true",
+        "SSL_CERT_DIR" if Path(cert).is_dir() else "SSL_CERT_FILE": cert,
+        "SSL_CLIENT_CERT": pip.get("client-cert"),
+        "ALL_PROXY": pip.get("proxy"),
+        "UV_CACHE_DIR": None if cache_can_be_written() else str(ROOT / ".local" / "uv-cache"),
+    }
+    if told["UV_INDEX"]:
+        told["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # all indexes are equal, as they are to pip
+    if {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & os.environ.keys():
+        told["UV_DEFAULT_INDEX"] = None
+    return {name: value for name, value in told.items() if value} | dict(os.environ)
+
+
+def cache_can_be_written() -> bool:
+    """Say whether uv may write to the folder of its cache, or make it."""
+    asked = subprocess.run([sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True)
+    if asked.returncode:
+        return False
+    folder = Path(asked.stdout.strip())
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(there, os.W_OK | os.X_OK)
+
+
+def logged(words: list[str], environment: dict[str, str]) -> None:
+    """Run a module of this Python, its lines in the log; where it fails, say why and end."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said = re.sub(r"://[^/@\s]+@", "://…@", done.stdout.decode("utf-8", "replace"))
+    with LOG.open("a", encoding="utf-8") as log:
+        log.write(said)
+    if done.returncode:
+        last = [line.strip() for line in said.splitlines() if line.strip()][-SHOWN_LINES:]
+        advice = next(
+            (advice for cause, advice in ADVICE.items() if re.search(cause, said, re.IGNORECASE)), "See the log"
+        )
+        print(
+            f"error: packages could not be installed. {advice}. The details are in .local/setup.log:", file=sys.stderr
+        )
+        print(*(f"  {line}" for line in last), sep="\n", file=sys.stderr)
+        sys.exit(1)
+
+
+def main(uv: str) -> None:
+    """Install uv by pip, all else by uv, and make the package importable."""
+    sys.stderr.reconfigure(errors="backslashreplace")
+    LOG.parent.mkdir(exist_ok=True)
+    LOG.write_text("", encoding="utf-8")
+    logged(["pip", "install", "--no-input", "--retries", "1", uv], dict(os.environ))
+    install = ["uv", "pip", "install", "--compile-bytecode", "--python", sys.executable, "-r", "requirements.txt"]
+    pip = pip_settings()
+    no_index = ["--no-index"] if pip.get("no-index", "").lower() in ("1", "true", "yes", "on") else []
+    logged([*install, *no_index], uv_environment(pip))
+    Path(sysconfig.get_path("purelib"), "wine_quality.pth").write_text(IMPORTABLE, encoding="ascii")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
