@@ -3,7 +3,7 @@
 Eight splits of the distinct rows, each by the hash of the row's key and a salt, give eight training and gate sets. On
 each, 1,200 trees of the forest that `make run` ships are grown. The trees of a forest are independent draws, so 300 of
 them, drawn with replacement, predict what the same forest would with another seed. That makes thousands of retrainings
-on unchanged data out of a few fits; four forests with real seeds on each split check it. Two worse models, which a
+on unchanged data out of a few fits; two forests with real seeds on each split check it. Two worse models, which a
 better one should replace, are fitted for real as well. What the gate does with them is the package's own code.
 
 Each fit is kept in `.local/gate-bench/`, so that an interrupted measurement goes on. Some five CPU minutes.
@@ -26,15 +26,16 @@ from wine_quality.metrics import gain_interval
 from wine_quality.models import build, predict
 from wine_quality.schema import FEATURES, TARGET
 
-SPLITS, SEEDS, POOL, TREES = 8, 4, 1200, 300
+SPLITS, SEEDS, POOL, TREES = 8, 2, 1200, 300
 CHAINS, RETRAININGS = 200, 20
 USES = (1, 2, 5, 10, 20)  # of a gate set, at which a better model comes
 LIBRARY_DEFAULTS = {"n_estimators": 100, "max_features": 1.0}
+REFITTED = "worse, refitted"  # as the gate fits the champion's parameters anew, on all training rows
 KINDS = {  # the share of the training rows that a model is fitted on, and its parameters over the shipped ones
     "shipped": (1.0, {}),
     "worse": (0.8, LIBRARY_DEFAULTS),
     "much worse": (0.4, LIBRARY_DEFAULTS),
-    "worse, refitted": (1.0, LIBRARY_DEFAULTS),  # as the gate fits the champion's parameters anew, on all training rows
+    REFITTED: (1.0, LIBRARY_DEFAULTS),
 }
 
 
@@ -46,12 +47,12 @@ def salted_split(rows: pd.DataFrame, salt: int) -> tuple[pd.DataFrame, pd.DataFr
     return rows.loc[~held], rows.loc[held]
 
 
-def kept(name: str, made: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return an array that was kept under a name, or make and keep it."""
-    path = Path(settings().local / "gate-bench" / f"{name}.npy")
+def kept(name: str, made: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+    """Return an array that was kept under a name, or make it from the arguments and keep it."""
+    path = Path(settings().local / "gate-bench" / f"{name.replace(', ', '-').replace(' ', '-')}.npy")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path.with_suffix(".part.npy"), made())
+        np.save(path.with_suffix(".part.npy"), made(*args))
         path.with_suffix(".part.npy").rename(path)
     return np.load(path)
 
@@ -76,7 +77,7 @@ class Split:
 
     actual: np.ndarray
     trees: np.ndarray
-    models: dict[str, np.ndarray]
+    models: dict[str, list[np.ndarray]]
 
     def forests(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Return the predictions of forests with other seeds, of shape (count, rows)."""
@@ -86,24 +87,22 @@ class Split:
         """Return the RMSE of each model in the last axis but one."""
         return np.sqrt(np.mean((self.actual - predicted) ** 2, axis=-1))
 
-    def seed_variance(self, forests: np.ndarray) -> float:
+    def seed_variance(self, forests: Any) -> float:
         """Return the variance between seeds, as `comparison.seed_variance` has it of so many refits."""
-        return float(np.var(self.rmse(forests), ddof=1))
+        return float(np.var(self.rmse(np.array(forests)), ddof=1))
 
 
 def measured(rows: pd.DataFrame, split: int) -> Split:
     """Return the models of one split, fitted where they are not kept."""
-    train, gate_set = salted_split(rows, split)
+    sets = salted_split(rows, split)
     models = {
-        kind: np.array(
-            [
-                kept(f"{kind}-{split}-{seed}".replace(" ", "-"), lambda: predictions(train, gate_set, kind, seed))  # noqa: B023
-                for seed in range(SEEDS)
-            ]
-        )
+        kind: [
+            kept(f"{kind}-{split}-{seed}", predictions, *sets, kind, seed)
+            for seed in range(REFITS if kind == REFITTED else SEEDS)
+        ]
         for kind in KINDS
     }
-    return Split(gate_set[TARGET].to_numpy(), kept(f"trees-{split}", lambda: trees(train, gate_set)), models)
+    return Split(sets[1][TARGET].to_numpy(), kept(f"trees-{split}", trees, *sets), models)
 
 
 def chain(split: Split, rng: np.random.Generator, shipped: bool, minimum: float) -> int:
@@ -131,7 +130,7 @@ def better(measured_splits: list[Split], kind: str, minimum: float) -> dict[str,
     for number in range(CHAINS):
         split = measured_splits[number % SPLITS]
         champion = split.models[kind][number // SPLITS % SEEDS]
-        of_champion = split.seed_variance(split.models["worse, refitted"])
+        of_champion = split.seed_variance(split.models[REFITTED])
         comparisons = []
         for use, challenger in enumerate(split.forests(RETRAININGS, rng), 1):
             variance = of_champion + split.seed_variance(split.forests(REFITS, rng))
@@ -152,7 +151,7 @@ def between_seeds(measured_splits: list[Split]) -> dict[str, float]:
     rng = np.random.default_rng(2)
     drawn = [split.rmse(split.forests(400, rng)) for split in measured_splits]
     gains = np.concatenate([one[::2] - one[1::2] for one in drawn])
-    real = np.mean([np.var(split.rmse(split.models["shipped"]), ddof=1) for split in measured_splits])
+    real = np.mean([np.var(split.rmse(np.array(split.models["shipped"])), ddof=1) for split in measured_splits])
     return {
         "rmse_sd_of_real_seeds": float(np.sqrt(real)),
         "rmse_sd_of_other_trees": float(np.sqrt(np.mean([np.var(one, ddof=1) for one in drawn]))),

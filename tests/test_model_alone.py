@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,10 +118,18 @@ def rows_file(rows, tmp_path) -> Path:
 
 
 def test_a_logged_model_loads_and_predicts_with_its_requirements_alone(python, models, rows_file):
-    done = run(python, "-W", "error::UserWarning", "-c", LOAD, rows_file, *(folder for folder, _ in models.values()))
+    done = run(python, "-c", LOAD, rows_file, *(folder for folder, _ in models.values()))
     assert done.returncode == 0, done.stderr
     for line, (_, expected) in zip(done.stdout.splitlines(), models.values(), strict=True):
         assert np.array(line.split(), dtype=float) == pytest.approx(expected, abs=1e-12)
+
+
+def test_without_the_code_that_it_carries_it_would_not_load(python, models, rows_file, tmp_path):
+    folder = shutil.copytree(models["extra_trees"][0], tmp_path / "model")
+    (folder / "code" / "wine_quality" / "chemistry.py").unlink()
+    done = run(python, "-c", LOAD, rows_file, folder)
+    assert done.returncode == 1
+    assert "wine_quality" in done.stderr.splitlines()[-1]
 
 
 def test_a_logged_model_carries_only_the_module_that_its_file_names(models):

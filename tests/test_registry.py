@@ -35,8 +35,8 @@ def sides(many_wines):
 def register(store, sides):
     """Return a function that fits a model by its name, logs and registers it, and lets it meet the champion."""
 
-    def run(name: str, source: str = "uci", train=sides[0], holdout=sides[1], **params):
-        pipeline = fit(build(name, 1, **params), train)
+    def run(name: str, source: str = "uci", train=sides[0], holdout=sides[1], seed=1, **params):
+        pipeline = fit(build(name, seed, **params), train)
         tracked = tracking.log_run(name, pipeline, (train, holdout), source, params)
         verdict = registry.gate(store, pipeline, train, holdout, source)
         version = registry.register(store, tracked, {"data_source": source})
@@ -81,8 +81,8 @@ def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
     models = {seed: fit(build("random_forest", seed, n_estimators=10), train) for seed in (3, 12)}
     _, low, _ = rmse_gain(holdout[TARGET].to_numpy(), *(predict(model, holdout) for model in models.values()), seed=42)
     assert low > 0, "the rows alone call it better"
-    registry.promote(store, register("random_forest", random_state=3, n_estimators=10)[1])
-    verdict, _ = register("random_forest", random_state=12, n_estimators=10)
+    registry.promote(store, register("random_forest", seed=3, n_estimators=10)[1])
+    verdict, _ = register("random_forest", seed=12, n_estimators=10)
     assert (verdict.promoted, verdict.use) == (False, 2)
     assert verdict.gain > 0.05
     assert verdict.reason == "not better by more than chance (98.33 % level, use 2 of this gate set)"

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, get_model_info
 from sklearn.pipeline import Pipeline
 
-from wine_quality.comparison import between_seeds, confidence, level, tail, too_little
+from wine_quality.comparison import between_seeds, confidence, tail, too_little
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
@@ -137,7 +137,7 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: p
     if current and not refusal:
         client.set_model_version_tag(current.name, current.version, HOLDOUT, seen)
     refusal = refusal or too_little(gain, low, use, config.minimum_gain)
-    reason = refusal or f"better by more than chance ({level(use)})"
+    reason = refusal or "better by more than chance"
     return Verdict(not refusal, opponent, gain, low, high, reason, use)
 
 
