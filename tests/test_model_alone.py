@@ -107,14 +107,14 @@ LOAD = """
 import sys, mlflow, pandas as pd
 rows, *folders = sys.argv[1:]
 for folder in folders:
-    print(*mlflow.pyfunc.load_model(folder).predict(pd.read_json(rows, dtype=False)))
+    print(*mlflow.pyfunc.load_model(folder).predict(pd.read_parquet(rows)))
 """
 
 
 @pytest.fixture
 def rows_file(rows, tmp_path) -> Path:
-    rows.to_json(tmp_path / "rows.json", double_precision=15)
-    return tmp_path / "rows.json"
+    rows.to_parquet(tmp_path / "rows.parquet")  # bit for bit, unlike JSON
+    return tmp_path / "rows.parquet"
 
 
 def test_a_logged_model_loads_and_predicts_with_its_requirements_alone(python, models, rows_file):
