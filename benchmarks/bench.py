@@ -1,10 +1,10 @@
 """Measure the main job on real wine: `make bench WINE_DATA=folder`. Each part writes `results/<part>.json`.
 
 The parts, all by default, or those named on the command line:
-scores (of every model), run (`make run`: seconds and memory), overhead (of the flow over plain functions),
-setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home of their own),
-start (`make start` of each chapter from nothing), tests (`make test`), walk (the commands of the READMEs one after the
-other, as `make check-docs` runs them).
+scores (of every model, by cross-validation), run (`make run`: seconds and memory), overhead (of the flow over plain
+functions), setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home
+of their own), start (`make start` of each chapter from nothing), tests (`make test`), walk (the commands of the READMEs
+one after the other, as `make check-docs` runs them).
 """
 
 import os
@@ -28,7 +28,7 @@ from notebooks.execute import CHAPTERS, all_notebooks
 from wine_quality import data, splits
 from wine_quality.config import ROOT, settings
 from wine_quality.metrics import scores
-from wine_quality.models import BASELINES, build, cross_predict, fit, predict
+from wine_quality.models import BASELINES, build, cross_predict
 from wine_quality.schema import TARGET
 
 REPEATS = 3
@@ -56,15 +56,11 @@ def printed(*command: str, **environment: str) -> str:
 def bench_scores() -> None:
     config = settings()
     distinct = splits.distinct_wines(data.load_wine(config).table)
-    train, holdout = splits.train_holdout_split(distinct)
-    parts, actual, rows = splits.folds(distinct, config.seed), distinct[TARGET].to_numpy(), {}
-    for name in BASELINES:
-        rows[name] = {
-            "folds": scores(actual, cross_predict(build(name, config.seed), distinct, parts)),
-            "holdout": scores(holdout[TARGET].to_numpy(), predict(fit(build(name, config.seed), train), holdout)),
-        }
-    sizes = {"distinct": len(distinct), "train": len(train), "holdout": len(holdout)}
-    write_results("scores", {"wines": sizes, "seed": config.seed, "models": rows})
+    parts, actual = splits.folds(distinct, config.seed), distinct[TARGET].to_numpy()
+    rows = {
+        name: {"folds": scores(actual, cross_predict(build(name, config.seed), distinct, parts))} for name in BASELINES
+    }
+    write_results("scores", {"wines": {"distinct": len(distinct)}, "seed": config.seed, "models": rows})
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wine_quality.metrics import r2_interval, rmse_gain, scores
+from wine_quality.metrics import gain_interval, r2_interval, rmse_gain, scores
 
 
 def test_a_perfect_prediction_has_the_best_scores():
@@ -63,3 +63,27 @@ def test_the_interval_of_r2_covers_the_true_one_as_often_as_it_says():
         _, low, high = r2_interval(actual, actual + rng.normal(0, 0.6, 300), seed, draws=400)
         covered += low <= 1 - 0.6**2 <= high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_the_interval_of_the_gate_is_that_of_the_bootstrap_where_seeds_do_not_vary():
+    rng = np.random.default_rng(0)
+    actual = rng.normal(6, 1, 1000)
+    models = actual + rng.normal(0, 0.7, 1000), actual + rng.normal(0, 0.65, 1000)
+    assert gain_interval(actual, *models, 0, 0.025) == pytest.approx(rmse_gain(actual, *models, seed=1), rel=0.1)
+
+
+def test_the_interval_of_the_gate_widens_with_the_variance_between_seeds_and_with_the_level():
+    rng = np.random.default_rng(0)
+    actual = rng.normal(6, 1, 1000)
+    models = actual + rng.normal(0, 0.7, 1000), actual + rng.normal(0, 0.65, 1000)
+    _, low, high = gain_interval(actual, *models, 0, 0.025)
+    error = (high - low) / 2 / 1.96
+    _, wide_low, wide_high = gain_interval(actual, *models, 0.03**2, 0.025)
+    assert (wide_high - wide_low) / 2 == pytest.approx(1.96 * np.hypot(error, 0.03), rel=1e-3)
+    _, strict_low, strict_high = gain_interval(actual, *models, 0, 0.0005)
+    assert (strict_high - strict_low) / 2 == pytest.approx(3.29 * error, rel=1e-3)
+
+
+def test_two_perfect_models_gain_nothing_over_each_other():
+    actual = np.array([3.0, 5, 8])
+    assert gain_interval(actual, actual, actual, 0, 0.025) == (0, 0, 0)

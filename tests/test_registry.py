@@ -14,6 +14,7 @@ from sklearn.linear_model import LinearRegression
 from wine_quality import data, registry, tracking
 from wine_quality.config import settings
 from wine_quality.errors import RegistryError, TrackingError
+from wine_quality.metrics import rmse_gain
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.splits import distinct_wines, train_holdout_split
@@ -34,8 +35,8 @@ def sides(many_wines):
 def register(store, sides):
     """Return a function that fits a model by its name, logs and registers it, and lets it meet the champion."""
 
-    def run(name: str, source: str = "uci", train=sides[0], holdout=sides[1], **params):
-        pipeline = fit(build(name, 1, **params), train)
+    def run(name: str, source: str = "uci", train=sides[0], holdout=sides[1], seed=1, **params):
+        pipeline = fit(build(name, seed, **params), train)
         tracked = tracking.log_run(name, pipeline, (train, holdout), source, params)
         verdict = registry.gate(store, pipeline, train, holdout, source)
         version = registry.register(store, tracked, {"data_source": source})
@@ -57,9 +58,9 @@ def test_a_first_model_must_beat_the_mean(register, store):
 
 
 def test_the_alias_moves_only_to_a_better_model(register, store):
-    register("xgboost", n_estimators=8)
+    register("xgboost", n_estimators=2)
     worse, second = register("decision_tree")
-    assert (worse.promoted, worse.reason) == (False, "not better by more than chance")
+    assert (worse.promoted, worse.reason) == (False, "its gain is below the minimum effect of 0.003")
     assert worse.gain < 0
     assert str(registry.champion(store).version) == "1"
     assert MlflowClient().get_model_version_by_alias(store.registered_model, "challenger").version == int(second)
@@ -71,7 +72,45 @@ def test_the_alias_moves_only_to_a_better_model(register, store):
 def test_the_same_model_again_stays_a_challenger(register, store):
     register("xgboost", n_estimators=8)
     again, _ = register("xgboost", n_estimators=8)
-    assert (again.promoted, again.gain, again.low, again.high) == (False, 0, 0, 0)
+    assert (again.promoted, again.gain) == (False, 0)
+    assert again.high == -again.low > 0, "the seed still leaves it open which of the two is better"
+
+
+def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
+    train, holdout = sides
+    models = {seed: fit(build("random_forest", seed, n_estimators=10), train) for seed in (3, 12)}
+    _, low, _ = rmse_gain(holdout[TARGET].to_numpy(), *(predict(model, holdout) for model in models.values()), seed=42)
+    assert low > 0, "the rows alone call it better"
+    registry.promote(store, register("random_forest", seed=3, n_estimators=10)[1])
+    verdict, _ = register("random_forest", seed=12, n_estimators=10)
+    assert (verdict.promoted, verdict.use) == (False, 2)
+    assert verdict.gain > 0.05
+    assert verdict.reason == "not better by more than chance (98.33 % level, use 2 of this gate set)"
+
+
+def test_a_gain_below_the_minimum_effect_does_not_promote(register, store, sides):
+    train, holdout = sides
+    register("xgboost", n_estimators=8)
+    challenger = fit(build("linear", 1), train)
+    gain = registry.gate(store, challenger, train, holdout, "uci").gain
+    assert gain > 0
+    for minimum, promoted in ((0.99 * gain, True), (1.01 * gain, False)):
+        verdict = registry.gate(settings(minimum_gain=minimum), challenger, train, holdout, "uci")
+        assert verdict.promoted is promoted
+    assert verdict.reason == f"its gain is below the minimum effect of {1.01 * gain:g}"
+
+
+def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register, store, sides):
+    train, holdout = sides
+    uses = [register("linear")[0].use for _ in range(3)]
+    assert uses == [1, 2, 3]
+    challenger = fit(build("linear", 1), train)
+    assert [registry.gate(store, challenger, train, holdout, "uci").use for _ in range(2)] == [4, 4], "a retried task"
+    before, after = (
+        registry.gate(store, challenger, train, rows, "uci") for rows in (holdout, pd.concat([holdout, train.head(1)]))
+    )
+    assert (before.use, after.use) == (4, 1)
+    assert before.confidence > after.confidence == 0.95
 
 
 def test_made_up_wine_never_replaces_real_wine(register, store):
@@ -94,7 +133,7 @@ def test_a_champion_trained_on_the_holdout_is_not_compared(register, sides):
     register("xgboost", train=holdout, holdout=train, n_estimators=8)
     verdict, _ = register("linear")
     assert not verdict.promoted
-    assert verdict.reason == f"the champion was trained on {len(holdout)} of the {len(holdout)} hold-out wines"
+    assert verdict.reason == f"the champion was trained on {len(holdout)} of the {len(holdout)} rows of the gate set"
 
 
 @pytest.fixture
@@ -175,7 +214,7 @@ def test_a_version_of_another_holdout_is_promoted_only_after_both_met_on_it(vers
     train, holdout = sides
     registry.promote(store, version_of())
     version = version_of(holdout.iloc[1:])
-    with pytest.raises(RegistryError, match="its hold-out is not that of the champion, version 1"):
+    with pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1"):
         registry.promote(store, version)
     registry.gate(store, fit(build("linear", 1), train), train, holdout.iloc[1:], "uci")
     registry.promote(store, version)

@@ -1,7 +1,7 @@
 """Versions of the model, the champion among them, and the gate before it.
 
-The alias `champion` names the version that is in use, `challenger` the newest. A challenger becomes champion only
-where it beats the champion on the hold-out, and by more than the luck of the draw.
+The alias `champion` names the version that is in use, `challenger` the newest. A challenger becomes champion only if
+its RMSE on the gate set is lower by a minimum effect and the gain is statistically significant.
 """
 
 import tempfile
@@ -17,10 +17,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, get_model_info
 from sklearn.pipeline import Pipeline
 
+from wine_quality.comparison import between_seeds, confidence, tail, too_little
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
-from wine_quality.metrics import rmse_gain
+from wine_quality.metrics import gain_interval
 from wine_quality.models import predict
 from wine_quality.schema import TARGET
 from wine_quality.splits import wine_keys
@@ -31,13 +32,15 @@ REPLACED = "replaced"  # the tag of a version that names the champion before it
 MODEL_SUM = "model_sha256"  # the tag that has the sum of its model's file
 RECIPE = "recipe_sha256"  # the tag with the checksum of all that its model depends on, set when it is published
 FILES = "files"  # the tag of a version whose files were deleted
+GATE_SET = "gate_set_sha256"  # the tag that names the gate set on which it was compared
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of a challenger.
+    """What the gate decided on a challenger, and why.
 
-    `gain` is by how much its RMSE on the hold-out is below that of `opponent`, and `low` to `high` its 95 % interval.
+    `gain` is by how much its RMSE on the gate set is below that of `opponent`, and `low` to `high` the interval at the
+    level `confidence`, which rises with `use`: 2 if one challenger was compared on the same gate set before, and so on.
     """
 
     promoted: bool
@@ -46,6 +49,12 @@ class Verdict:
     low: float
     high: float
     reason: str
+    use: int
+
+    @property
+    def confidence(self) -> float:
+        """The level of the interval, 0 to 1."""
+        return confidence(self.use)
 
 
 def champion(config: Settings) -> ModelVersion | None:
@@ -61,8 +70,8 @@ def champion(config: Settings) -> ModelVersion | None:
 def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
     """Register a run's model as the next version, under the alias `challenger`, and return the version's number.
 
-    The sum of the model's file is noted in the tags of the version. A run that was registered before, by a try that
-    failed halfway, keeps its version, and a sum that was noted stays as it was.
+    The tags of the version hold the sum of the model's file and, for `gate` to count, that of the gate set. A run that
+    was registered before, by a try that failed halfway, keeps its version, and a sum that was noted stays as it was.
     """
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{config.registered_model}'"):
@@ -71,9 +80,10 @@ def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
     if earlier:
         made = earlier[0]
     else:
-        source = f"models:/{run.model_id}"
+        source, seen = f"models:/{run.model_id}", client.get_run(run.run_id).data.tags.get(HOLDOUT)
+        counted = {GATE_SET: seen} if seen else {}
         made = client.create_model_version(
-            config.registered_model, source, run.run_id, tags=tags, model_id=run.model_id
+            config.registered_model, source, run.run_id, tags={**tags, **counted}, model_id=run.model_id
         )
     version = str(made.version)
     if MODEL_SUM not in made.tags:
@@ -89,17 +99,17 @@ def model_sum(model_id: str) -> str:
 
 
 def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: pd.DataFrame, source: str) -> Verdict:
-    """Compare a challenger with the champion on the hold-out, or with the mean where there is no champion yet.
+    """Compare a challenger with the champion on the gate set, or with the training mean if there is no champion yet.
 
     Parameters
     ----------
     config : Settings
     challenger : Pipeline
         Fitted on `train`.
-    train, holdout : DataFrame of shape (n wines, 13)
-        Distinct wines; none stands in both.
+    train, holdout : DataFrame of shape (n rows, 13)
+        The training set and the gate set, distinct rows; none is in both.
     source : str
-        Where the wine came from, as `data.Wine.source`.
+        Where the data came from, as `data.Wine.source`.
 
     Raises
     ------
@@ -108,22 +118,29 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: p
 
     Notes
     -----
-    A champion that was compared on a hold-out, as wine comes in a larger one, has that as its hold-out from then on.
+    The challenger passes if its RMSE is lower by at least `config.minimum_gain` and the whole interval of the gain is
+    above zero. Two models that differ in nothing but the seed differ in RMSE too, so the interval covers the spread
+    between seeds besides that between rows. And whoever compares often enough on one gate set finds a winner by
+    chance, so each comparison on it is stricter than the one before (`comparison.tail`).
+
+    A champion that was compared on a gate set, as data comes in a larger one, has that as its gate set from then on.
     """
-    client, current = MlflowClient(), champion(config)
-    actual, predicted = holdout[TARGET].to_numpy(), predict(challenger, holdout)
+    client, current, seen = MlflowClient(), champion(config), checksum(holdout)
+    use = 1 + len(client.search_model_versions(f"name = '{config.registered_model}' and tags.{GATE_SET} = '{seen}'"))
+    predicted, pipelines = predict(challenger, holdout), [challenger]
     if current is None:
-        opponent, baseline = "the mean of the training side", np.full(len(holdout), train[TARGET].mean())
+        opponent, baseline = "the mean of the training set", np.full(len(holdout), train[TARGET].mean())
     else:
-        opponent, baseline = f"champion version {current.version}", predict(load_version(current), holdout)
-    gain, low, high = rmse_gain(actual, baseline, predicted, config.seed)
+        opponent, in_use = f"champion version {current.version}", load_version(current)
+        baseline, pipelines = predict(in_use, holdout), [challenger, in_use]
+    seed_variance = between_seeds(pipelines, train, holdout, config.seed)
+    gain, low, high = gain_interval(holdout[TARGET].to_numpy(), baseline, predicted, seed_variance, tail(use))
     refusal = unfair(current, holdout, source) if current else ""
     if current and not refusal:
-        client.set_model_version_tag(current.name, current.version, HOLDOUT, checksum(holdout))
-    if not refusal and low <= 0:
-        refusal = "not better by more than chance"
+        client.set_model_version_tag(current.name, current.version, HOLDOUT, seen)
+    refusal = refusal or too_little(gain, low, use, config.minimum_gain)
     reason = refusal or "better by more than chance"
-    return Verdict(not refusal, opponent, gain, low, high, reason)
+    return Verdict(not refusal, opponent, gain, low, high, reason, use)
 
 
 def unfair(current: ModelVersion, holdout: pd.DataFrame, source: str) -> str:
@@ -132,7 +149,7 @@ def unfair(current: ModelVersion, holdout: pd.DataFrame, source: str) -> str:
         return "a model of made-up wine does not replace one of real wine"
     known = set(mlflow.artifacts.load_text(f"runs:/{current.run_id}/{TRAINED_ON}").split())
     seen = wine_keys(holdout).isin(known).sum()
-    return f"the champion was trained on {seen} of the {len(holdout)} hold-out wines" if seen else ""
+    return f"the champion was trained on {seen} of the {len(holdout)} rows of the gate set" if seen else ""
 
 
 def load_version(version: ModelVersion) -> Pipeline:
@@ -156,7 +173,7 @@ def promote(config: Settings, version: str) -> None:
     Raises
     ------
     RegistryError
-        The run behind the version is not finished, or its signature or hold-out is not that of the champion.
+        The run behind the version is not finished, or its signature or gate set is not that of the champion.
     """
     client, current = MlflowClient(), champion(config)
     if current and str(current.version) == version:
@@ -181,7 +198,7 @@ def unfit(wanted: ModelVersion, current: ModelVersion | None) -> str:
     if signature(wanted) != signature(current):
         return f"its signature differs from that of the champion, version {current.version}"
     if holdout_of(wanted) != holdout_of(current):
-        return f"its hold-out is not that of the champion, version {current.version}"
+        return f"its gate set is not that of the champion, version {current.version}"
     return ""
 
 
@@ -194,7 +211,7 @@ def signature(version: ModelVersion) -> ModelSignature | None:
 
 
 def holdout_of(version: ModelVersion) -> str | None:
-    """Return the checksum of the hold-out on which a version was scored, the last one where there were several."""
+    """Return the checksum of the gate set on which a version was compared, the last one if there were several."""
     return version.tags.get(HOLDOUT) or MlflowClient().get_run(version.run_id).data.tags.get(HOLDOUT)
 
 

@@ -3,9 +3,11 @@
 import hashlib
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -50,7 +52,9 @@ SOURCE, HOLDOUT = "data_source", "holdout_sha256"  # tags of each run
 TRAINED_ON = "training_wines.txt"  # an artifact of it
 FIGURE = "predicted_against_actual.png"  # another
 MODEL_FILE = "model.skops"  # as MLflow calls it
-REQUIRED = ["pandas", "scikit-learn", "skops", "xgboost-cpu" if sys.platform == "linux" else "xgboost"]
+REQUIRED = ["pandas", "scikit-learn", "skops"]
+XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"  # the former has wheels for Linux alone
+OWN_CODE = ["chemistry.py"]  # modules of this package that a model's file names, and that need no other of it
 
 
 @dataclass(frozen=True)
@@ -146,20 +150,48 @@ def log_model(pipeline: Pipeline, example: pd.DataFrame) -> str:
     """Log a fitted pipeline to the active run, with signature and input example, and return the model's id.
 
     Every model is signed as giving float64, into which the float32 of XGBoost and the whole numbers of a classifier
-    fit: so that one can take the place of another.
+    fit: so that one can take the place of another. The model carries the little code of this package that it needs, so
+    it also loads where only its requirements are installed.
     """
     features = example[FEATURES]
-    info = Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=CompactFlavor,
-        sk_model=pipeline,
-        signature=infer_signature(features, predict(pipeline, features)),
-        input_example=features,
-        pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
-        skops_trusted_types=TRUSTED_TYPES,
-    )
+    with own_code() as package:
+        info = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=CompactFlavor,
+            sk_model=pipeline,
+            signature=infer_signature(features, predict(pipeline, features)),
+            input_example=features,
+            pip_requirements=requirements(),
+            skops_trusted_types=TRUSTED_TYPES,
+            code_paths=[package],
+        )
     return info.model_id
+
+
+def requirements() -> list[str]:
+    """Return the packages that a logged model needs, pinned, on whatever platform it is loaded."""
+    xgboost = version(XGBOOST)
+    on_linux, elsewhere = (
+        f"xgboost-cpu=={xgboost}; sys_platform == 'linux'",
+        f"xgboost=={xgboost}; sys_platform != 'linux'",
+    )
+    return [*(f"{name}=={version(name)}" for name in REQUIRED), on_linux, elsewhere]
+
+
+@contextmanager
+def own_code() -> Iterator[str]:
+    """Yield a folder named like this package that holds `OWN_CODE` alone.
+
+    It has no `__init__.py`, so that an installed package of the name is preferred to it, wherever it is on the path.
+    """
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as aside:
+        package = Path(aside) / here.name
+        package.mkdir()
+        for module in OWN_CODE:
+            shutil.copy(here / module, package)
+        yield str(package)
 
 
 def copy_model(model_id: str, path: Path) -> Path:
@@ -180,13 +212,13 @@ def log_wines(wines: pd.DataFrame, name: str, context: str) -> None:
 def log_run(
     name: str,
     pipeline: Pipeline,
-    sides: tuple[pd.DataFrame, pd.DataFrame],
+    sides: tuple[pd.DataFrame, pd.DataFrame | None],
     source: str,
     params: dict[str, Any],
     metrics: dict[str, float] | None = None,
     tags: dict[str, str] | None = None,
 ) -> Tracked:
-    """Log a fitted pipeline as a run: its parameters, its scores on the hold-out, its wine, a figure and the model.
+    """Log a fitted pipeline as a run: its parameters, metrics, tags and datasets, and the model.
 
     Parameters
     ----------
@@ -194,27 +226,34 @@ def log_run(
         Of the run, for people.
     pipeline : Pipeline
         Fitted on the first of the sides.
-    sides : tuple of two DataFrames of shape (n wines, 13)
-        The training side and the hold-out.
+    sides : tuple of a DataFrame of shape (n rows, 13) and another or None
+        The training set and the gate set. Without a gate set the run cannot be compared with the champion.
     source : str
-        Where the wine came from, as `data.Wine.source`.
+        Where the data came from, as `data.Wine.source`.
     params, metrics, tags : dict
-        What else is known of the run. The metrics of the hold-out are added as `holdout_<name>`.
+        What else is known of the run. The metrics on the gate set are added as `holdout_<name>`.
     """
-    train, holdout = sides
-    actual, predicted = holdout[TARGET].to_numpy(), predict(pipeline, holdout)
+    train, gate_set = sides
     with mlflow.start_run(run_name=name) as run:
-        mlflow.set_tags({SOURCE: source, HOLDOUT: checksum(holdout), **(tags or {})})
+        mlflow.set_tags({SOURCE: source, **(tags or {})})
         mlflow.log_params(params)
-        held = {f"holdout_{measure}": value for measure, value in scores(actual, predicted).items()}
-        mlflow.log_metrics({**(metrics or {}), **held})
+        mlflow.log_metrics(metrics or {})
         log_wines(train, source, "training")
-        log_wines(holdout, source, "evaluation")
         mlflow.log_text("\n".join(wine_keys(train)), TRAINED_ON)
-        figure = predicted_against_actual(actual, predicted, f"{name} on the hold-out, {len(holdout):,} wines")
-        mlflow.log_figure(figure, FIGURE)
+        if gate_set is not None:
+            log_gate_set(name, pipeline, gate_set, source)
         model_id = log_model(pipeline, train.head(3))
     return Tracked(run.info.run_id, run.info.experiment_id, model_id)
+
+
+def log_gate_set(name: str, pipeline: Pipeline, gate_set: pd.DataFrame, source: str) -> None:
+    """Log the gate set to the active run, with the pipeline's metrics on it and a figure of its predictions."""
+    actual, predicted = gate_set[TARGET].to_numpy(), predict(pipeline, gate_set)
+    mlflow.set_tag(HOLDOUT, checksum(gate_set))
+    mlflow.log_metrics({f"holdout_{measure}": value for measure, value in scores(actual, predicted).items()})
+    log_wines(gate_set, source, "evaluation")
+    figure = predicted_against_actual(actual, predicted, f"{name} on the gate set, {len(gate_set):,} rows")
+    mlflow.log_figure(figure, FIGURE)
 
 
 def checksum(wines: pd.DataFrame) -> str:

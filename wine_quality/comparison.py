@@ -1,0 +1,81 @@
+"""What the gate asks of a gain: a minimum effect, more than the seed can do, and more the more often it is asked."""
+
+import joblib
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from sklearn.metrics import root_mean_squared_error
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+from wine_quality.models import fit, predict
+from wine_quality.schema import TARGET
+
+FALSE_PROMOTIONS = 0.05  # the chance that any of all comparisons on one gate set promotes what is no better
+REFITS = 4  # with other seeds: enough to see how far they spread, and a few seconds for a forest
+
+
+def tail(use: int) -> float:
+    """Return the chance of a false promotion that the n-th comparison on one gate set may take.
+
+    1/2 + 1/6 + 1/12 + … = 1: all comparisons on a gate set, however many follow, together take `FALSE_PROMOTIONS` at
+    most (Bonferroni's bound, spent in unequal parts). The first has the tail of the usual 95 % interval.
+    """
+    return FALSE_PROMOTIONS / (use * (use + 1))
+
+
+def confidence(use: int) -> float:
+    """Return the level of the interval of the n-th comparison on one gate set, 0 to 1."""
+    return 1 - 2 * tail(use)
+
+
+def level(use: int) -> str:
+    """Return the level of the n-th comparison on one gate set in words."""
+    return f"{100 * confidence(use):.4g} % level, use {use} of this gate set"
+
+
+def too_little(gain: float, low: float, use: int, minimum: float) -> str:
+    """Return why a gain does not pass the gate, or an empty text."""
+    if gain < minimum:
+        return f"its gain is below the minimum effect of {minimum:g}"
+    return f"not better by more than chance ({level(use)})" if low <= 0 else ""
+
+
+def between_seeds(pipelines: list[Pipeline], train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:
+    """Return the variance that training seeds give the difference of the pipelines' RMSE on the gate set.
+
+    Pipelines that differ in the seed alone have the same variance, so it is measured once.
+    """
+    kinds = [joblib.hash(with_seed(pipeline, 0)) for pipeline in pipelines]
+    one_of_each = dict(zip(kinds, pipelines, strict=True))
+    variances = {kind: seed_variance(one, train, gate_set, seed) for kind, one in one_of_each.items()}
+    return sum(variances[kind] for kind in kinds)
+
+
+def seed_variance(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:
+    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if nothing in it is random.
+
+    The pipeline is fitted on `train` with a few other seeds, drawn from `seed`, one fit per core at a time.
+    """
+    if not seed_names(pipeline):
+        return 0.0
+
+    def rmse(other: int) -> float:
+        refitted = fit(with_seed(pipeline, other), train)
+        return root_mean_squared_error(gate_set[TARGET], predict(refitted, gate_set))
+
+    others = np.random.SeedSequence(seed).generate_state(REFITS)
+    with threadpool_limits(1):
+        found = joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(rmse)(int(other)) for other in others)
+    return float(np.var(found, ddof=1))
+
+
+def with_seed(pipeline: Pipeline, seed: int) -> Pipeline:
+    """Return an unfitted copy of a pipeline with another seed."""
+    return clone(pipeline).set_params(**dict.fromkeys(seed_names(pipeline), seed))
+
+
+def seed_names(pipeline: Pipeline) -> list[str]:
+    """Return the names of the parameters of a pipeline that hold a seed."""
+    params = pipeline.get_params().items()
+    return [name for name, value in params if name.endswith("random_state") and value is not None]
