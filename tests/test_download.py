@@ -187,6 +187,21 @@ def test_a_silent_server_is_given_up(monkeypatch):
         assert refusal(DownloadError) == "UCI cannot be reached (timed out). Try later, or set WINE_DATA=sample."
 
 
+@pytest.mark.parametrize("url", ["http://uci.example/wine.zip", "https://uci.example/wine.zip"])
+@pytest.mark.parametrize("spelling", ["HTTP_PROXY HTTPS_PROXY", "http_proxy https_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize("answers", [True, False], ids=["hangs", "refuses"])
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(monkeypatch, url, spelling, answers):
+    monkeypatch.setattr(download, "CONNECT_READ_SECONDS", (0.2, 0.2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if answers else free_port()
+        for name in spelling.split():
+            monkeypatch.setenv(name, f"http://me:hunter2@127.0.0.1:{port}")
+        line = refusal(DownloadError, lambda _: download.uci(settings(uci_url=url)))
+    why = "timed out" if answers else r"\[Errno \d+\] Connection refused"
+    told = rf"UCI cannot be reached through the proxy 127\.0\.0\.1:{port} \(.*{why}.*\)\. Try later, or .*sample\."
+    assert re.fullmatch(told, line)
+
+
 @pytest.mark.parametrize("url", ["", "wine.zip", "gopher://uci/wine.zip", "http://", "http://[::1"])
 def test_an_address_that_is_none_is_told(monkeypatch, url):
     monkeypatch.setattr(download, "UCI_SHA256", dict.fromkeys(CONTENTS, "none"))

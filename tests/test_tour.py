@@ -39,9 +39,13 @@ def test_a_chapter_that_is_none_is_told(words):
     assert str(caught.value) == f"{typed}: which chapter? Give a number from 1 to 5, as in: make start CH=3"
 
 
-def test_from_nothing_to_the_last_chapter_and_what_is_left_to_do_there(tmp_path, few_wines):
+def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_do_there(tmp_path, few_wines):
     ports = {f"WINE_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
-    own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path), **ports}
+    nobody = f"http://127.0.0.1:{free_port()}"
+    proxies = dict.fromkeys(
+        ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), nobody
+    )
+    own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path), **ports, **proxies}
     first = command("tour.check", "4", **own)
     assert (first.returncode, first.stderr) == (0, "")
     assert "missing   champion: none" in first.stdout

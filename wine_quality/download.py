@@ -63,7 +63,9 @@ def unpack_uci(url: str, folder: Path) -> None:
         with bar:
             archive = pooch.retrieve(url, known_hash=None, fname="wine.zip", path=folder, downloader=downloader)
     except (requests.RequestException, ValueError) as error:
-        raise DownloadError(f"UCI cannot be reached ({reason(error)})") from None
+        on_the_way = isinstance(error, requests.ConnectionError | requests.Timeout)
+        through = through_proxy(url) if on_the_way else ""
+        raise DownloadError(f"UCI cannot be reached{through} ({reason(error)})") from None
     try:
         with zipfile.ZipFile(archive) as packed:
             for name in UCI_SHA256:
@@ -115,6 +117,12 @@ def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
             whole.rename(folder)
     log.info("download  kept in %s", folder)
     return folder
+
+
+def through_proxy(url: str) -> str:
+    """Return which proxy a request to `url` goes through, if any, without its password."""
+    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    return f" through the proxy {proxy.rpartition('@')[2].rpartition('/')[2] or 'set'}" if proxy else ""
 
 
 def reason(error: Exception) -> str:
