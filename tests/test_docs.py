@@ -11,13 +11,14 @@ from test_notebooks import read, texts
 import tour
 from benchmarks.search import LABELS
 from notebooks.execute import CHAPTERS
-from wine_quality.config import ROOT
+from wine_quality.config import ROOT, Settings
 from wine_quality.models import BASELINES
 from wine_quality.schema import MEASUREMENTS
 
 FRONT = ROOT / "README.md"
 WORDS = prose(FRONT)
 CARD = (ROOT / "wine_data" / "README.md").read_text()
+DEFAULT = Settings.model_fields["minimum_gain"].default
 NOT_MEASURED = (  # versions, chapters, what the older tutorial said, and a reference
     r"Python 3\.11, 3\.12 or 3\.13|SQLAlchemy 2\.1|pandas 3\.1|[Cc]hapters? \d( and \d)?|notebook \d|S3|Version 1"
     r"|\b\d\. (?=[A-Z])|\b\d (?=training|experiment|orchestration|deployment|monitoring)"
@@ -174,6 +175,29 @@ def search_rows() -> list[str]:
 def test_what_each_step_and_each_search_gains_is_what_was_measured():
     lines = (ROOT / "experiment_tracking" / "README.md").read_text().splitlines()
     assert [row for row in search_rows() if row not in lines] == []
+
+
+def test_what_the_gate_lets_through_is_what_was_measured():
+    measured = results("gate")
+    text = (ROOT / "experiment_tracking" / "README.md").read_text()
+    unchanged = [found["promoting"] for found in measured["unchanged"].values()]
+    rules = ("the gate", "without the minimum effect", "the rows alone at the 95 % level, each time")
+    for rule, promoting in zip(rules, unchanged, strict=True):
+        assert f"| {rule} | {promoting} of {measured['chains']} |" in text
+    for found in measured["better"].values():
+        shares = [*found["promoted_at_use"].values(), found["promoted_within"]]
+        assert " | ".join([f"| {found['gain']:.3f}", *(f"{share:.0%}".replace("%", " %") for share in shares)]) in text
+    words = " ".join(text.split())
+    assert f"below {measured['between_seeds']['gain_of_a_seed_in_19_of_20']:.4f}" in words
+    assert f"a minimum effect, {measured['minimum_gain']:g} points" in words
+    assert f"on eight splits of the {measured['rows']:,} distinct wines" in words
+    assert measured["splits"] == 8
+    assert unchanged[0] <= 0.05 * measured["chains"]
+
+
+def test_the_minimum_effect_is_what_nearly_every_change_of_seed_stays_below():
+    assert results("gate")["between_seeds"]["gain_of_a_seed_in_19_of_20"] < DEFAULT
+    assert results("gate")["minimum_gain"] == DEFAULT
 
 
 def test_the_data_card_gives_the_units_and_limits_of_the_schema():

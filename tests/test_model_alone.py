@@ -121,7 +121,7 @@ def test_a_logged_model_loads_and_predicts_with_its_requirements_alone(python, m
     done = run(python, "-c", LOAD, rows_file, *(folder for folder, _ in models.values()))
     assert done.returncode == 0, done.stderr
     for line, (_, expected) in zip(done.stdout.splitlines(), models.values(), strict=True):
-        assert np.array(line.split(), dtype=float) == pytest.approx(expected, abs=1e-12)
+        assert np.array(line.split(), dtype=float) == pytest.approx(expected)
 
 
 def test_without_the_code_that_it_carries_it_would_not_load(python, models, rows_file, tmp_path):

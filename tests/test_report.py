@@ -1,0 +1,31 @@
+import pytest
+
+from orchestration.report import gate_text
+from wine_quality.registry import Verdict
+
+INTERVAL = (
+    "It covers both the rows of the gate set and the training seeds, and is wider each time that a gate set is used"
+)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (
+            Verdict(True, "champion version 1", 0.0123, 0.004, 0.0206, "better by more than chance", 1),
+            "Version 2 becomes the **champion** (better by more than chance). On the gate set its RMSE is lower than "
+            "that of champion version 1 by 0.0123. The interval of the gain is 0.0040 to 0.0206 at the 95 % level. "
+            f"{INTERVAL}: this is use 1.",
+        ),
+        (
+            Verdict(
+                False, "champion version 1", -0.002, -0.01, 0.006, "its gain is below the minimum effect of 0.004", 3
+            ),
+            "Version 2 stays a **challenger**: the champion does not change (its gain is below the minimum effect of "
+            "0.004). On the gate set its RMSE is higher than that of champion version 1 by 0.0020. The interval of the "
+            f"gain is -0.0100 to 0.0060 at the 99.17 % level. {INTERVAL}: this is use 3.",
+        ),
+    ],
+)
+def test_the_report_says_what_the_gate_decided_and_at_which_level(verdict, told):
+    assert gate_text(verdict, "2") == told
