@@ -157,10 +157,12 @@ def judge(config: Settings, pipeline: Pipeline, prepared: Prepared) -> Verdict:
 
 
 @task(name="register", task_run_name="register", **outside)
-def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
-    """Register the model as a new version, a challenger."""
+def register(config: Settings, run: Tracked, tags: dict[str, str], verdict: Verdict) -> str:
+    """Register the model as a new version, a challenger, and say in its description how it compares."""
     with tracking.store(config):
-        return registry.register(config, run, tags)
+        version = registry.register(config, run, tags)
+        registry.explain(config, version, verdict)
+    return version
 
 
 @task(name="stage", task_run_name="stage", **outside)
@@ -231,7 +233,7 @@ def publish_model(config: Settings, prepared: Prepared, trained: Trained, starte
     run = track(config, prepared, trained, f"{trained.choice.name}-{started:%Y-%m-%d-%H%M%S}", tags)
     with one_at_a_time(config.local / "registry.lock"):
         verdict = judge(config, trained.pipeline, prepared)
-        version = register(config, run, tags)
+        version = register(config, run, tags, verdict)
         pages = links(run, version, config, flow_run.root_flow_run_id)
         text = report(prepared, trained, verdict, run, version, pages)
         staged = stage(config, run, prepared.sides, text)

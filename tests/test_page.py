@@ -100,7 +100,7 @@ def test_the_page_shows_the_score_of_the_median_wine_and_its_nearest(page, url):
     wine = {"type": "white", **medians}
     score = requests.post(f"{url}/predict", json=wine, timeout=30).json()
     assert text(page, "score") == f"{score['score']:.2f}"
-    assert text(page, "quality") == f"Quality {score['quality']}, by version 1 of the model"
+    assert text(page, "quality") == f"Quality {score['quality']}, by version 1 of the model; not stored"
     nearest = requests.post(f"{url}/nearest", json=wine, timeout=30).json()["nearest"]
     rows = page.find_elements(By.CSS_SELECTOR, "#nearest tr")
     shown = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")[:2]] for row in rows]
@@ -180,7 +180,7 @@ def test_the_page_asks_nobody_else_and_complains_of_nothing(page, url):
 
 def test_the_documentation_works_without_a_network(page, url):
     page.get(f"{url}/docs")
-    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 7, "the routes")
+    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 8, "the routes")
     assert page.find_elements(By.CSS_SELECTOR, ".errors-wrapper") == []
     assert "Wine quality" in page.find_element(By.CSS_SELECTOR, ".title").text
     assert asked_hosts(page) == {url}

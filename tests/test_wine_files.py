@@ -2,6 +2,7 @@
 
 import csv
 import io
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,20 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from wine_quality import wine_files
-from wine_quality.batches import score_file
+from wine_quality.batches import Judge, score_file
 from wine_quality.errors import DataError
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import FEATURES
 from wine_quality.scoring import Scorer
 
-NOW = "2026-01-02T03:04:05+00:00"
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @pytest.fixture
 def scorer(wines) -> Scorer:
     """A linear model of the six wines, as version 7."""
     pipeline = fit(build("linear", 1), wines)
-    return Scorer("7", "a run", "pipeline", None, lambda columns: predict(pipeline, pd.DataFrame(columns)))
+    return Scorer("7", "a run", "pipeline", "", None, lambda columns: predict(pipeline, pd.DataFrame(columns)))
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def score(scorer, tmp_path):
 
     def run(content: str | bytes | pd.DataFrame | pa.Table) -> Path:
         source = written(tmp_path, content)
-        score_file(source, tmp_path / "scored", scorer, NOW)
+        score_file(source, tmp_path / "scored", Judge(scorer, NOW, "a file", io.BytesIO()))
         return tmp_path / "scored"
 
     return run
@@ -47,7 +48,7 @@ def reasons(scorer, tmp_path):
     def run(content: str | bytes | pd.DataFrame | pa.Table) -> str:
         source = written(tmp_path, content)
         with pytest.raises(DataError) as caught:
-            score_file(source, tmp_path / "scored", scorer, NOW)
+            score_file(source, tmp_path / "scored", Judge(scorer, NOW, "a file", io.BytesIO()))
         line = str(caught.value)
         assert line.startswith(f"{source}: ")
         return line.removeprefix(f"{source}: ")
