@@ -1,19 +1,26 @@
 """Nothing leaves the machine: what the commands of the READMEs ask of the network is loopback and nothing else.
 
 strace sees every process that a command starts, compiled code included. `make check-docs` has the same eye on each
-block of every README; here the commands run on the sample. Only `WINE_DATA=auto`, `uci` or `kaggle` asks for a download.
+block of every README; here the commands run on the sample. A download is asked for by `WINE_DATA` alone.
 """
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
 from servers import wait_until
+from test_page import QUIET, asked_hosts
 from wiretap import foreign, tapped
 
 from deployment.openapi import EXAMPLE
@@ -22,10 +29,14 @@ from wine_quality.config import ROOT
 from wine_quality.ports import free_port, listens
 from wine_quality.schema import FEATURES
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("strace"), reason="no strace: apt install strace"),
+]
 
 MAKE = ("make", "-o", ".venv/.ready")  # without `make setup`, whose packages come from an index
 MINUTES = 10 * 60
+OPEN_LAB = "c.ServerApp.allow_root = True\nc.ServerApp.open_browser = False\nc.ServerApp.token = ''\n"
 PROBE = """
 import socket
 for family, address in ((socket.AF_INET, ("192.0.2.1", 9)), (socket.AF_INET6, ("2001:db8::1", 9))):
@@ -144,6 +155,45 @@ def test_the_commands_of_the_readmes_ask_nobody(machine):
     assert not list(machine.home.rglob("Microsoft"))
 
 
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """A browser that notes what its pages ask for."""
+    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
+    if not (driver and browser):
+        pytest.skip("no chromium with its chromedriver: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (*QUIET, f"--user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    chromium = webdriver.Chrome(options, Service(driver))
+    yield chromium
+    chromium.quit()
+
+
+def opens(chromium: webdriver.Chrome, *addresses: str) -> None:
+    """Open pages one after the other, and fail where one asks another host than this machine."""
+    for address in addresses:
+        chromium.get(address)
+        wait_until(lambda: chromium.find_elements(By.CSS_SELECTOR, "h1, h2, h3, nav, main, [role=main]"), address)
+        time.sleep(3)  # what a page asks for late
+    hosts = asked_hosts(chromium)
+    assert hosts
+    assert not [host for host in hosts if not re.match(r"(\w+)://(127\.0\.0\.1|localhost)(:|$)|blob:", host)], hosts
+
+
+def test_the_pages_of_every_server_ask_nobody(machine, chromium):
+    ports, lab = machine.ports, free_port()
+    machine.environment |= {"JUPYTER_PORT": str(lab), "JUPYTER_CONFIG_DIR": str(machine.home)}
+    (machine.home / "jupyter_server_config.py").write_text(OPEN_LAB)
+    prefect, mlflow = (f"http://127.0.0.1:{ports[name]}" for name in ("PREFECT", "MLFLOW"))
+    with machine.serves(*MAKE, "up", ports=(ports["PREFECT"], ports["MLFLOW"], ports["S3"])):
+        opens(chromium, *(f"{prefect}/{page}" for page in ("dashboard", "runs", "flows", "deployments", "settings")))
+        opens(chromium, *(f"{mlflow}/#/{page}" for page in ("experiments", "models", "settings")))
+    with machine.serves(*MAKE, "lab", ports=(lab,)):
+        opens(chromium, f"http://127.0.0.1:{lab}/lab")
+
+
 def put_wine(machine: Machine) -> None:
     """Put a file of wine into the bucket."""
     incoming = machine.folder / "wine" / ".local" / "s3" / "wine-quality" / "incoming"
@@ -154,9 +204,7 @@ def put_wine(machine: Machine) -> None:
 def test_jupyterlab_and_mlflow_ui_ask_nobody(machine):
     lab, ui = free_port(), free_port()
     machine.environment |= {"JUPYTER_PORT": str(lab), "JUPYTER_CONFIG_DIR": str(machine.home)}
-    (machine.home / "jupyter_server_config.py").write_text(
-        "c.ServerApp.allow_root = True\nc.ServerApp.open_browser = False\nc.ServerApp.token = ''\n"
-    )
+    (machine.home / "jupyter_server_config.py").write_text(OPEN_LAB)
     with machine.serves(*MAKE, "lab", ports=(lab,)):
         for path in ("/lab", "/lab/api/news", "/lab/api/update", "/lab/api/extensions"):
             assert requests.get(f"http://127.0.0.1:{lab}{path}", timeout=120).status_code < 500

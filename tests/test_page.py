@@ -9,10 +9,11 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from served import own_home, service, told
+from served import WINE, own_home, service, told
 from servers import wait_until
 from versions import crown, registered
 
+from wine_quality import predictions
 from wine_quality.ports import free_port
 from wine_quality.schema import MEASUREMENTS
 
@@ -138,6 +139,26 @@ def test_arrow_keys_alone_change_the_score(page):
     wait_until(lambda: float(text(page, "score")) > float(before), "a higher score")
     press(page, Keys.TAB, Keys.ENTER)
     assert alcohol.get_attribute("value") == median
+
+
+def test_what_the_sliders_ask_for_is_neither_stored_nor_counted_as_a_request_for_predictions(page, url, config):
+    assert text(page, "quality").endswith("; not stored")
+    asked = requests_for_predictions(url)
+    for name in MEASUREMENTS:
+        before = text(page, "score")
+        page.find_element(By.ID, name).send_keys(Keys.END)
+        wait_until(lambda before=before: text(page, "score") != before, f"another score after {name} moved")
+    assert requests_for_predictions(url) == asked
+    real = requests.post(f"{url}/predict", json=WINE, timeout=30).json()["id"]
+    wait_until(lambda: real in set(predictions.read(config.predictions_uri)["id"]), "the real prediction")
+    assert len(predictions.read(config.predictions_uri)) == asked + 1
+
+
+def requests_for_predictions(url):
+    """Return how many requests monitoring counts."""
+    lines = requests.get(f"{url}/metrics", timeout=30).text.splitlines()
+    counted = [line for line in lines if line.startswith("wine_requests_total") and 'path="/predict"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in counted)
 
 
 def test_a_slider_tells_its_value_with_its_unit_within_the_limits_of_real_wine(page, url):
