@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wine_quality import wine_files
-from wine_quality.batches import Judge, score_file
+from wine_quality.batches import ADDED, Judge, score_file
 from wine_quality.errors import DataError
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import FEATURES
@@ -108,7 +108,8 @@ def test_every_spelling_gives_the_same_scores(score, features, expected, spell):
     assert scored["score"].to_numpy() == pytest.approx(expected, abs=1e-6)
     assert (scored["quality"] == np.rint(expected)).all()
     assert set(scored["model_version"].astype(str)) == {"7"}
-    assert set(scored["scored_at"]) == {NOW}
+    assert set(scored["scored_at"]) == {NOW.isoformat()}
+    assert scored["prediction_id"].is_unique
 
 
 def test_blanks_are_scored(score, scorer, features):
@@ -122,9 +123,9 @@ def test_other_columns_and_cells_of_a_csv_stay_letter_by_letter(score, features)
     ids = ["007", " x ", "NA", 'say "so"', "a;b", "two\nlines"]
     content = as_csv(features.assign(id=ids), sep=";")
     header, *rows = csv.reader(io.StringIO(score(content).read_text(), newline=""), delimiter=";")
-    assert header == [*FEATURES, "id", "score", "quality", "model_version", "scored_at"]
+    assert header == [*FEATURES, "id", *ADDED]
     given = list(csv.reader(io.StringIO(content, newline=""), delimiter=";"))
-    assert [row[:-4] for row in rows] == given[1:]
+    assert [row[: -len(ADDED)] for row in rows] == given[1:]
 
 
 def test_other_columns_of_parquet_keep_their_kind(score, features):
