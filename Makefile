@@ -39,7 +39,9 @@ setup: .venv/.ready ## create .venv and install requirements.txt into it (run an
 ## Chapters 1 and 2: training, experiment tracking
 
 lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
-	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
+	  --LabApp.extension_manager=readonly
 
 notebooks: setup ## execute all notebooks in order and keep what they show
 	@$(PY) -m notebooks.execute

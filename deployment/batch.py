@@ -58,7 +58,7 @@ def load_champion() -> Scorer:
 @task(name="score", task_run_name="score {name}", **outside)
 def score(bucket: S3Bucket, name: str, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
     """Score one file, or reject it."""
-    return batches.process(bucket, entry, scorer, folder)
+    return batches.process(bucket, entry, scorer, folder, settings().predictions_uri)
 
 
 def score_each(bucket: S3Bucket, found: list[Entry], scorer: Scorer, folder: Path) -> list[Outcome]:

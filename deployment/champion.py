@@ -121,6 +121,18 @@ class Champion:
                 "serves on. Give the alias champion to another version, or start the service anew."
             )
         self.since, self.scorer = datetime.now(UTC), scorer
+        log.info("%s", swap_line(version.name, old, scorer))
+
+
+def swap_line(name: str, old: Scorer | None, new: Scorer) -> str:
+    """Return what the log says of a swap: from which version to which, because of what, and how the new one scores."""
+    if old is None:
+        from_to = f"version {new.version}, the first since the start"
+    elif old.version == new.version:
+        from_to = f"version {old.version} -> version {new.version} of another run, because the registry was replaced"
+    else:
+        from_to = f"version {old.version} -> version {new.version}, because the alias champion moved"
+    return f"champion  {name} {from_to}. It scores by {new.engine}: {new.why}"
 
 
 def identity(one: ModelVersion | Scorer) -> tuple[str, str]:

@@ -78,6 +78,19 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
 
+class HeadAsGet:
+    """Let the app answer HEAD as it answers GET, which FastAPI leaves out; the server sends the head alone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
+
+
 class BodyLimit:
     """Read the body of a POST whole before the app sees it; refuse what is too large or does not arrive in time."""
 

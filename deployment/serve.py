@@ -5,6 +5,7 @@ load the model again. Run it with `python -m deployment.serve`, or `make serve`.
 """
 
 import gc
+import logging
 import socket
 import sys
 
@@ -46,7 +47,8 @@ def bound(port: int) -> socket.socket:
 
 
 def serve(config: Settings) -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C, with a line for each swap of the champion and each trouble."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     with bound(config.serve_port) as door:
         Server(server_settings(config)).run(sockets=[door])
 

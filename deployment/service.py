@@ -30,10 +30,10 @@ from starlette.exceptions import HTTPException
 from deployment import wines
 from deployment.cellar import Cellar, Neighbours, Ranges
 from deployment.champion import Champion
-from deployment.guards import BodyLimit
+from deployment.guards import BodyLimit, HeadAsGet
 from deployment.openapi import DESCRIPTION, ONE_WINE, SOME_WINES, TOLD
 from deployment.telemetry import Measured, Telemetry
-from deployment.wines import Answer, Answers, Kind, Measure, Model, Ready, Refusal
+from deployment.wines import Answer, Answers, Kind, Measure, Model, Preview, Ready, Refusal, Wine
 from wine_quality.config import Settings
 from wine_quality.data import load_wine
 from wine_quality.predictions import Prediction, Predictions
@@ -96,15 +96,29 @@ class Service:
         """Score the wines of a body, write the predictions down, and return what is answered, as JSON."""
         many = wines.is_list(body)
         asked = wines.some_wines(body) if many else [wines.one_wine(body)]
-        scores, now = scorer.score(wines.columns(asked)).tolist(), datetime.now(UTC)
+        scores, now = self.scores(asked, scorer), datetime.now(UTC)
         made = [
             Prediction(str(uuid4()), now, scorer.version, wine, score)
             for wine, score in zip(asked, scores, strict=True)
         ]
         source = {"version": scorer.version, "stored": self.predictions.keep(made)}
-        self.telemetry.scored(scorer.engine, len(made), source["stored"])
+        self.telemetry.kept(len(made), source["stored"])
         told = [{"score": one.score, "quality": round(one.score), "id": one.id} for one in made]
         return to_json({"predictions": told, **source} if many else {**told[0], **source})
+
+    def scores(self, asked: list[Wine], scorer: Scorer) -> list[float]:
+        """Score rows and count them."""
+        self.telemetry.scored(scorer.engine, len(asked))
+        return scorer.score(wines.columns(asked)).tolist()
+
+    async def preview(self, request: Request) -> Preview:
+        """Score one wine and store nothing, to try out what the model says.
+
+        The page asks here. Monitoring sees what `/predict` stores, so nothing that is only tried out looks like drift.
+        """
+        wine, scorer = wines.one_wine(await json_body(request)), self.scorer()
+        (score,) = await get_running_loop().run_in_executor(self.threads, self.scores, [wine], scorer)
+        return {"score": score, "quality": round(score), "version": scorer.version, "stored": False}
 
     async def nearest(self, request: Request) -> Neighbours:
         """Find the five wines of the loaded ones that are the most like a wine."""
@@ -123,6 +137,7 @@ class Service:
             "version": scorer.version,
             "run_id": scorer.run_id,
             "engine": scorer.engine,
+            "engine_reason": scorer.why,
             "since": self.champion.since,
             "columns": [column(name) for name in scorer.signature.inputs.input_names()],
         }
@@ -167,6 +182,7 @@ def app(config: Settings) -> FastAPI:
     api.add_middleware(BodyLimit)
     api.add_middleware(SameOrigin)
     api.add_middleware(Measured, telemetry=service.telemetry)
+    api.add_middleware(HeadAsGet)
     return api
 
 
@@ -175,6 +191,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
     wine, operation = {"tags": ["wine"]}, {"tags": ["operation"]}
     post = {**wine, "methods": ["POST"], "responses": TOLD}
     api.add_api_route("/predict", service.predict, response_model=Answer | Answers, openapi_extra=SOME_WINES, **post)
+    api.add_api_route("/preview", service.preview, response_model=Preview, openapi_extra=ONE_WINE, **post)
     api.add_api_route("/nearest", service.nearest, response_model=Neighbours, openapi_extra=ONE_WINE, **post)
     api.add_api_route("/wines/ranges", service.ranges, **wine)
     api.add_api_route("/model", service.model, responses={503: TOLD[503]}, **operation)

@@ -2,6 +2,7 @@
 
 from time import perf_counter
 
+import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,7 @@ class Telemetry:
     """The metrics of one app, in a registry of their own."""
 
     def __init__(self) -> None:
+        prometheus_client.disable_created_metrics()  # one more series for each counter, which nobody reads
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
@@ -33,9 +35,12 @@ class Telemetry:
             "wine_model_info", "The version that is serving.", ["version", "run_id", "engine"], registry=self.registry
         )
 
-    def scored(self, engine: str, count: int, stored: bool) -> None:
-        """Count wines that were scored, and whether their predictions are kept."""
+    def scored(self, engine: str, count: int) -> None:
+        """Count rows that were scored."""
         self.rows.labels(engine).inc(count)
+
+    def kept(self, count: int, stored: bool) -> None:
+        """Count predictions that were to be stored, by whether they are."""
         self.predictions.labels("true" if stored else "false").inc(count)
 
     def page(self, scorer: Scorer | None) -> bytes:

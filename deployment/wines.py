@@ -67,6 +67,13 @@ class Answers(Source):
     predictions: list[Scored]
 
 
+class Preview(Source):
+    """The answer to a wine that is only tried out: its prediction is never stored and has no id."""
+
+    score: float
+    quality: int
+
+
 class Ready(TypedDict):
     """Whether the service can score: green, amber where an older version serves on, red where it cannot."""
 
@@ -97,6 +104,7 @@ class Model(TypedDict):
     version: str
     run_id: str
     engine: Literal["onnx", "pipeline"]
+    engine_reason: Annotated[str, Field(description="Why that engine: a forest without an ONNX graph is far slower.")]
     since: datetime
     columns: list[Kind | Measure]
 

@@ -15,7 +15,7 @@ from prefect.tasks import exponential_backoff
 
 from wine_quality.config import ROOT
 from wine_quality.data import table_checksum
-from wine_quality.errors import DownloadError, StorageUnavailable, TrackingError
+from wine_quality.errors import DownloadError, PredictionsError, StorageUnavailable, TrackingError
 from wine_quality.tracking import REQUIRED
 from wine_quality.tuning import Choice
 
@@ -27,7 +27,7 @@ LIBRARIES = ("hyperopt", "numpy", *REQUIRED)
 def world_failed(_task: Any, _run: Any, state: Any) -> bool:
     """Say whether a task failed because of the world outside, and tell the reader that it is tried again."""
     error = state.result(raise_on_failure=False)
-    passing = isinstance(error, DownloadError | StorageUnavailable | TrackingError)
+    passing = isinstance(error, DownloadError | PredictionsError | StorageUnavailable | TrackingError)
     if passing:
         log.warning("%s Trying again.", error)
     return passing

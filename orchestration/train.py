@@ -182,11 +182,13 @@ def judge(pipeline: Pipeline, prepared: Prepared, seed: int) -> Verdict:
 
 
 @task(name="register", task_run_name="register", **outside)
-def register(run: Tracked, tags: dict[str, str]) -> str:
-    """Register the model as a new version, a challenger."""
+def register(run: Tracked, tags: dict[str, str], verdict: Verdict) -> str:
+    """Register the model as a new version, a challenger, and say in its description how it compares."""
     config = settings()
     with tracking.store(config):
-        return registry.register(config, run, tags)
+        version = registry.register(config, run, tags)
+        registry.explain(config, version, verdict)
+    return version
 
 
 @task(name="stage", task_run_name="stage", **outside)
@@ -312,7 +314,7 @@ def publish_new(prepared: Prepared, trained: Trained, seed: int, started: dateti
     }
     run = track(prepared, trained, seed, f"{trained.choice.name}-{started:%Y-%m-%d-%H%M%S}", tags)
     verdict = judge(trained.pipeline, prepared, seed)
-    version = register(run, tags)
+    version = register(run, tags, verdict)
     pages = links(run, version, settings(), flow_run.root_flow_run_id)
     text = report(prepared, trained, gate_text(verdict, version), pages)
     staged = stage(run, prepared.sides, text)

@@ -11,6 +11,7 @@ from pathlib import Path
 import requests
 from readmes import Block
 from servers import wait_until
+from wiretap import tapped
 
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port
@@ -61,6 +62,11 @@ class Reader:
     exports: list[str] = field(default_factory=list)
     servers: list[tuple[subprocess.Popen, Path]] = field(default_factory=list)
 
+    @property
+    def contacts(self) -> Path:
+        """The log of what the commands asked of the network."""
+        return self.checkout.with_name("contacts")
+
     def own(self, text: str) -> str:
         """Return a text with this reader's ports in place of those that are usually free."""
         return re.sub(rf"\b({'|'.join(PORTS)})\b", lambda found: self.ports[found[0]], text)
@@ -78,7 +84,7 @@ class Reader:
     def runs(self, script: str, typed: str = "") -> str:
         """Run a script to its end, and return what it prints."""
         done = subprocess.run(
-            ["bash", "-ec", "\n".join([*self.exports, script])],
+            [*tapped(self.contacts), "bash", "-ec", "\n".join([*self.exports, script])],
             cwd=self.checkout,
             env=self.settings(),
             input=typed,
@@ -95,7 +101,7 @@ class Reader:
         log = self.checkout.with_name(f"terminal-{len(self.servers)}.log")
         with log.open("wb") as screen:
             process = subprocess.Popen(
-                ["bash", "-ec", "\n".join([*self.exports, self.own(block.text)])],
+                [*tapped(self.contacts), "bash", "-ec", "\n".join([*self.exports, self.own(block.text)])],
                 cwd=self.checkout,
                 env=self.settings(),
                 stdin=subprocess.DEVNULL,

@@ -17,9 +17,9 @@ from conftest import CLEAN
 from versions import crown, registered
 
 from orchestration.bucket import bucket_of_environment
-from wine_quality import batches, registry, tracking
+from wine_quality import batches, labels, predictions, registry, tracking
 from wine_quality.config import Settings, settings
-from wine_quality.errors import DataError, StorageError
+from wine_quality.errors import DataError, PredictionsError, StorageError
 from wine_quality.local_s3 import local_s3
 from wine_quality.schema import FEATURES
 from wine_quality.scoring import Scorer, load_scorer
@@ -74,7 +74,8 @@ def run(bucket, config: Settings, scorer: Scorer | None = None) -> dict[str, str
     """Process all files that wait, and return the state of each."""
     scorer = scorer or champion(config)
     found = batches.waiting(bucket)
-    outcomes = [batches.process(bucket, entry, scorer, config.local / "batch") for entry in found]
+    folder, uri = config.local / "batch", config.predictions_uri
+    outcomes = [batches.process(bucket, entry, scorer, folder, uri) for entry in found]
     assert not (config.local / "batch").exists()
     return {outcome.file: outcome.state for outcome in outcomes}
 
@@ -86,7 +87,7 @@ def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
     objects = held(bucket)
     scored = pd.read_csv(io.BytesIO(objects["scored/wines.csv"]))
     again = pd.read_parquet(io.BytesIO(objects["scored/folder/wein rot ü.parquet"]))
-    assert scored.columns.tolist() == [*FEATURES, "id", "score", "quality", "model_version", "scored_at"]
+    assert scored.columns.tolist() == [*FEATURES, "id", *batches.ADDED]
     assert scored["score"].tolist() == again["score"].tolist()
     assert set(again["model_version"]) == {"1"}
     marker = json.loads(objects["scored/wines.csv.json"])
@@ -97,6 +98,65 @@ def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
         "incoming/wines.csv",
         "incoming/folder/wein rot ü.parquet",
     }
+
+
+def stored(config: Settings) -> pd.DataFrame:
+    """Return the predictions in the database, by their ids."""
+    return predictions.read(config.predictions_uri).set_index("id")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(moto_bucket, config, wines, suffix):
+    asked = wines[FEATURES].assign(pH=[None, *wines["pH"].iloc[1:]])
+    put(moto_bucket, f"wines.{suffix}", asked)
+    run(moto_bucket, config)
+    content, read = held(moto_bucket)[f"scored/wines.{suffix}"], {"csv": pd.read_csv, "parquet": pd.read_parquet}
+    scored = read[suffix](io.BytesIO(content)).set_index("prediction_id")
+    made = stored(config).loc[scored.index]
+    assert len(made) == len(stored(config)) == len(wines)
+    pd.testing.assert_frame_equal(made[FEATURES], scored[FEATURES], check_dtype=False, check_names=False)
+    assert made["score"].tolist() == scored["score"].tolist()
+    assert set(made["version"]) == {"1"}
+    labels.add(config.predictions_uri, {scored.index[0]: 7})
+    assert labels.labelled(config.predictions_uri)["id"].tolist() == [scored.index[0]]
+
+
+def test_a_batch_that_is_scored_again_after_a_failure_stores_each_row_once(moto_bucket, config, wines, monkeypatch):
+    put(moto_bucket, "wines.csv", wines)
+    with monkeypatch.context() as broken:
+        broken.setattr(batches, "keep", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(moto_bucket, config)
+    first = stored(config)
+    assert run(moto_bucket, config) == {"wines.csv": "scored"}
+    pd.testing.assert_frame_equal(stored(config), first)
+    crown(registered(config, "mean"))
+    run(moto_bucket, config)
+    assert stored(config)["version"].value_counts().to_dict() == {"1": 6, "2": 6}
+
+
+def test_a_rejected_file_stores_nothing_not_even_its_good_rows(moto_bucket, config, wines, monkeypatch):
+    monkeypatch.setattr("wine_quality.wine_files.CHUNK", 2)
+    put(moto_bucket, "wines.csv", wines.assign(pH=[*wines["pH"].iloc[:5], 99.0]))
+    assert run(moto_bucket, config) == {"wines.csv": "rejected"}
+    assert stored(config).empty
+
+
+def test_two_files_of_one_content_are_traffic_twice_and_rows_alike_are_too(moto_bucket, config, wines):
+    for name in ("a.csv", "b.csv"):
+        put(moto_bucket, name, pd.concat([wines, wines]))
+    run(moto_bucket, config)
+    assert len(stored(config)) == 24
+
+
+def test_without_the_database_of_predictions_the_file_waits_for_the_next_run(moto_bucket, config, wines):
+    put(moto_bucket, "wines.csv", wines)
+    away = config.model_copy(update={"predictions": f"sqlite:///{config.home}/missing/predictions.db"})
+    with pytest.raises(PredictionsError, match=r"predictions cannot be stored .*run again: each is stored once"):
+        run(moto_bucket, away)
+    assert set(held(moto_bucket)) == {"incoming/wines.csv"}
+    assert run(moto_bucket, config) == {"wines.csv": "scored"}
+    assert len(stored(config)) == 6
 
 
 def test_what_was_scored_is_not_scored_again_until_it_changes(bucket, config, wines):

@@ -292,3 +292,29 @@ def test_requests_of_many_threads_get_whole_answers_while_versions_change(store,
         asker.join()
     assert wrong == []
     assert seen == {"1", "2"}
+
+
+def test_each_swap_is_logged_with_both_versions_the_reason_and_the_engine(store, first, caplog):
+    champion = Champion(store)
+    champion.refresh()
+    crown(registered(store, "decision_tree"))
+    champion.refresh()
+    champion.refresh()
+    crown(first)
+    champion.refresh()
+    slow = "It scores by pipeline: no ONNX graph: it would gain nothing, or has no converter"
+    assert [record.getMessage() for record in caplog.records if record.name == "wine_quality.champion"] == [
+        f"champion  wine-quality version 1, the first since the start. {slow}",
+        "champion  wine-quality version 1 -> version 2, because the alias champion moved. "
+        "It scores by onnx: its ONNX graph was checked when it was promoted",
+        f"champion  wine-quality version 2 -> version 1, because the alias champion moved. {slow}",
+    ]
+
+
+def test_a_swap_to_the_same_number_in_a_replaced_registry_says_so(served, store, empty_store, caplog):
+    (store.home / "mlflow.db").unlink()
+    shutil.copyfile(empty_store, store.home / "mlflow.db")
+    tracking.use_store(store)
+    crown(registered(store, "decision_tree"))
+    served.refresh()
+    assert "version 1 -> version 1 of another run, because the registry was replaced" in caplog.text

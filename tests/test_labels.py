@@ -56,14 +56,29 @@ def test_a_label_that_is_told_again_takes_the_place_of_the_first(url, kept):
     assert found.to_dict() == {kept[0].id: 8, kept[1].id: 5}
 
 
-def test_a_label_may_come_before_its_prediction(url, tmp_path):
-    (early,) = made(1)
-    labels.add(url, {early.id: 6})
+def test_ids_of_no_prediction_are_named_and_no_label_is_stored(url, kept):
+    with pytest.raises(DataError, match=r"^2 of 3 ids have no stored prediction: typo, other\. No label is stored"):
+        labels.add(url, {kept[0].id: 7, "typo": 5, "other": 6})
     assert labels.labelled(url).empty
+    labels.add(url, {kept[0].id: 7})
+    assert len(labels.labelled(url)) == 1
+
+
+def test_of_many_unknown_ids_the_first_ten_are_named(url):
+    with pytest.raises(DataError, match=r"^250 of 250 ids .*: id-0, .*, id-9 and 240 more\. No label"):
+        labels.add(url, {f"id-{n}": 5 for n in range(250)})
+
+
+def test_a_label_is_taken_once_its_prediction_has_arrived(url, tmp_path):
+    (early,) = made(1)
     keeper = Predictions(tmp_path / "spool", url)
+    with pytest.raises(DataError, match=rf"{early.id}.*may still be on its way there: then add the labels later"):
+        labels.add(url, {early.id: 6})
     assert keeper.keep([early])
     keeper.close()
-    wait_until(lambda: len(labels.labelled(url)) == 1, "the prediction")
+    wait_until(lambda: len(read(url)) == 1, "the prediction")
+    labels.add(url, {early.id: 6})
+    assert labels.labelled(url)["quality"].tolist() == [6]
 
 
 @pytest.mark.parametrize("wrong", [11, -1, 5.5, "6", None])

@@ -7,10 +7,11 @@ import requests
 from browser import ELSEWHERE, chromium_without_screen, fetched, site
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
-from served import own_home, service, told
+from served import WINE, own_home, service, told
 from servers import wait_until
 from versions import crown, registered
 
+from wine_quality import predictions
 from wine_quality.ports import free_port
 from wine_quality.schema import MEASUREMENTS
 
@@ -78,7 +79,7 @@ def test_the_page_shows_the_score_of_the_median_wine_and_its_nearest(page, url):
     wine = {"type": "white", **medians}
     score = requests.post(f"{url}/predict", json=wine, timeout=30).json()
     assert text(page, "score") == f"{score['score']:.2f}"
-    assert text(page, "quality") == f"Quality {score['quality']}, by version 1 of the model"
+    assert text(page, "quality") == f"Quality {score['quality']}, by version 1 of the model; not stored"
     nearest = requests.post(f"{url}/nearest", json=wine, timeout=30).json()["nearest"]
     rows = page.find_elements(By.CSS_SELECTOR, "#nearest tr")
     shown = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")[:2]] for row in rows]
@@ -116,6 +117,26 @@ def test_arrow_keys_alone_change_the_score(page):
     wait_until(lambda: float(text(page, "score")) > float(before), "a higher score")
     press(page, Keys.TAB, Keys.ENTER)
     assert alcohol.get_attribute("value") == median
+
+
+def test_what_the_sliders_ask_for_is_neither_stored_nor_counted_as_a_request_for_predictions(page, url, config):
+    assert text(page, "quality").endswith("; not stored")
+    asked = requests_for_predictions(url)
+    for name in MEASUREMENTS:
+        before = text(page, "score")
+        page.find_element(By.ID, name).send_keys(Keys.END)
+        wait_until(lambda before=before: text(page, "score") != before, f"another score after {name} moved")
+    assert requests_for_predictions(url) == asked
+    real = requests.post(f"{url}/predict", json=WINE, timeout=30).json()["id"]
+    wait_until(lambda: real in set(predictions.read(config.predictions_uri)["id"]), "the real prediction")
+    assert len(predictions.read(config.predictions_uri)) == asked + 1
+
+
+def requests_for_predictions(url):
+    """Return how many requests monitoring counts."""
+    lines = requests.get(f"{url}/metrics", timeout=30).text.splitlines()
+    counted = [line for line in lines if line.startswith("wine_requests_total") and 'path="/predict"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in counted)
 
 
 def test_a_slider_tells_its_value_with_its_unit_within_the_limits_of_real_wine(page, url):
@@ -158,7 +179,7 @@ def test_the_page_asks_nobody_else_and_complains_of_nothing(page, url):
 
 def test_the_documentation_works_without_a_network(page, url):
     page.get(f"{url}/docs")
-    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 7, "the routes")
+    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 8, "the routes")
     assert page.find_elements(By.CSS_SELECTOR, ".errors-wrapper") == []
     assert "Wine quality" in page.find_element(By.CSS_SELECTOR, ".title").text
     assert asked_hosts(page) == {url}

@@ -1,4 +1,6 @@
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -16,6 +18,7 @@ from wine_quality.config import settings
 from wine_quality.errors import RegistryError, TrackingError
 from wine_quality.metrics import rmse_gain
 from wine_quality.models import build, fit, predict
+from wine_quality.ports import free_port
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.splits import distinct_wines, train_holdout_split
 
@@ -40,6 +43,7 @@ def register(store, sides):
         tracked = tracking.log_run(name, pipeline, (train, holdout), source, params)
         verdict = registry.gate(store, pipeline, train, holdout, source)
         version = registry.register(store, tracked, {"data_source": source})
+        registry.explain(store, version, verdict)
         if verdict.promoted:
             registry.promote(store, version)
         return verdict, version
@@ -164,6 +168,62 @@ def test_a_promotion_moves_the_alias_and_a_rollback_gives_it_back_step_by_step(v
     with pytest.raises(RegistryError, match="has no earlier champion"):
         registry.rollback(store)
     assert alias(store) == "1"
+
+
+def described(store, version: str) -> str:
+    return MlflowClient().get_model_version(store.registered_model, version).description
+
+
+def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register, store):
+    first, _ = register("xgboost", n_estimators=8)
+    scores = MlflowClient().get_run(registry.champion(store).run_id).data.metrics
+    text = described(store, "1")
+    assert f"| gate set | {scores['holdout_rmse']:.4f} | {scores['holdout_r2']:.3f} |" in text
+    assert "Data: uci, " in text
+    assert f"Gate: **promoted**, {first.reason}. RMSE on the gate set lower by {first.gain:.4f} than the mean" in text
+    assert f"(95 % interval {first.low:.4f} to {first.high:.4f}; negative means higher)" in text
+    refused, second = register("decision_tree")
+    assert f"Gate: **rejected**, {refused.reason}. RMSE on the gate set lower by -" in described(store, second)
+    assert "than champion version 1 " in described(store, second)
+
+
+def test_a_description_tells_of_promotions_and_rollbacks_and_stays_otherwise(register, store):
+    register("xgboost", n_estimators=8)
+    before = described(store, "1")
+    assert before.endswith("UTC: champion, in place of none.")
+    register("linear")
+    assert described(store, "1").startswith(before)
+    assert described(store, "1").endswith("UTC: replaced as champion by version 2.")
+    assert described(store, "2").endswith("UTC: champion, in place of version 1.")
+    registry.promote(store, "2")
+    assert described(store, "2").count("champion, in place of") == 1
+    registry.rollback(store)
+    assert described(store, "1").endswith("UTC: champion again: version 2 was rolled back.")
+    assert described(store, "2").endswith("UTC: rolled back; version 1 is champion again.")
+
+
+def aliases(store) -> dict[str, str]:
+    return MlflowClient().get_registered_model(store.registered_model).aliases
+
+
+def test_a_version_that_becomes_champion_is_challenger_no_more(version_of, store):
+    first, second = version_of(), version_of()
+    assert aliases(store) == {"challenger": second}
+    registry.promote(store, first)
+    assert aliases(store) == {"challenger": second, "champion": first}
+    registry.promote(store, second)
+    assert aliases(store) == {"champion": second}
+    MlflowClient().set_registered_model_alias(store.registered_model, "challenger", first)
+    registry.rollback(store)
+    assert aliases(store) == {"champion": first}
+
+
+def test_a_promotion_that_was_stopped_halfway_is_completed_by_the_next_try(version_of, store):
+    version = version_of()
+    MlflowClient().set_registered_model_alias(store.registered_model, "champion", version)
+    assert aliases(store) == {"challenger": version, "champion": version}
+    registry.promote(store, version)
+    assert aliases(store) == {"champion": version}
 
 
 def test_without_a_champion_there_is_nothing_to_go_back_to(store):
@@ -312,22 +372,70 @@ def test_the_commit_is_unknown_outside_git(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("spoil", "why", "what"),
     [
-        (Path.mkdir, "unable to open database file"),
-        (lambda path: path.write_text("no database"), "file is not a database"),
+        (Path.mkdir, "unable to open database file", "Mend the permissions of the store, or MLFLOW_TRACKING_URI"),
+        (
+            lambda path: path.write_text("no database"),
+            "file is not a database",
+            "Move that file away, or mend MLFLOW_TRACKING_URI",
+        ),
     ],
 )
-def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, why):
+def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, why, what):
     spoil(tmp_path / "mlflow.db")
     with pytest.raises(TrackingError) as caught, tracking.store(settings()):
         pass
-    assert str(caught.value) == f"MLflow: {why}. Free some space, or mend MLFLOW_TRACKING_URI, and run again."
+    assert str(caught.value) == f"MLflow: {why}. {what}, and run again."
 
 
 def test_a_full_disk_under_the_store_is_told(store, full_disk):
-    with pytest.raises(TrackingError, match=r"^MLflow: .*No space left on device"), tracking.store(store):
+    line = r"^MLflow: .*No space left on device\. Free some space, and run again\.$"
+    with pytest.raises(TrackingError, match=line), tracking.store(store):
         raise full_disk
+
+
+def test_a_store_of_another_release_is_told_how_to_upgrade(store):
+    with closing(sqlite3.connect(store.home / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    shutil.copyfile(store.home / "mlflow.db", store.home / "old.db")
+    old = settings(home=store.home / "elsewhere")
+    old.home.mkdir()
+    shutil.move(store.home / "old.db", old.home / "mlflow.db")
+    line = r"^MLflow: Detected out-of-date .*with `mlflow db upgrade`"
+    with pytest.raises(TrackingError, match=line), tracking.store(old):
+        pass
+
+
+def test_a_server_that_is_away_is_told_to_be_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    line = r"^MLflow: .*Start that server, or mend MLFLOW_TRACKING_URI"
+    with pytest.raises(TrackingError, match=line), tracking.store(settings()):
+        pass
+
+
+def test_a_conflict_is_told_to_be_tried_again(store):
+    clash = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name")
+    with pytest.raises(TrackingError, match=r"at the same moment: run it again\.$"), tracking.store(store):
+        raise clash
+
+
+def test_a_conflict_of_two_processes_is_tried_again_and_no_other_error_is(store, sides, monkeypatch):
+    clash = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name")
+    log_input, left = mlflow.log_input, [clash, clash]
+
+    def fail_at_first(*args, **kwargs):
+        if left:
+            raise left.pop()
+        log_input(*args, **kwargs)
+
+    monkeypatch.setattr(mlflow, "log_input", fail_at_first)
+    with mlflow.start_run() as run:
+        tracking.log_wines(sides[0], "uci", "training")
+        left.append(MlflowException("another one"))
+        with pytest.raises(MlflowException, match="another one"):
+            tracking.log_wines(sides[0], "uci", "training")
+    assert len(mlflow.get_run(run.info.run_id).inputs.dataset_inputs) == 1
 
 
 def test_a_full_disk_that_mlflow_calls_something_else_is_told_as_what_it_is(store, full_disk):

@@ -186,7 +186,7 @@ def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole
     made = registered(store, "decision_tree")
     MlflowClient().delete_model_version_tag(made.name, "1", ONNX_SUM)
     graph_path(made).write_bytes(graph_path(made).read_bytes()[:100])
-    assert load_scorer(store, version(store, "1")).engine == "pipeline"
+    assert load_scorer(store, version(store, "1")).why.startswith("converted to ONNX when it was loaded")
     scoring.prepare(store, "1", sides[1])
     assert load_scorer(store, version(store, "1")).engine == "onnx"
 
@@ -218,3 +218,37 @@ def test_a_changed_model_is_not_converted(store, sides):
     with pytest.raises(RegistryError, match=r"version 1 cannot be used: model\.skops is not the file that was noted"):
         scoring.prepare(store, "1", sides[1])
     assert ONNX_SUM not in version(store, "1").tags
+
+
+def unprepared(config, made):
+    """Return a version as it is when it never went through `prepare`: someone moves the alias to it by hand."""
+    for tag in (ONNX_SUM, NO_ONNX):
+        if tag in made.tags:
+            MlflowClient().delete_model_version_tag(made.name, str(made.version), tag)
+    return version(config, str(made.version))
+
+
+def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(store, asked):
+    made = registered(store, "extra_trees", n_estimators=10)
+    prepared, by_hand = load_scorer(store, made), load_scorer(store, unprepared(store, made))
+    assert (prepared.engine, by_hand.engine) == ("onnx", "onnx")
+    assert by_hand.why.startswith("converted to ONNX when it was loaded, and checked against its pipeline on ")
+    assert np.array_equal(by_hand.score(columns_of(asked)), prepared.score(columns_of(asked)))
+    assert ONNX_SUM not in version(store, "1").tags
+
+
+def test_a_graph_made_at_loading_that_differs_from_its_pipeline_is_not_used(store, monkeypatch):
+    made = unprepared(store, registered(store, "decision_tree"))
+    exact = scoring.graph_predict
+    monkeypatch.setattr(scoring, "graph_predict", lambda path: lambda columns: exact(path)(columns) + 0.01)
+    scorer = load_scorer(store, made)
+    assert (scorer.engine, scorer.why) == (
+        "pipeline",
+        "no ONNX graph: it differs from the pipeline by 0.01, more than 0.0001",
+    )
+
+
+def test_a_model_without_a_converter_says_so_prepared_or_not(store):
+    made = registered(store, "linear")
+    why = "no ONNX graph: it would gain nothing, or has no converter"
+    assert [load_scorer(store, one).why for one in (made, unprepared(store, made))] == [why, why]

@@ -146,6 +146,7 @@ def test_five_thousand_wines_are_scored_and_one_more_is_not(url):
 def test_the_model_is_told_with_its_columns_and_their_limits(url):
     model = told(f"{url}/model")
     assert [model[key] for key in ("name", "version", "engine")] == ["wine-quality", "1", "pipeline"]
+    assert model["engine_reason"] == "no ONNX graph: it would gain nothing, or has no converter"
     assert model["run_id"] == MlflowClient().get_model_version("wine-quality", "1").run_id
     assert [column["name"] for column in model["columns"]] == FEATURES
     assert model["columns"][-1] == {"name": "alcohol", "unit": "% by volume", "low": 5, "high": 25}
@@ -158,6 +159,47 @@ def test_what_was_predicted_is_kept(url, config):
     kept = predictions.read(config.predictions_uri).set_index("id").loc[one["id"]]
     assert (kept["score"], kept["version"], kept["alcohol"]) == (one["score"], "1", WINE["alcohol"])
     assert np.isnan(kept["pH"])
+
+
+def test_a_preview_is_scored_but_neither_stored_nor_counted_as_a_prediction(url, config):
+    before, known = samples(url), set(predictions.read(config.predictions_uri)["id"])
+    preview, real = post(url, WINE, "/preview").json(), post(url, WINE).json()
+    assert preview == {"score": real["score"], "quality": real["quality"], "version": "1", "stored": False}
+    wait_until(lambda: real["id"] in set(predictions.read(config.predictions_uri)["id"]), "the real prediction")
+    assert not list(config.spool.glob("*.refused"))
+    assert set(predictions.read(config.predictions_uri)["id"]) - known == {real["id"]}
+    grown = {name: value - before.get((name, labels), 0) for (name, labels), value in samples(url).items()}
+    assert (grown["wine_rows_scored_total"], grown["wine_predictions_total"]) == (2, 1)
+    assert post(url, [WINE], "/preview").status_code == 422
+
+
+GET_PATHS = ("/", "/index.html", "/page.js", "/page.css", "/icon.svg", "/docs", "/openapi.json", "/model", "/metrics")
+
+
+@pytest.mark.parametrize("path", [*GET_PATHS, "/wines/ranges", "/health/live", "/health/ready"])
+def test_head_is_answered_as_get_is_without_the_body(url, path):
+    get, head = (requests.request(method, url + path, timeout=30) for method in ("GET", "HEAD"))
+    assert (get.status_code, head.status_code, head.content) == (200, 200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    if path != "/metrics":  # whose body grows from one request to the next
+        assert head.headers["content-length"] == str(len(get.content))
+
+
+def test_head_leaves_the_connection_in_step(url):
+    with requests.Session() as session:
+        assert session.head(f"{url}/model", timeout=30).content == b""
+        assert session.get(f"{url}/health/live", timeout=30).json() == {"status": "live"}
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_path_for_post_alone_refuses_head_and_says_what_it_takes(url, method):
+    answer = requests.request(method, f"{url}/predict", timeout=30)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+def test_no_metric_tells_when_a_counter_was_created(url):
+    post(url, WINE)
+    assert "_created" not in requests.get(f"{url}/metrics", timeout=30).text
 
 
 def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypatch):
@@ -196,7 +238,7 @@ def test_requests_and_answers_are_as_the_documentation_says(url):
         schema = said["content"]["application/json"]["schema"]
         jsonschema.validate(value, {**schema, "components": documented["components"]})
 
-    for path in ("/predict", "/nearest"):
+    for path in ("/predict", "/preview", "/nearest"):
         operation = documented["paths"][path]["post"]
         for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
             check(operation["requestBody"], example["value"])
@@ -246,8 +288,11 @@ def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_o
             process.send_signal(signal.SIGINT)
             assert slow.recv(100) == b""
             assert process.wait(timeout=5) == 130
-    said = f"serve     http://127.0.0.1:{port}, and how to ask at /docs\nstopped. Run it again when you like.\n"
-    assert (tmp_path / "log").read_text() == said
+    first, serve, swap, *_back, stopped = (tmp_path / "log").read_text().splitlines()
+    assert "champion  wine-quality version 1, the first since the start. It scores by pipeline: no ONNX" in first
+    assert "champion  wine-quality version 1 -> version 2, because the alias champion moved. It scores by onnx" in swap
+    assert serve == f"serve     http://127.0.0.1:{port}, and how to ask at /docs"
+    assert stopped == "stopped. Run it again when you like."
 
 
 def test_a_taken_port_is_told(config, url):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from reader import ID, Reader, checkout_at
 from readmes import COMMAND, OUTPUT, PYTHON, READMES, Block, blocks
 from servers import wait_until
 from uci import uci_server
+from wiretap import foreign
 
 from tour import CHAPTERS
 from wine_quality import data, splits
@@ -46,8 +48,10 @@ def uci() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A checkout without an environment."""
-    return checkout_at(tmp_path_factory.mktemp("reader") / "wine-quality")
+    """A checkout that is set up: its packages come from an index, and nothing after that comes from anywhere."""
+    checkout = checkout_at(tmp_path_factory.mktemp("reader") / "wine-quality")
+    subprocess.run(["make", "setup"], cwd=checkout, check=True)
+    return checkout
 
 
 @pytest.fixture
@@ -61,10 +65,10 @@ def reader(checkout, tmp_path, request) -> Iterator[Reader]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     own = {"JUPYTER_CONFIG_DIR": str(jupyter), "PYTEST_ADDOPTS": ONLY_QUICK, "WINE_TRIALS": "6"}
     reader = Reader(checkout, plain | own | wine, true_figures=real)
-    if (checkout / ".venv").exists():  # else the first page sets it up
-        reader.runs("make clean || true", typed="yes\n")
+    reader.runs("make clean || true", typed="yes\n")
     yield reader
     reader.stops()
+    assert foreign(reader.contacts) == []
 
 
 def files_come_in(reader: Reader, block: Block) -> Block:

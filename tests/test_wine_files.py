@@ -2,6 +2,7 @@
 
 import csv
 import io
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,20 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from wine_quality import wine_files
-from wine_quality.batches import score_file
+from wine_quality.batches import ADDED, Judge, score_file
 from wine_quality.errors import DataError
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import FEATURES
 from wine_quality.scoring import Scorer
 
-NOW = "2026-01-02T03:04:05+00:00"
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @pytest.fixture
 def scorer(wines) -> Scorer:
     """A linear model of the six wines, as version 7."""
     pipeline = fit(build("linear", 1), wines)
-    return Scorer("7", "a run", "pipeline", None, lambda columns: predict(pipeline, pd.DataFrame(columns)))
+    return Scorer("7", "a run", "pipeline", "", None, lambda columns: predict(pipeline, pd.DataFrame(columns)))
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def score(scorer, tmp_path):
 
     def run(content: str | bytes | pd.DataFrame | pa.Table) -> Path:
         source = written(tmp_path, content)
-        score_file(source, tmp_path / "scored", scorer, NOW)
+        score_file(source, tmp_path / "scored", Judge(scorer, NOW, "a file", io.BytesIO()))
         return tmp_path / "scored"
 
     return run
@@ -47,7 +48,7 @@ def reasons(scorer, tmp_path):
     def run(content: str | bytes | pd.DataFrame | pa.Table) -> str:
         source = written(tmp_path, content)
         with pytest.raises(DataError) as caught:
-            score_file(source, tmp_path / "scored", scorer, NOW)
+            score_file(source, tmp_path / "scored", Judge(scorer, NOW, "a file", io.BytesIO()))
         line = str(caught.value)
         assert line.startswith(f"{source}: ")
         return line.removeprefix(f"{source}: ")
@@ -112,7 +113,8 @@ def test_every_spelling_gives_the_same_scores(score, features, expected, spell):
     assert scored["score"].to_numpy() == pytest.approx(expected, abs=1e-6)
     assert (scored["quality"] == np.rint(expected)).all()
     assert set(scored["model_version"].astype(str)) == {"7"}
-    assert set(scored["scored_at"]) == {NOW}
+    assert set(scored["scored_at"]) == {NOW.isoformat()}
+    assert scored["prediction_id"].is_unique
 
 
 def test_blanks_are_scored(score, scorer, features):
@@ -126,9 +128,9 @@ def test_other_columns_and_cells_of_a_csv_stay_letter_by_letter(score, features)
     ids = ["007", " x ", "NA", 'say "so"', "a;b", "two\nlines"]
     content = as_csv(features.assign(id=ids), sep=";")
     header, *rows = csv.reader(io.StringIO(score(content).read_text(), newline=""), delimiter=";")
-    assert header == [*FEATURES, "id", "score", "quality", "model_version", "scored_at"]
+    assert header == [*FEATURES, "id", *ADDED]
     given = list(csv.reader(io.StringIO(content, newline=""), delimiter=";"))
-    assert [row[:-4] for row in rows] == given[1:]
+    assert [row[: -len(ADDED)] for row in rows] == given[1:]
 
 
 def test_other_columns_of_parquet_keep_their_kind(score, features):

@@ -86,7 +86,11 @@ def deployment(config: Settings) -> Iterator[Found]:
         ready = "away"
     yield Found(f"the service: {ready}", ready == "green", "run make serve in another terminal")
     kept = len(predictions.read(config.predictions_uri))
-    yield Found(f"predictions kept: {kept:,}", kept > 0, "move a slider on the service's page")
+    yield Found(
+        f"predictions kept: {kept:,}",
+        kept > 0,
+        "ask /predict, as the chapter shows, or make score; the page stores nothing",
+    )
     with wine_bucket(config) as (bucket, _):
         scored = [one["Key"] for one in bucket.list_objects("scored/") if one["Key"].endswith((".csv", ".parquet"))]
     yield Found(f"files scored: {len(scored)}", bool(scored), "put a file under incoming/ in the bucket; make score")

@@ -6,8 +6,13 @@ under the same name in `scored/`, with the columns of `ADDED`; a column of its o
 version: the same content is scored by the same version once. What cannot be scored is moved to `rejected/`, with the
 reasons beside it.
 
-A process may be killed at any step. The marker is made void before a scored file is written, and written after it; a
-refused file is taken from `incoming/` last. So the next run does again whatever was not done whole.
+What is scored is production traffic: each row's prediction goes into the database of predictions, where monitoring
+finds it. Its id follows from the file, the version and the row, so that a file that is scored again after a failure is
+stored once; `prediction_id` in the scored file is what a label is added by.
+
+A process may be killed at any step. The predictions are stored first. The marker is made void before a scored file is
+written, and written after it; a refused file is taken from `incoming/` last. So the next run does again whatever was
+not done whole.
 
 The functions take any bucket with the methods of `prefect_aws.S3Bucket`.
 """
@@ -20,15 +25,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from wine_quality import predictions
 from wine_quality.errors import DataError
 from wine_quality.files import disk_errors_told, sha256
-from wine_quality.schema import SHOWN_PROBLEMS, Problems, problem_line
+from wine_quality.predictions import Prediction, json_lines
+from wine_quality.schema import FEATURES, SHOWN_PROBLEMS, Problems, problem_line
 from wine_quality.scoring import Scorer, columns_of
 from wine_quality.storage import check_reachable, storage_errors_told
 from wine_quality.wine_files import KINDS
@@ -41,6 +49,7 @@ ADDED = {
     "quality": pa.int64(),
     "model_version": pa.string(),
     "scored_at": pa.string(),
+    "prediction_id": pa.string(),
 }
 
 Entry = dict[str, Any]  # an object as S3 lists it
@@ -98,7 +107,7 @@ def name_of(entry: Entry) -> str:
     return f"unfit-name-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
+def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path, predictions_uri: str) -> Outcome:
     """Score an object under `incoming/`, or reject it, or see that it was scored before.
 
     Parameters
@@ -109,9 +118,13 @@ def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
     scorer : Scorer
     folder : Path
         Where the object is kept as long as the work takes, and what is made of it. It is emptied first.
+    predictions_uri : str
+        The database of predictions, as that of `predictions.Store`.
 
     Raises
     ------
+    PredictionsError
+        The database of predictions is away. The file stays for the next run.
     StorageError
         The bucket cannot be used, or the object is gone.
     DataError
@@ -122,26 +135,68 @@ def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
         source = folder / f"source{PurePosixPath(name).suffix.lower()}"
         download(bucket, entry, source)
         try:
-            return score_once(bucket, name, source, scorer)
+            return score_once(bucket, name, source, scorer, predictions_uri)
         except DataError as error:
             return reject(bucket, entry, source, str(error).removeprefix(f"{source}: "))
 
 
-def score_once(bucket: Any, name: str, source: Path, scorer: Scorer) -> Outcome:
-    """Score a file and upload the result, unless a marker says that this version has scored the same content."""
+def score_once(bucket: Any, name: str, source: Path, scorer: Scorer, predictions_uri: str) -> Outcome:
+    """Score a file, store its predictions and upload the result, unless this version has scored the same content."""
     if source.suffix not in KINDS:
         raise DataError(f"{source}: its name must be a plain path, not too long, and end in .csv or .parquet.")
     marker = {"sha256": sha256(source), "version": scorer.version}
     known = marker_of(bucket, name)
     if marker.items() <= known.items():
         return Outcome(name, known["rows"], scorer.version, "unchanged")
-    target, now = source.with_name("scored"), datetime.now(UTC).isoformat(timespec="seconds")
-    rows = score_file(source, target, scorer, now)
-    keep(bucket, name, target, marker | {"rows": rows, "scored_at": now})
+    target, lines, now = source.with_name("scored"), source.with_name("predictions"), datetime.now(UTC)
+    with lines.open("wb") as file:
+        judge = Judge(scorer, now, f"{name} {marker['sha256']} {scorer.version}", file)
+        rows = score_file(source, target, judge)
+    predictions.insert_file(predictions_uri, lines)
+    keep(bucket, name, target, marker | {"rows": rows, "scored_at": judge.scored_at})
     return Outcome(name, rows, scorer.version, "scored")
 
 
-def score_file(source: Path, target: Path, scorer: Scorer, now: str) -> int:
+@dataclass
+class Judge:
+    """What scores the rows of one file, chunk by chunk, and writes down a prediction for each.
+
+    Attributes
+    ----------
+    scorer : Scorer
+    now : datetime
+        The time (UTC) of all its predictions.
+    file : str
+        What names the file and its content: the ids of its predictions follow from it.
+    lines : BinaryIO
+        Where the predictions are written, as `predictions.insert_file` reads them.
+    rows : int
+        How many rows it has scored.
+    """
+
+    scorer: Scorer
+    now: datetime
+    file: str
+    lines: BinaryIO
+    rows: int = 0
+
+    @property
+    def scored_at(self) -> str:
+        """The time as it stands in a scored file."""
+        return self.now.isoformat(timespec="seconds")
+
+    def judged(self, wines: pd.DataFrame) -> pd.DataFrame:
+        """Score some wines, and return the columns of `ADDED` for them."""
+        score, version = self.scorer.score(columns_of(wines)), self.scorer.version
+        ids = [str(uuid5(NAMESPACE_URL, f"{self.file} {self.rows + n}")) for n in range(1, len(wines) + 1)]
+        self.rows += len(wines)
+        rows = zip(ids, wines[FEATURES].to_dict("records"), score.tolist(), strict=True)
+        self.lines.write(json_lines(Prediction(name, self.now, version, wine, one) for name, wine, one in rows))
+        values = (score, np.rint(score).astype(int), version, self.scored_at, ids)
+        return pd.DataFrame(dict(zip(ADDED, values, strict=True)))
+
+
+def score_file(source: Path, target: Path, judge: Judge) -> int:
     """Score a file of wine, `CHUNK` rows at once, and return how many wines it has.
 
     Parameters
@@ -150,9 +205,7 @@ def score_file(source: Path, target: Path, scorer: Scorer, now: str) -> int:
         A `.csv` or `.parquet` file with the columns of `schema.FEATURES`, and any others. Measurements may be blank.
     target : Path
         Where to write the same rows with the columns of `ADDED`.
-    scorer : Scorer
-    now : str
-        What to write as the time.
+    judge : Judge
 
     Raises
     ------
@@ -167,7 +220,7 @@ def score_file(source: Path, target: Path, scorer: Scorer, now: str) -> int:
             problems, more = first_problems(problems | found)
             further += more
             if not problems:
-                write(chunk, judged(wines, scorer, now))
+                write(chunk, judge.judged(wines))
             rows += len(chunk)
     if problems:
         raise DataError(problem_line(str(source), problems, further))
@@ -180,13 +233,6 @@ def first_problems(problems: Problems) -> tuple[Problems, int]:
     """Return the first ten problems and how many more there are: a file may have millions."""
     first = dict(sorted(problems.items())[:SHOWN_PROBLEMS])
     return first, len(problems) - len(first)
-
-
-def judged(wines: pd.DataFrame, scorer: Scorer, now: str) -> pd.DataFrame:
-    """Return the columns of `ADDED` for some wines."""
-    score = scorer.score(columns_of(wines))
-    quality = np.rint(score).astype(int)
-    return pd.DataFrame(dict(zip(ADDED, (score, quality, scorer.version, now), strict=True)))
 
 
 def download(bucket: Any, entry: Entry, path: Path) -> None:

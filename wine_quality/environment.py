@@ -15,6 +15,9 @@ DEFAULTS = {
     # a server that Prefect starts by itself: no page of another origin reads from it or writes to it
     "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200",
     "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # its pages call out even so
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "ITERATIVE_DO_NOT_TRACK": "true",  # Evidently's own servers
     "AWS_EC2_METADATA_DISABLED": "true",  # boto3 looks for keys at 169.254.169.254 otherwise
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # S3 servers other than Amazon's may refuse the CRC headers
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",

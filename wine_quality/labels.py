@@ -4,16 +4,18 @@ They lie in the database of the predictions, in a table of their own. A quality 
 the one before: tasters correct themselves.
 """
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import pandas as pd
 from sqlalchemy import Column, Integer, MetaData, String, Table, inspect, select
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from wine_quality import predictions
 from wine_quality.errors import DataError, PredictionsError
-from wine_quality.predictions import Store, UtcTime, told
-from wine_quality.schema import BEST, FEATURES, TARGET, WORST
+from wine_quality.predictions import Store, UtcTime, batched, told
+from wine_quality.schema import BEST, FEATURES, SHOWN_PROBLEMS, TARGET, WORST
 
 TABLE = Table(
     "qualities",
@@ -32,12 +34,12 @@ def add(url: str, qualities: dict[str, int]) -> None:
     url : str
         As that of `predictions.Store`.
     qualities : dict
-        The quality, 0 to 10, by the id of the prediction. The prediction itself may still be on its way.
+        The quality, 0 to 10, by the id of the prediction.
 
     Raises
     ------
     DataError
-        A quality is not a whole number from 0 to 10. Nothing is kept then.
+        A quality is not a whole number from 0 to 10, or no stored prediction has an id. Nothing is kept then.
     PredictionsError
         The database is away, or refuses.
     """
@@ -53,9 +55,27 @@ def add(url: str, qualities: dict[str, int]) -> None:
         index_elements=["id"], set_={TARGET: insert.excluded[TARGET], "time": insert.excluded.time}
     )
     try:
-        store.write(TABLE, upsert, iter(rows))
+        with store.writing(TABLE, predictions.TABLE) as connection:
+            assert_predicted(connection, qualities)
+            for some in batched(rows, predictions.BATCH):
+                connection.execute(upsert, some)
     except SQLAlchemyError as error:
         raise unusable(store, error) from None
+
+
+def assert_predicted(connection: Connection, ids: Collection[str]) -> None:
+    """Raise a `DataError` that names the ids of no stored prediction, the first ten of them in full."""
+    column, known = predictions.TABLE.c.id, set()
+    for some in batched(ids, predictions.BATCH):
+        known.update(connection.scalars(select(column).where(column.in_(some))))
+    unknown = [name for name in ids if name not in known]
+    if unknown:
+        more = f" and {len(unknown) - SHOWN_PROBLEMS} more" if len(unknown) > SHOWN_PROBLEMS else ""
+        raise DataError(
+            f"{len(unknown)} of {len(ids)} ids have no stored prediction: {', '.join(unknown[:SHOWN_PROBLEMS])}{more}. "
+            "No label is stored. Mend the ids; a prediction that was made just now, or while its database was away, "
+            "may still be on its way there: then add the labels later."
+        )
 
 
 def labelled(url: str) -> pd.DataFrame:

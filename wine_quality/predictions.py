@@ -8,7 +8,8 @@ is killed, and the next process on the same spool inserts them. A line inserted 
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -21,7 +22,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 from sqlalchemy import Column, DateTime, Double, MetaData, String, Table, create_engine, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.engine import URL, Connection, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeDecorator
@@ -33,6 +34,7 @@ from wine_quality.spool import Spool, Trouble, opened
 SHIP_SECONDS, LONGEST_WAIT = 1.0, 30.0  # from one shipment to the next, and at most where the database is away
 CLOSE_SECONDS = 5.0
 BATCH = 100  # rows a statement: the thread gives way to answers in between
+INSERTED = 10_000  # lines of a file in one transaction
 LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC
 SHOWN = 300  # letters of an error of the database
 
@@ -155,15 +157,57 @@ class Store:
         SQLAlchemyError
             The database is away, or refuses.
         """
-        self.write(TABLE, self.kind.insert(TABLE).on_conflict_do_nothing(), map(row, lines))
+        statement = self.kind.insert(TABLE).on_conflict_do_nothing()
+        with self.writing(TABLE) as connection:
+            for some in batched(map(row, lines), BATCH):
+                connection.execute(statement, some)
 
-    def write(self, table: Table, statement: Any, rows: Iterator[dict[str, Any]]) -> None:
-        """Execute a statement for each row, all or none; the table is made where there is none."""
+    @contextmanager
+    def writing(self, *tables: Table) -> Iterator[Connection]:
+        """Yield a connection on which this process alone writes, all or nothing; missing tables are created."""
         with self.engine.begin() as connection:
             connection.exec_driver_sql(self.kind.alone)
-            table.metadata.create_all(connection)
-            while batch := list(islice(rows, BATCH)):
-                connection.execute(statement, batch)
+            for table in tables:
+                table.metadata.create_all(connection)
+            yield connection
+
+
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield the items in lists of `size`; the last one may be shorter."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def json_lines(predictions: Iterable[Prediction]) -> bytes:
+    """Return predictions as the lines that wait on the disk until they are inserted."""
+    return b"".join(orjson.dumps(prediction, option=LINE) for prediction in predictions)
+
+
+def insert_file(url: str, path: Path) -> None:
+    """Insert a file of `json_lines` into the database, `INSERTED` lines at once; what is there already stays as it is.
+
+    Parameters
+    ----------
+    url : str
+        As that of `Store`.
+    path : Path
+
+    Raises
+    ------
+    PredictionsError
+        The database is away, or refuses. Insert the same file again: each prediction is stored once, by its id.
+    """
+    store = Store(url)
+    try:
+        with path.open("rb") as lines:
+            for some in batched(lines, INSERTED):
+                store.insert(some)
+    except SQLAlchemyError as error:
+        raise PredictionsError(
+            f"{store.name}: predictions cannot be stored ({told(error)}). Start it, or mend WINE_PREDICTIONS, and run "
+            "again: each is stored once."
+        ) from None
 
 
 def unusable() -> SettingsError:
@@ -248,10 +292,7 @@ class Predictions:
         What is kept outlives the process, however that ends, and comes into the database once. It was given to the
         operating system, which writes it to the disk within seconds: a machine that loses power may lose those.
         """
-        lines = bytearray()
-        for prediction in predictions:
-            lines += orjson.dumps(prediction, option=LINE)
-        return self.spool.add(lines)
+        return self.spool.add(json_lines(predictions))
 
     def close(self) -> None:
         """Ship what the database takes at once, and stop. The rest stays in the spool for the next process."""

@@ -1,17 +1,21 @@
 """Versions of the model, the champion among them, and the gate before it.
 
-The alias `champion` names the version that is in use, `challenger` the newest. A challenger becomes champion only if
-its RMSE on the gate set is lower by a minimum effect and the gain is statistically significant.
+The alias `champion` names the version that is in use, `challenger` the newest one as long as it is not champion itself.
+A challenger becomes champion only if its RMSE on the gate set is lower by a minimum effect and the gain is statistically
+significant.
+The description of a version, which MLflow shows beside it, says why it is what it is.
 """
 
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, get_model_info
@@ -75,7 +79,7 @@ def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
     """
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{config.registered_model}'"):
-        client.create_registered_model(config.registered_model)
+        create_name(config.registered_model)
     earlier = client.search_model_versions(f"name = '{config.registered_model}' and run_id = '{run.run_id}'")
     if earlier:
         made = earlier[0]
@@ -90,6 +94,56 @@ def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
         client.set_model_version_tag(config.registered_model, version, MODEL_SUM, model_sum(run.model_id))
     client.set_registered_model_alias(config.registered_model, CHALLENGER, version)
     return version
+
+
+def create_name(name: str) -> None:
+    """Create a registered model, unless another process has just done so."""
+    try:
+        MlflowClient().create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def explain(config: Settings, version: str, verdict: Verdict) -> None:
+    """Write the description of a version: its model, data and scores, and what the gate found."""
+    client = MlflowClient()
+    run = client.get_run(client.get_model_version(config.registered_model, version).run_id)
+    client.update_model_version(config.registered_model, version, description(run, verdict))
+
+
+def description(run: Run, verdict: Verdict) -> str:
+    """Return a run and the gate's verdict on its model as Markdown."""
+    data, scores = run.data, run.data.metrics
+    rows = [
+        f"| {where} | {scores[f'{key}_rmse']:.4f} | {scores[f'{key}_r2']:.3f} |"
+        for key, where in (("cv", "cross-validation"), ("holdout", "gate set"))
+        if {f"{key}_rmse", f"{key}_r2"} <= scores.keys()
+    ]
+    lines = [
+        f"`{data.params.get('model', 'model')}` of run {run.info.run_name}. Data: {data.tags.get(SOURCE, 'unknown')}, "
+        f"{data.tags.get('data', 'origin not logged')}.",
+        "\n".join(["| scored on | RMSE | R² |", "| --- | ---: | ---: |", *rows]),
+        f"Gate: **{'promoted' if verdict.promoted else 'rejected'}**, {verdict.reason}. RMSE on the gate set lower by "
+        f"{verdict.gain:.4f} than {verdict.opponent} (95 % interval {verdict.low:.4f} to {verdict.high:.4f}; negative "
+        "means higher).",
+    ]
+    return "\n\n".join(lines)
+
+
+def add_note(name: str, version: str, note: str) -> None:
+    """Add a line with the time to the description of a version."""
+    client, now = MlflowClient(), datetime.now(UTC)
+    before = client.get_model_version(name, version).description or ""
+    client.update_model_version(name, version, f"{before}\n\n{now:%Y-%m-%d %H:%M} UTC: {note}".strip())
+
+
+def crown(name: str, version: str) -> None:
+    """Give a version the alias `champion`, and take `challenger` from it."""
+    client = MlflowClient()
+    client.set_registered_model_alias(name, CHAMPION, version)
+    if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == version:
+        client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def model_sum(model_id: str) -> str:
@@ -168,7 +222,7 @@ def unloadable(version: ModelVersion, error: Exception) -> RegistryError:
 
 
 def promote(config: Settings, version: str) -> None:
-    """Give a version the alias `champion`, and note on it which version had the alias before.
+    """Give a version the alias `champion`, and note on it which version had the alias before. It is no challenger then.
 
     Raises
     ------
@@ -177,6 +231,7 @@ def promote(config: Settings, version: str) -> None:
     """
     client, current = MlflowClient(), champion(config)
     if current and str(current.version) == version:
+        crown(current.name, version)  # an earlier try may have been stopped halfway
         return
     wanted = client.get_model_version(config.registered_model, version)
     if refusal := unfit(wanted, current):
@@ -185,7 +240,10 @@ def promote(config: Settings, version: str) -> None:
         )
     if current:
         client.set_model_version_tag(wanted.name, version, REPLACED, str(current.version))
-    client.set_registered_model_alias(wanted.name, CHAMPION, version)
+    crown(wanted.name, version)
+    add_note(wanted.name, version, f"champion, in place of {f'version {current.version}' if current else 'none'}.")
+    if current:
+        add_note(wanted.name, str(current.version), f"replaced as champion by version {version}.")
 
 
 def unfit(wanted: ModelVersion, current: ModelVersion | None) -> str:
@@ -229,7 +287,9 @@ def rollback(config: Settings) -> str:
         raise RegistryError(f"{config.registered_model} has no earlier champion. Give the alias to a version by hand.")
     client = MlflowClient()
     load_version(client.get_model_version(config.registered_model, earlier))
-    client.set_registered_model_alias(config.registered_model, CHAMPION, earlier)
+    crown(config.registered_model, earlier)
+    add_note(config.registered_model, earlier, f"champion again: version {current.version} was rolled back.")
+    add_note(config.registered_model, str(current.version), f"rolled back; version {earlier} is champion again.")
     return earlier
 
 

@@ -26,11 +26,13 @@ from sklearn.tree import DecisionTreeClassifier
 
 from wine_quality import tracking
 from wine_quality.config import Settings
+from wine_quality.data import sample
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.models import predict
 from wine_quality.registry import MODEL_SUM
 from wine_quality.schema import FEATURES, MEASUREMENTS
+from wine_quality.splits import distinct_wines
 from wine_quality.tracking import MODEL_FILE
 
 ONNX_FILE = "model.onnx"  # an artifact of the run behind a version
@@ -62,6 +64,8 @@ class Scorer:
         The MLflow run behind it.
     engine : str
         `onnx` or `pipeline`.
+    why : str
+        Why it scores by that engine.
     signature : ModelSignature
         What it takes and gives.
     """
@@ -69,6 +73,7 @@ class Scorer:
     version: str
     run_id: str
     engine: str
+    why: str
     signature: ModelSignature
     predict: Predict = field(repr=False)
 
@@ -206,13 +211,28 @@ def load_scorer(config: Settings, version: ModelVersion) -> Scorer:
         signature = signature_of(version, aside)
         if signature is None or signature.inputs.input_names() != FEATURES:
             raise unusable(version, "it takes other columns than those of wine")
-        if ONNX_SUM in version.tags:
-            engine, path, load = "onnx", graph_file(version, aside), graph_predict
-        else:
-            engine, path, load = "pipeline", model, pipeline_predict
-        scorer = Scorer(str(version.version), version.run_id, engine, signature, opened(version, path, load))
+        path, why = best_file(version, model, aside)
+        engine, load = ("pipeline", pipeline_predict) if path == model else ("onnx", graph_predict)
+        scorer = Scorer(str(version.version), version.run_id, engine, why, signature, opened(version, path, load))
         opened(version, path, lambda _: scorer.score(ONE_WINE))
     return scorer
+
+
+def best_file(version: ModelVersion, model: Path, aside: str) -> tuple[Path, str]:
+    """Return the file that a version scores by, and why: its ONNX graph where there is one, else its model.
+
+    A version that never went through `prepare`, because the alias was moved to it by hand, is converted here and
+    compared with its pipeline on the sample. That stays in memory: only `prepare` writes to the store.
+    """
+    if ONNX_SUM in version.tags:
+        return graph_file(version, aside), "its ONNX graph was checked when it was promoted"
+    if NO_ONNX in version.tags:
+        return model, f"no ONNX graph: {version.tags[NO_ONNX]}"
+    path, wines = Path(aside) / ONNX_FILE, distinct_wines(sample("to check a graph").table)
+    refusal = opened(version, model, lambda file: write_graph(tracking.load_model(file), path, wines))
+    if refusal:
+        return model, f"no ONNX graph: {refusal}"
+    return path, f"converted to ONNX when it was loaded, and checked against its pipeline on {len(wines):,} rows"
 
 
 def model_file(version: ModelVersion, aside: str) -> Path:

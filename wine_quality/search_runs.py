@@ -5,6 +5,7 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from textwrap import shorten
 
 import mlflow
 import pandas as pd
@@ -19,7 +20,7 @@ from wine_quality.config import Settings
 from wine_quality.data import table_checksum
 from wine_quality.errors import TrackingError
 from wine_quality.journal import Journal
-from wine_quality.tracking import log_wines, store
+from wine_quality.tracking import SHOWN, advice, log_wines, of_disk, store
 from wine_quality.tuning import Families, Trial
 
 log = logging.getLogger("wine_quality.search")
@@ -115,7 +116,8 @@ class SearchRun:
         except (MlflowException, SQLAlchemyError) as error:
             if not self.error:
                 log.warning(
-                    "MLflow does not answer. The search goes on; its trials are kept in %s and sent later.",
+                    "MLflow: %s. The search goes on; its trials are kept in %s and sent later.",
+                    shorten(str(of_disk(error)), SHOWN),
                     self.journal.path,
                 )
             self.try_at, self.error = time.monotonic() + WAIT, str(error)
@@ -159,7 +161,8 @@ class SearchRun:
             self.client.log_dict(self.run_id, asdict(best.choice), "best.json")
             self.close(RunStatus.FINISHED)
         except (MlflowException, SQLAlchemyError, OSError) as error:
+            cause = of_disk(error)
             raise TrackingError(
-                f"MLflow does not answer ({type(error).__name__}). {len(self.waiting)} finished trials wait in "
-                f"{self.journal.path}. Start it and run the same search again: they are sent, and none is repeated."
+                f"MLflow: {shorten(str(cause), SHOWN)}. {len(self.waiting)} finished trials wait in "
+                f"{self.journal.path}; the same search sends them, and none is repeated. {advice(cause)}"
             ) from error

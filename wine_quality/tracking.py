@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +27,11 @@ from mlflow.models import Model, infer_signature
 from sklearn.pipeline import Pipeline
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from wine_quality.config import ROOT, Settings
-from wine_quality.errors import TrackingError
-from wine_quality.files import whole_file
+from wine_quality.config import ROOT, Settings, settings
+from wine_quality.errors import TrackingError, exit_code
+from wine_quality.files import one_at_a_time, whole_file
 from wine_quality.metrics import scores
 from wine_quality.models import predict
 from wine_quality.plots import predicted_against_actual
@@ -55,6 +57,27 @@ MODEL_FILE = "model.skops"  # as MLflow calls it
 REQUIRED = ["pandas", "scikit-learn", "skops"]
 XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"  # the former has wheels for Linux alone
 OWN_CODE = ["chemistry.py"]  # modules of this package that a model's file names, and that need no other of it
+CONFLICT = (
+    "UNIQUE constraint failed|duplicate key value|(table|relation) .* already exists|duplicate column name"
+    "|RESOURCE_ALREADY_EXISTS|Experiment.* already exists|out-of-date database schema|too many 500 error responses"
+)
+RUN_AGAIN = "Run it again; if that fails alike, look into the store that MLFLOW_TRACKING_URI names."
+ADVICE = {  # by what an error says; the first that fits
+    "no space left|disk is full|file too large|quota|disk i/o": "Free some space, and run again.",
+    "unable to open database|readonly database|permission denied|read-only file|is a directory": (
+        "Mend the permissions of the store, or MLFLOW_TRACKING_URI, and run again."
+    ),
+    "not a database|malformed": "Move that file away, or mend MLFLOW_TRACKING_URI, and run again.",
+    "database is locked": "Another program writes to it for long: end that or wait, and run again.",
+    "out-of-date database schema": (
+        "Another release of MLflow made it: upgrade it with `mlflow db upgrade`, or name another store in "
+        "MLFLOW_TRACKING_URI."
+    ),
+    CONFLICT: "Another process wrote the same at the same moment: run it again.",
+    "failed with exception|max retries|connection|timed out": (
+        "Start that server, or mend MLFLOW_TRACKING_URI, and run again."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +89,25 @@ class Tracked:
     model_id: str
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Say whether an error means that two processes wrote the same at once, so that a second try finds it there."""
+    return isinstance(error, MlflowException | SQLAlchemyError) and bool(re.search(CONFLICT, str(error)))
+
+
+retried = retry(
+    retry=retry_if_exception(is_conflict),
+    stop=stop_after_attempt(6),
+    wait=wait_random_exponential(multiplier=0.1, max=2),
+    reraise=True,
+)
+
+
+@retried
 def use_store(config: Settings) -> None:
-    """Point MLflow at the project's store and experiment, made where they are not there yet."""
+    """Point MLflow at the project's store and experiment, made where they are not there yet.
+
+    Where MLflow creates the database itself, its migrations must not run twice at once: one process at a time.
+    """
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
@@ -75,9 +115,11 @@ def use_store(config: Settings) -> None:
         with closing(sqlite3.connect(make_url(config.mlflow_uri).database)) as database:
             database.execute("PRAGMA schema_version")
     mlflow.set_tracking_uri(without_password(config.mlflow_uri))
-    if mlflow.get_experiment_by_name(config.experiment) is None:
-        on_server = config.mlflow_uri.startswith("http")
-        mlflow.create_experiment(config.experiment, None if on_server else (config.home / "mlruns").resolve().as_uri())
+    on_server = config.mlflow_uri.startswith("http")
+    with nullcontext() if on_server else one_at_a_time(config.local / "mlflow.lock"):
+        if mlflow.get_experiment_by_name(config.experiment) is None:
+            folder = None if on_server else (config.home / "mlruns").resolve().as_uri()
+            mlflow.create_experiment(config.experiment, folder)
     mlflow.set_experiment(config.experiment)
 
 
@@ -107,10 +149,13 @@ def store(config: Settings) -> Iterator[None]:
         use_store(config)
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise TrackingError(
-            f"MLflow: {shorten(str(of_disk(error)), SHOWN)}. "
-            "Free some space, or mend MLFLOW_TRACKING_URI, and run again."
-        ) from error
+        cause = of_disk(error)
+        raise TrackingError(f"MLflow: {shorten(str(cause), SHOWN)}. {advice(cause)}") from error
+
+
+def advice(error: BaseException) -> str:
+    """Return what to do about an error of the store, by its cause."""
+    return next((what for cause, what in ADVICE.items() if re.search(cause, str(error), re.IGNORECASE)), RUN_AGAIN)
 
 
 def of_disk(error: BaseException) -> BaseException:
@@ -206,7 +251,8 @@ def copy_model(model_id: str, path: Path) -> Path:
 def log_wines(wines: pd.DataFrame, name: str, context: str) -> None:
     """Log a table as an MLflow dataset of the active run; `context` is `training` or `evaluation`."""
     numbers = wines.astype({TARGET: "float64"})
-    mlflow.log_input(mlflow.data.from_pandas(numbers, name=name, targets=TARGET), context=context)
+    dataset = mlflow.data.from_pandas(numbers, name=name, targets=TARGET)
+    retried(mlflow.log_input)(dataset, context=context)  # another run may log the same dataset at the same moment
 
 
 def log_run(
@@ -283,3 +329,13 @@ def git(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
+
+
+def create_store() -> None:
+    """Create the project's store where there is none yet, before a server of MLflow's own opens it."""
+    with store(settings()):
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(create_store))

@@ -46,9 +46,9 @@ async function ask(path, body) {
   return told;
 }
 
-function showScore({ score, quality, version }) {
+function showScore({ score, quality, version, stored }) {
   show("score", score.toFixed(2));
-  show("quality", `Quality ${quality}, by version ${version} of the model`);
+  show("quality", `Quality ${quality}, by version ${version} of the model; ${stored ? "stored" : "not stored"}`);
   document.getElementById("bar").style.width = `${10 * score}%`;
 }
 
@@ -68,7 +68,7 @@ async function refresh() {
   question = new AbortController();
   try {
     const asked = wine();
-    const [score, { nearest }] = await Promise.all([ask("/predict", asked), ask("/nearest", asked)]);
+    const [score, { nearest }] = await Promise.all([ask("/preview", asked), ask("/nearest", asked)]);
     showScore(score);
     document.getElementById("nearest").replaceChildren(...nearest.map(nearestRow));
     showTrouble("");

@@ -1,0 +1,216 @@
+"""Nothing leaves the machine: what the commands of the READMEs ask of the network is loopback and nothing else.
+
+strace sees every process that a command starts, compiled code included. `make check-docs` has the same eye on each
+block of every README; here the commands run on the sample. A download is asked for by `WINE_DATA` alone.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from servers import wait_until
+from test_page import QUIET, asked_hosts
+from wiretap import foreign, tapped
+
+from deployment.openapi import EXAMPLE
+from wine_quality import data
+from wine_quality.config import ROOT
+from wine_quality.ports import free_port, listens
+from wine_quality.schema import FEATURES
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("strace"), reason="no strace: apt install strace"),
+]
+
+MAKE = ("make", "-o", ".venv/.ready")  # without `make setup`, whose packages come from an index
+MINUTES = 10 * 60
+OPEN_LAB = "c.ServerApp.allow_root = True\nc.ServerApp.open_browser = False\nc.ServerApp.token = ''\n"
+PROBE = """
+import socket
+for family, address in ((socket.AF_INET, ("192.0.2.1", 9)), (socket.AF_INET6, ("2001:db8::1", 9))):
+    with socket.socket(family, socket.SOCK_DGRAM) as one:  # no packet goes out until something is sent
+        try:
+            one.connect(address)
+        except OSError:
+            pass
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    one.connect(("127.0.0.1", 53))
+    try:
+        one.send(b"\\1\\2\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\6canary\\7example\\0\\0\\1\\0\\1")
+    except OSError:
+        pass
+with socket.socket() as one:
+    one.connect_ex(("127.0.0.1", 9))
+"""
+IMPORTS = """
+import importlib, pkgutil
+for name in ("wine_quality", "orchestration", "deployment", "monitoring", "tour", "benchmarks", "notebooks"):
+    for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
+        importlib.import_module(module.name)
+import kagglehub, mlflow.xgboost, onnxruntime, optuna
+"""
+
+
+class Machine:
+    """Somebody's machine: a home folder of its own, ports that are free, and none of the settings of this test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, folder / "home"
+        self.home.mkdir()
+        names = ("PREFECT", "MLFLOW", "S3", "SERVE")
+        self.ports = {name: free_port() for name in names}
+        ports = {f"WINE_{name}_PORT": str(port) for name, port in self.ports.items()}
+        wine = {"WINE_HOME": str(folder / "wine"), "WINE_DATA": "sample"}
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LC_ALL": "C.UTF-8", **ports, **wine}
+        (folder / "wine").mkdir()
+
+    def runs(self, *command: str) -> None:
+        """Run a command to its end, and fail where it asked anything beyond loopback, whatever its exit code."""
+        log = self.folder / "contacts"
+        done = subprocess.run(
+            [*tapped(log), *command],
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=MINUTES,
+        )
+        assert foreign(log) == [], command
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+    @contextmanager
+    def serves(self, *command: str, ports: tuple[int, ...]) -> Iterator[None]:
+        """Run servers in the block, and fail where they asked anything beyond loopback from start to end."""
+        log, screen = self.folder / f"contacts-{ports[0]}", self.folder / f"screen-{ports[0]}"
+        with screen.open("wb") as lines:
+            server = subprocess.Popen(
+                [*tapped(log), *command],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=lines,
+                stderr=lines,
+                start_new_session=True,
+            )
+        try:
+            wait_until(lambda: all(map(listens, ports)) or server.poll() is not None, " ".join(command), MINUTES)
+            assert server.poll() is None, screen.read_text()
+            yield
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, 2)
+            server.wait(timeout=120)
+        assert foreign(log) == [], command
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_the_eye_sees_each_contact_beyond_loopback_and_each_look_up(machine):
+    log = machine.folder / "contacts"
+    subprocess.run([*tapped(log), sys.executable, "-c", PROBE], check=True, timeout=60)
+    assert foreign(log) == [
+        "python: 192.0.2.1 port 9",
+        "python: 2001:db8::1 port 9",
+        "python: a look-up of canary.example",
+        "python: a look-up of some name",
+    ]
+
+
+def test_importing_every_module_asks_nobody_and_leaves_no_id_of_this_machine(machine):
+    machine.runs(sys.executable, "-c", IMPORTS)
+    assert not [path for path in machine.home.rglob("*") if path.name in ("Microsoft", "deviceid", "telemetry")]
+
+
+def test_the_commands_of_the_readmes_ask_nobody(machine):
+    machine.runs(*MAKE, "run")
+    ports = machine.ports
+    with machine.serves(*MAKE, "up", ports=(ports["PREFECT"], ports["MLFLOW"], ports["S3"])):
+        machine.runs(*MAKE, "deploy")
+        with machine.serves(*MAKE, "serve", ports=(ports["SERVE"],)):
+            url = f"http://127.0.0.1:{ports['SERVE']}"
+            wait_until(lambda: requests.get(f"{url}/health/ready", timeout=30).ok, "the champion")
+            assert requests.post(f"{url}/predict", json=EXAMPLE, timeout=30).json()["stored"]
+            for path in ("/", "/docs", "/metrics"):
+                assert requests.get(url + path, timeout=30).ok
+            machine.runs(*MAKE, "watch")
+        put_wine(machine)
+        for target in ("score", "bucket", "check"):
+            machine.runs(*MAKE, target)
+    assert not list(machine.home.rglob("Microsoft"))
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """A browser that notes what its pages ask for."""
+    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
+    if not (driver and browser):
+        pytest.skip("no chromium with its chromedriver: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (*QUIET, f"--user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    chromium = webdriver.Chrome(options, Service(driver))
+    yield chromium
+    chromium.quit()
+
+
+def opens(chromium: webdriver.Chrome, *addresses: str) -> None:
+    """Open pages one after the other, and fail where one asks another host than this machine."""
+    for address in addresses:
+        chromium.get(address)
+        wait_until(lambda: chromium.find_elements(By.CSS_SELECTOR, "h1, h2, h3, nav, main, [role=main]"), address)
+        time.sleep(3)  # what a page asks for late
+    hosts = asked_hosts(chromium)
+    assert hosts
+    assert not [host for host in hosts if not re.match(r"(\w+)://(127\.0\.0\.1|localhost)(:|$)|blob:", host)], hosts
+
+
+def test_the_pages_of_every_server_ask_nobody(machine, chromium):
+    ports, lab = machine.ports, free_port()
+    machine.environment |= {"JUPYTER_PORT": str(lab), "JUPYTER_CONFIG_DIR": str(machine.home)}
+    (machine.home / "jupyter_server_config.py").write_text(OPEN_LAB)
+    prefect, mlflow = (f"http://127.0.0.1:{ports[name]}" for name in ("PREFECT", "MLFLOW"))
+    with machine.serves(*MAKE, "up", ports=(ports["PREFECT"], ports["MLFLOW"], ports["S3"])):
+        opens(chromium, *(f"{prefect}/{page}" for page in ("dashboard", "runs", "flows", "deployments", "settings")))
+        opens(chromium, *(f"{mlflow}/#/{page}" for page in ("experiments", "models", "settings")))
+    with machine.serves(*MAKE, "lab", ports=(lab,)):
+        opens(chromium, f"http://127.0.0.1:{lab}/lab")
+
+
+def put_wine(machine: Machine) -> None:
+    """Put a file of wine into the bucket."""
+    incoming = machine.folder / "wine" / ".local" / "s3" / "wine-quality" / "incoming"
+    incoming.mkdir(parents=True)
+    data.sample("a test").table[FEATURES].head(300).to_csv(incoming / "monday.csv", index=False)
+
+
+def test_jupyterlab_and_mlflow_ui_ask_nobody(machine):
+    lab, ui = free_port(), free_port()
+    machine.environment |= {"JUPYTER_PORT": str(lab), "JUPYTER_CONFIG_DIR": str(machine.home)}
+    (machine.home / "jupyter_server_config.py").write_text(OPEN_LAB)
+    with machine.serves(*MAKE, "lab", ports=(lab,)):
+        for path in ("/lab", "/lab/api/news", "/lab/api/update", "/lab/api/extensions"):
+            assert requests.get(f"http://127.0.0.1:{lab}{path}", timeout=120).status_code < 500
+    store = f"sqlite:///{machine.folder}/mlflow.db"
+    command = (".venv/bin/mlflow", "ui", "--backend-store-uri", store, "--port", str(ui))
+    with machine.serves(*command, ports=(ui,)):
+        wait_until(lambda: requests.get(f"http://127.0.0.1:{ui}/", timeout=120).ok, "MLflow")
+        for path in ("/ajax-api/3.0/mlflow/ui-telemetry", "/ajax-api/2.0/mlflow/experiments/search?max_results=1"):
+            assert requests.get(f"http://127.0.0.1:{ui}{path}", timeout=120).status_code < 500

@@ -1,0 +1,135 @@
+"""Several processes that create one store, or write the same to it, at the same moment: none of them fails."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from typing import Any
+from unittest import mock
+
+import mlflow
+import pytest
+from honcho.environ import parse_procfile
+from mlflow import MlflowClient
+from servers import wait_until
+from versions import few_sides
+
+from deployment.champion import Champion
+from orchestration.up import PROCFILE, environment
+from wine_quality import registry, tracking
+from wine_quality.config import settings
+from wine_quality.models import build, fit
+from wine_quality.ports import free_port, listens
+
+pytestmark = pytest.mark.slow
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["versions", "wine_quality.search_runs"])
+AT_ONCE, WAIT = 3, 600  # processes, seconds
+
+
+def started(work: Callable[..., None], inherited: dict[str, str], start: Barrier, *args: Any) -> None:
+    """Do the work of one process once all are ready; from then on a process that waits for another one waits on."""
+    os.environ.clear()
+    os.environ.update(inherited)
+    start.wait(WAIT)
+    work(start, *args)
+
+
+def at_once(work: Callable[..., None], *args: Any) -> None:
+    """Do the same work in several processes that begin at the same moment, and fail where one of them does."""
+    start = PROCESSES.Barrier(AT_ONCE)
+    made = [PROCESSES.Process(target=started, args=(work, dict(os.environ), start, *args)) for _ in range(AT_ONCE)]
+    for process in made:
+        process.start()
+    try:
+        for process in made:
+            process.join(WAIT)
+        assert [process.exitcode for process in made] == [0] * AT_ONCE
+    finally:
+        for process in made:
+            process.kill()
+
+
+def train_and_register(_start: Barrier) -> None:
+    """Track and register a model in a store that may not be there yet."""
+    config, (train, holdout) = settings(), few_sides()
+    with tracking.store(config):
+        run = tracking.log_run("mean", fit(build("mean", 1), train), (train, holdout), "uci", {})
+        registry.register(config, run, {})
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_processes_that_meet_in_an_empty_home_create_one_store(attempt, tmp_path):
+    at_once(train_and_register)
+    tracking.use_store(settings())
+    assert len(mlflow.search_experiments()) == 2  # MLflow's own, and ours
+    assert len(mlflow.search_runs(experiment_names=["wine-quality-experiment"])) == AT_ONCE
+    versions = MlflowClient().search_model_versions("name = 'wine-quality'")
+    assert sorted(int(one.version) for one in versions) == list(range(1, AT_ONCE + 1))
+    assert len({one.run_id for one in versions}) == AT_ONCE
+
+
+def log_the_same(start: Barrier, rounds: int) -> None:
+    """Log one dataset after the other, each at the same moment as the other processes do."""
+    train, _ = few_sides()
+    tracking.use_store(settings())
+    with mlflow.start_run():
+        for number in range(rounds):
+            start.wait(WAIT)
+            tracking.log_wines(train.head(10 + number), "uci", "training")
+
+
+def test_processes_that_log_the_same_datasets_at_once_all_have_them(store):
+    at_once(log_the_same, 25)
+    for run in MlflowClient().search_runs([mlflow.get_experiment_by_name(store.experiment).experiment_id]):
+        assert len(run.inputs.dataset_inputs) == 25
+
+
+SEARCH = """
+import sys
+from hyperopt import hp
+from wine_quality import data, splits
+from wine_quality.config import settings
+from wine_quality.search_runs import tracked_search
+wines = splits.distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
+tracked_search(settings(seed=int(sys.argv[1])), wines, "sample", 2, searched={"svr": {"C": hp.loguniform("C", -1, 1)}})
+"""
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_two_searches_that_start_in_an_empty_home_both_end_well(attempt, tmp_path):
+    both = [subprocess.Popen([sys.executable, "-c", SEARCH, seed], stderr=subprocess.PIPE) for seed in ("1", "2")]
+    said = [process.communicate(timeout=WAIT)[1].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    tracking.use_store(settings())
+    runs = mlflow.search_runs(experiment_names=["wine-quality-experiment"])
+    assert (len(runs), set(runs["status"])) == (6, {"FINISHED"})
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_the_servers_of_make_up_start_beside_a_service_in_an_empty_home(attempt, tmp_path):
+    config = settings(mlflow_port=free_port())
+    command = parse_procfile(PROCFILE.read_text()).processes["mlflow"]
+    champion, log = Champion(config), tmp_path / "mlflow.log"
+    with log.open("wb") as screen:
+        server = subprocess.Popen(
+            ["/bin/sh", "-c", f"exec 2>&1; {command}"], env=environment(config), stdout=screen, start_new_session=True
+        )
+    try:
+        seen = set()
+        while not listens(config.mlflow_port):
+            assert server.poll() is None, log.read_text()
+            champion.refresh()
+            seen.add(champion.trouble)
+        assert all(line.endswith("make run.") for line in seen), seen
+        champion.refresh()
+        assert champion.trouble.startswith("no version has the alias champion")
+        with mock.patch.dict(os.environ, {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{config.mlflow_port}"}):
+            at_once(train_and_register)
+        wait_until(lambda: len(mlflow.search_runs(experiment_names=[config.experiment])) == AT_ONCE, "the runs")
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(timeout=30)
