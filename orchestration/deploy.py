@@ -62,16 +62,14 @@ def save_blocks(config: Settings) -> None:
 
 def deploy() -> None:
     """Make the deployments that are missing, and those whose definition has changed, what `prefect.yaml` says."""
-    before = {found.name: found.version for found in deployed()}
     file = yaml.safe_load((ROOT / PREFECT_FILE).read_text())
-    defined = [{**one, "version": checksum([file["pull"], one])} for one in file["deployments"]]
-    changed = [one for one in defined if before.get(one["name"]) != one["version"]]
-    if changed:
+    due = changed(file, {found.name: found.version for found in deployed()})
+    if due:
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / PREFECT_FILE.name
-            part.write_text(yaml.safe_dump({**file, "deployments": changed}))
+            part.write_text(yaml.safe_dump({**file, "deployments": due}))
             prefect("--no-prompt", "deploy", "--prefect-file", str(part), "--all")
-    made = {one["name"] for one in changed}
+    made = {one["name"] for one in due}
     for found in deployed():
         if found.name in made:
             print(f"deploy    {found.name}: {found.description.splitlines()[0]}")
@@ -86,8 +84,17 @@ def deployed() -> list[DeploymentResponse]:
     return sorted(found, key=lambda one: one.name)
 
 
+def changed(file: dict[str, Any], versions: dict[str, str | None]) -> list[dict[str, Any]]:
+    """Return the definitions of a file that are not deployed yet as they stand there.
+
+    The version of a deployment is the checksum of the definition that it was made from, so `versions`, by name, tells.
+    """
+    definitions = [{**one, "version": checksum([file["pull"], one])} for one in file["deployments"]]
+    return [one for one in definitions if versions.get(one["name"]) != one["version"]]
+
+
 def checksum(definition: Any) -> str:
-    """Return what names a definition: the deployment has it as its version, and a changed definition another one."""
+    """Return what names a definition and no other."""
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -95,7 +102,8 @@ def state_of(found: DeploymentResponse) -> str:
     """Say whether a deployment is paused, and when it runs."""
     if found.paused:
         return "paused"
-    when = [str(getattr(one.schedule, "cron", None) or one.schedule.interval) for one in found.schedules if one.active]
+    active = [one.schedule.model_dump() for one in found.schedules if one.active]
+    when = [str(one.get("cron") or one.get("interval") or one.get("rrule")) for one in active]
     return f"runs {' and '.join(when)}" if when else "no schedule is on"
 
 

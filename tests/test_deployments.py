@@ -13,6 +13,7 @@ from unittest import mock
 import psutil
 import pytest
 import requests
+import yaml
 from batch_files import put
 from browser import ELSEWHERE, chromium_without_screen, fetched, opened_socket, site
 from conftest import CLEAN
@@ -191,6 +192,19 @@ def test_only_a_deployment_that_is_missing_or_was_changed_in_the_file_is_deploye
     monkeypatch.setattr(deploy, "PREFECT_FILE", file)
     deploy.deploy()
     assert client.read_deployment(weekly.id).schedules[0].schedule.cron == "0 6 * * 1"
+
+
+def test_what_is_deployed_as_the_file_says_is_left_alone():
+    file = yaml.safe_load((deploy.ROOT / deploy.PREFECT_FILE).read_text())
+    names = {one["name"] for one in file["deployments"]}
+    versions = {one["name"]: one["version"] for one in deploy.changed(file, {})}
+    assert set(versions) == names
+    assert deploy.changed(file, versions) == []
+    assert [one["name"] for one in deploy.changed(file, {**versions, "nightly": None})] == ["nightly"]
+    file["deployments"][1]["schedules"][0]["interval"] = 600
+    assert [one["name"] for one in deploy.changed(file, versions)] == [file["deployments"][1]["name"]]
+    file["pull"] = []
+    assert {one["name"] for one in deploy.changed(file, versions)} == names
 
 
 def test_automations_say_what_they_do(client):
