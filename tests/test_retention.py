@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from urllib.parse import urlparse
 
 import mlflow
 import pytest
@@ -15,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from prefect.settings import PREFECT_API_URL
 from servers import prefect_server
-from versions import crown, model_path, registered, version
+from versions import artifacts, crown, model_path, registered, version
 
 from orchestration.bucket import bucket_of_environment
 from tour import clean_old
@@ -58,10 +56,6 @@ def published(store, bucket) -> Callable[[], ModelVersion]:
         return one
 
     return publish
-
-
-def artifacts(one: ModelVersion) -> Path:
-    return Path(urlparse(mlflow.get_run(one.run_id).info.artifact_uri).path)
 
 
 def has_files(config: Settings, one: ModelVersion) -> list[bool]:
