@@ -4,14 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL
 from servers import prefect_server
-from versions import model_path, registered
+from versions import artifacts, model_path, registered
 
 from wine_quality.files import sha256
 
@@ -88,7 +86,7 @@ def test_a_run_that_mlflow_does_not_know_or_has_in_part_is_refused_in_one_line(s
         f"error: MLflow has no run {'f' * 32}. Copy its id from MLflow, or run make bucket.\n"
     )
     assert push("../x").stderr == "error: MLflow has no run ../x. Copy its id from MLflow, or run make bucket.\n"
-    Path(mlflow.artifacts.download_artifacts(f"runs:/{one.run_id}/wines.csv")).unlink()
+    (artifacts(one) / "wines.csv").unlink()
     assert push(one.run_id).stderr == (
         f"error: run {one.run_id}: MLflow does not have its wines.csv. Train again: make run.\n"
     )

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from urllib.parse import urlparse
 
 import mlflow
 import pytest
@@ -15,12 +13,13 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from prefect.settings import PREFECT_API_URL
 from servers import prefect_server
-from versions import crown, model_path, registered, version
+from versions import artifacts, crown, model_path, registered, version
 
 from orchestration.bucket import bucket_of_environment
+from tour import clean_old
 from wine_quality import registry, retention, storage
 from wine_quality.config import Settings, settings
-from wine_quality.errors import StorageError
+from wine_quality.errors import SettingsError, StorageError
 from wine_quality.local_s3 import local_s3
 
 pytestmark = pytest.mark.slow
@@ -57,10 +56,6 @@ def published(store, bucket) -> Callable[[], ModelVersion]:
         return one
 
     return publish
-
-
-def artifacts(one: ModelVersion) -> Path:
-    return Path(urlparse(mlflow.get_run(one.run_id).info.artifact_uri).path)
 
 
 def has_files(config: Settings, one: ModelVersion) -> list[bool]:
@@ -170,10 +165,10 @@ def test_clean_by_age_asks_and_deletes_what_is_older(store, bucket, published):
 
 
 @pytest.mark.parametrize("words", [[], ["0"], ["-1"], ["soon"], ["²"], ["1", "2"]])
-def test_an_age_that_is_none_is_refused_in_one_line(words):
-    done = clean(*words)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: how old? Give a number of days from 1 to 36500, as in: make clean DAYS=30\n"
+def test_an_age_that_is_none_is_refused_in_one_line(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["clean_old", *words])
+    with pytest.raises(SettingsError, match="Give a number of days from 1 to 36500, as in: make clean"):
+        clean_old.main()
 
 
 def test_how_many_runs_keep_their_files_is_a_setting(monkeypatch):

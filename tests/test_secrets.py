@@ -65,7 +65,7 @@ def lived(tmp_path_factory, few_wines) -> Iterator[tuple[Path, Path, list[tuple[
 
     def command(*words: str, **environment: str) -> None:
         done = subprocess.run(
-            [sys.executable, *words], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+            [sys.executable, *words], env={**os.environ, **environment}, capture_output=True, text=True, timeout=900
         )
         ended.append((done.returncode, done.stdout + done.stderr))
 

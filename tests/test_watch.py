@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import mlflow
 import orjson
 import pandas as pd
 import pytest
@@ -17,6 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas import FlowRun
 from prefect.settings import PREFECT_API_URL
 from servers import artifact_keys, prefect_server
+from versions import artifacts
 
 from monitoring import alerts, records, watch
 from monitoring.records import Record
@@ -158,13 +158,13 @@ def test_the_champions_rows_are_known_wherever_the_bucket_is(config, wines, set_
 def test_rows_that_only_an_earlier_bucket_has_are_named(config, set_aws, moto):
     moto.create_bucket(Bucket=config.bucket)
     with tracking.store(config):
-        run_id = registry.champion(config).run_id
+        champion = registry.champion(config)
+        rows = artifacts(champion) / "wines.csv"
     shutil.rmtree(config.local / "reference", ignore_errors=True)
-    rows = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/wines.csv"))
     text = rows.read_text()
     rows.unlink()
     try:
-        with pytest.raises(StorageError, match=rf"bucket wine-quality: runs/{run_id}/manifest\.json is not there"):
+        with pytest.raises(StorageError, match=rf"runs/{champion.run_id}/manifest\.json is not there"):
             watch.load_reference(config)
     finally:
         rows.write_text(text)

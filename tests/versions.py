@@ -69,7 +69,12 @@ def model_path(one: ModelVersion) -> Path:
 
 def graph_path(one: ModelVersion) -> Path:
     """Return where the ONNX graph of a version lies."""
-    return Path(urlparse(mlflow.get_run(one.run_id).info.artifact_uri).path) / scoring.ONNX_FILE
+    return artifacts(one) / scoring.ONNX_FILE
+
+
+def artifacts(one: ModelVersion) -> Path:
+    """Return the folder with the artifacts of the run behind a version."""
+    return Path(urlparse(mlflow.get_run(one.run_id).info.artifact_uri).path)
 
 
 def tamper(path: Path) -> None:
