@@ -157,6 +157,8 @@ LABELS = {
 }
 COLOURS = {"hyperopt": "#0072b2", "random": "#000000", "optuna": "#d55e00", "old space": "#cc79a7"}
 
+BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2, "fontsize": 9}  # a legend
+
 
 def wines_and_folds() -> tuple[pd.DataFrame, list[tuple[np.ndarray, np.ndarray]]]:
     """Return the distinct wines and the folds of the reference figures."""
@@ -331,7 +333,7 @@ def report() -> None:
 
 def drawn(results: dict[str, Any]) -> Figure:
     """Return the figure of the results: loss against random search's, and RMSE on the fold that no search saw."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_differences(left, results["searches"])
     draw_held_out(right, results)
@@ -348,8 +350,8 @@ def draw_differences(axes: Axes, searches: dict[str, Any]) -> None:
     axes.axhline(0, color="black", linewidth=1, label=LABELS["random"])
     axes.axvline(20, color="grey", linestyle=":", label="hyperopt draws at random until here")
     axes.set(xlabel="trials", ylabel="best loss so far − that of random search")
-    axes.set_title("In search: below zero is better than random\n(thin: each of five seeds, thick: their mean)")
-    axes.legend()
+    axes.set_title("During the search: below zero is better than random\n(thin: each of five seeds, thick: their mean)")
+    axes.legend(**BELOW)
 
 
 def draw_held_out(axes: Axes, results: dict[str, Any]) -> None:
@@ -362,8 +364,8 @@ def draw_held_out(axes: Axes, results: dict[str, Any]) -> None:
     axes.axhline(steps["extra_trees_tuned"]["rmse"], color="grey", linestyle="--", label="extra trees, hand-tuned")
     axes.plot(marks[-1], steps["blend"]["rmse"], "*", color="black", markersize=12, label="blend, hyperopt's TPE")
     axes.set(xlabel="trials", ylabel="RMSE on the fold that no search saw")
-    axes.set_title("Out of search: the best so far, five folds pooled")
-    axes.legend(fontsize=8)
+    axes.set_title("Afterwards: the best so far on unseen wines\n(five folds pooled)")
+    axes.legend(**BELOW)
 
 
 def main() -> None:
