@@ -43,7 +43,7 @@ def salted_split(rows: pd.DataFrame, salt: int) -> tuple[pd.DataFrame, pd.DataFr
     """Return the training set and the gate set of one salt, a row's side by its salted key."""
     keys = splits.wine_keys(rows)
     digests = keys.map(lambda key: hashlib.blake2b(f"{salt}|{key}".encode(), digest_size=8).hexdigest())
-    held = digests.map(lambda digest: int(digest, 16) / 2**64 < splits.HOLDOUT_SHARE)
+    held = digests.map(lambda digest: int(digest, 16) / 2**64 < splits.GATE_SHARE)
     return rows.loc[~held], rows.loc[held]
 
 

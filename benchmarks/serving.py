@@ -51,14 +51,14 @@ async def echoed(request: Request) -> dict:
 def make_champion(config: Settings) -> pd.DataFrame:
     """Register extra trees as the champion, and return the wines that it was not fitted on."""
     wine = data.load_wine(config)
-    sides = train, holdout = splits.train_holdout_split(splits.distinct_wines(wine.collection))
+    sides = train, gate_set = splits.train_gate_split(splits.distinct_wines(wine.collection))
     pipeline = fit(build("extra_trees_tuned", config.seed), train)
     with tracking.store(config):
         run = tracking.log_run("extra_trees_tuned", pipeline, sides, wine.source, {"model": "extra_trees_tuned"})
         version = registry.register(config, run, {})
-        scoring.prepare(config, version, holdout)
+        scoring.prepare(config, version, gate_set)
         registry.promote(config, version)
-    return holdout
+    return gate_set
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home, ExitStack() as servers:
         os.environ["WINE_HOME"] = home
         config = settings()
-        holdout = make_champion(config)
+        gate_set = make_champion(config)
         with tracking.store(config):
             pipeline = registry.load_version(registry.champion(config))
         ports = [free_port() for _ in range(3)]
@@ -149,8 +149,8 @@ def main() -> None:
         servers.enter_context(server([*mlflow, "--port", str(ports[1])], ports[1], "/ping", own))
         uvicorn = ["-m", "uvicorn", "benchmarks.serving:echo", "--log-level", "warning", "--port", str(ports[2])]
         servers.enter_context(server(uvicorn, ports[2], "/openapi.json", own))
-        wine = json.loads(holdout[FEATURES].head(1).to_json(orient="records"))[0]
-        many = holdout[FEATURES].head(MANY)
+        wine = json.loads(gate_set[FEATURES].head(1).to_json(orient="records"))[0]
+        many = gate_set[FEATURES].head(MANY)
         one, records = json.dumps(wine), json.dumps({"dataframe_records": [wine]})
         wrk(f"{ours}/predict", one, CONNECTIONS)  # all is loaded then
         rounds = [

@@ -32,7 +32,7 @@ class Reference:
     version : str
         Its number.
     wines : DataFrame of shape (n wines, 14)
-        Those it was trained on and those that were held out, with their quality; and its `score` of the held-out ones,
+        The training set and the gate set, with their quality; and its `score` of the rows of the gate set,
         NaN for the others.
     """
 
@@ -41,7 +41,7 @@ class Reference:
 
     @property
     def expected(self) -> float:
-        """The RMSE on the hold-out, in points of quality."""
+        """The RMSE on the gate set, in points of quality."""
         return float(np.sqrt(((self.wines[SCORE] - self.wines[TARGET]) ** 2).mean()))
 
 
@@ -67,7 +67,7 @@ def load_reference(config: Settings) -> Reference:
 
 
 def scored_wines(config: Settings, version: ModelVersion, aside: Path) -> pd.DataFrame:
-    """Return a version's wines, with its scores of those that were held out."""
+    """Return a version's rows, with its scores of those in the gate set."""
     with tracking.store(config):
         known = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{TRAINED_ON}").split()
     wines = read_wines(wines_file(config, version, aside), both_types=False).reset_index(drop=True)

@@ -60,7 +60,7 @@ def read(since: datetime, until: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @task(name="load what the champion knows", task_run_name="load what the champion knows", **outside)
 def load_known() -> Reference:
-    """Load the champion's wines, and its scores of the held-out ones."""
+    """Load the champion's rows, and its scores of the gate set."""
     return load_reference(settings())
 
 
@@ -143,7 +143,7 @@ def report(record: Record) -> str:
     refused = SERVICE_IS_AWAY if seen.asked is None else f"{seen.refused} of {seen.asked} requests"
     share = "too few wines to tell" if seen.drift is None else f"{seen.drift:.0%} of the columns"
     error = (
-        f"RMSE {seen.quality} on {seen.quality.wines} labelled wines; {seen.quality.expected:.3f} on the hold-out"
+        f"RMSE {seen.quality} on {seen.quality.wines} labelled wines; {seen.quality.expected:.3f} on the gate set"
         if seen.quality
         else "too few labels of wines that this version has scored"
     )
@@ -152,7 +152,7 @@ def report(record: Record) -> str:
         ("refused", refused),
         ("drift", f"{share}{': ' if seen.drifted else ''}{', '.join(seen.drifted)}"),
         ("missing", "; ".join(seen.missing) or "no column"),
-        ("scores", "unlike those of the hold-out" if seen.score_drifted else "as those of the hold-out"),
+        ("scores", "unlike those of the gate set" if seen.score_drifted else "as those of the gate set"),
         ("error", error),
         ("what follows", what_follows(record)),
     ]

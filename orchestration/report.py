@@ -32,19 +32,19 @@ class Prepared:
         As it was loaded.
     notes : list of str
         What the checks found: repeats, leaks, the balance of the split.
-    train, holdout : DataFrame of shape (n wines, 13)
+    train, gate_set : DataFrame of shape (n wines, 13)
         Distinct wines; none stands in both.
     """
 
     wine: Wine
     notes: list[str]
     train: pd.DataFrame
-    holdout: pd.DataFrame
+    gate_set: pd.DataFrame
 
     @property
     def sides(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Both sides of the split."""
-        return self.train, self.holdout
+        return self.train, self.gate_set
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Trained:
         The best of them.
     pipeline : Pipeline
         The best of them, fitted on the whole training side.
-    holdout : dict
-        Its scores on the hold-out.
+    gate_scores : dict
+        Its scores on the gate set.
     """
 
     leaderboard: pd.DataFrame
     choice: Choice
     pipeline: Pipeline
-    holdout: dict[str, float]
+    gate_scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def report(prepared: Prepared, trained: Trained, outcome: str, links: dict[str, 
             f"The best is **{choice.name}** with {params_text(choice)}. It was chosen by these scores, so its own is a "
             "little too good; `benchmarks/search.py` measures by nested cross-validation what a choice like this is "
             "worth. On the gate set, where it is compared with the champion:",
-            table(pd.DataFrame([trained.holdout], index=[choice.name])),
+            table(pd.DataFrame([trained.gate_scores], index=[choice.name])),
             "## Champion or challenger",
             outcome,
             "## Where to look",

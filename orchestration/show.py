@@ -39,7 +39,7 @@ def leave_artifacts(config: Settings, trained: Trained, published: Published, te
     create_image_artifact(
         figure_address(run.run_id),
         key="predicted-against-actual",
-        description=f"What {choice.name} predicts for the hold-out, against what the tasters said",
+        description=f"What {choice.name} predicts for the gate set, against what the tasters said",
     )
     page = links(run, published.version, config, None)["the run"]
     create_link_artifact(page, f"{choice.name} in MLflow", key="mlflow-run", description="Needs `make up`")

@@ -2,7 +2,7 @@
 
 The flow reads as the chapter does, in three subflows and an end. `prepare-data` loads the wine and checks it; each
 distinct wine goes to one side, to be trained on or to be held out. `train-models` cross-validates the baselines on
-the training side, lets a short search look for a better one, fits the best and scores it once on the hold-out.
+the training side, lets a short search look for a better one, fits the best and scores it once on the gate set.
 `publish-model` tracks the run and registers the model; it becomes champion only where it beats the champion. At the end
 what the run made goes to the bucket, and a report says what happened and where to look. If a version was already made
 from the same data, parameters, seed, code and libraries, nothing new is registered or pushed.
@@ -104,11 +104,11 @@ def check(wine: Wine) -> tuple[pd.DataFrame, list[str]]:
 
 
 @task(name="check the split", task_run_name="check the split", **uncached)
-def check_sides(train: pd.DataFrame, holdout: pd.DataFrame) -> str:
+def check_sides(train: pd.DataFrame, gate_set: pd.DataFrame) -> str:
     """Assert that no wine stands on both sides, and say how alike they are."""
-    splits.assert_no_leak(train, holdout)
-    chance = splits.split_balance(train, holdout)
-    note = f"{len(train):,} wines to train on, {len(holdout):,} held out, none on both sides"
+    splits.assert_no_leak(train, gate_set)
+    chance = splits.split_balance(train, gate_set)
+    note = f"{len(train):,} rows in the training set, {len(gate_set):,} in the gate set, none in both"
     log.info("split     %s", note)
     return f"{note} (type and quality on both sides, chi-squared test: p = {chance:.2f}; near 0 they would be unlike)"
 
@@ -148,11 +148,11 @@ def final_fit(train: pd.DataFrame, choice: Choice, seed: int) -> Pipeline:
     return fit(build(choice.name, seed, **choice.params), train)
 
 
-@task(name="score on the hold-out", task_run_name="score on the hold-out", **uncached)
-def score(pipeline: Pipeline, holdout: pd.DataFrame) -> dict[str, float]:
-    """Score the hold-out."""
-    result = scores(holdout[TARGET].to_numpy(), predict(pipeline, holdout))
-    log.info("score     on the hold-out: RMSE %.4f, R² %.3f", result["rmse"], result["r2"])
+@task(name="score on the gate set", task_run_name="score on the gate set", **uncached)
+def score(pipeline: Pipeline, gate_set: pd.DataFrame) -> dict[str, float]:
+    """Score the gate set."""
+    result = scores(gate_set[TARGET].to_numpy(), predict(pipeline, gate_set))
+    log.info("score     on the gate set: RMSE %.4f, R² %.3f", result["rmse"], result["r2"])
     return result
 
 
@@ -202,11 +202,11 @@ def stage(run: Tracked, sides: Sides, text: str) -> list[str]:
 
 
 @task(name="promote", task_run_name="promote version {version}", **outside)
-def promote(version: str, holdout: pd.DataFrame) -> None:
+def promote(version: str, gate_set: pd.DataFrame) -> None:
     """Make the version the champion, with an ONNX graph where that scores faster."""
     config = settings()
     with tracking.store(config):
-        scoring.prepare(config, version, holdout)
+        scoring.prepare(config, version, gate_set)
         registry.promote(config, version)
 
 
@@ -267,21 +267,21 @@ def tell(trained: Trained, published: Published, text: str) -> None:
 def prepare_data(source: str, train_file: Path | None, validation_file: Path | None) -> Prepared:
     """Load the wine, check it, and split it."""
     if train_file or validation_file:
-        wine, (train, holdout), notes = load_sides(train_file, validation_file)
+        wine, (train, gate_set), notes = load_sides(train_file, validation_file)
     else:
         wine = load(source)
         distinct, notes = check(wine)
-        train, holdout = splits.train_holdout_split(distinct)
-    return Prepared(wine, [*notes, check_sides(train, holdout)], train, holdout)
+        train, gate_set = splits.train_gate_split(distinct)
+    return Prepared(wine, [*notes, check_sides(train, gate_set)], train, gate_set)
 
 
 @flow(name="train-models", flow_run_name="compare, search, fit", validate_parameters=False)
 def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
-    """Find the best model on the training side, fit it, and score it once on the hold-out."""
+    """Find the best model on the training side, fit it, and score it once on the gate set."""
     leaderboard = baseline(prepared.train, seed)
     leaderboard, choice = search(prepared.train, leaderboard, max_evals, seed)
     pipeline = final_fit(prepared.train, choice, seed)
-    return Trained(leaderboard, choice, pipeline, score(pipeline, prepared.holdout))
+    return Trained(leaderboard, choice, pipeline, score(pipeline, prepared.gate_set))
 
 
 @flow(name="publish-model", flow_run_name="track, judge, register", validate_parameters=False)
@@ -319,7 +319,7 @@ def publish_new(prepared: Prepared, trained: Trained, seed: int, started: dateti
     text = report(prepared, trained, gate_text(verdict, version), pages)
     staged = stage(run, prepared.sides, text)
     if verdict.promoted:
-        promote(version, prepared.holdout)
+        promote(version, prepared.gate_set)
     fate = "the champion" if verdict.promoted else "a challenger"
     log.info("register  version %s is %s: %s", version, fate, verdict.reason)
     return Published(run, version, text, staged)

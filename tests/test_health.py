@@ -52,7 +52,7 @@ def test_an_error_whose_whole_interval_lies_above_what_was_promised_is_lost_qual
 def test_the_line_of_a_finding_has_the_figures():
     (found,) = health.findings(replace(CALM, version="2", quality=Quality(150, 0.8, 0.75, 0.9, 0.67)))
     assert (
-        found.line == "the RMSE of version 2 on 150 labelled wines is 0.800 (0.750 to 0.900), and 0.670 on its hold-out"
+        found.line == "the RMSE of version 2 on 150 labelled wines is 0.800 (0.750 to 0.900), and 0.670 on its gate set"
     )
 
 

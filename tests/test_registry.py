@@ -20,7 +20,7 @@ from wine_quality.metrics import rmse_gain
 from wine_quality.models import build, fit, predict
 from wine_quality.ports import free_port
 from wine_quality.schema import FEATURES, TARGET
-from wine_quality.splits import distinct_wines, train_holdout_split
+from wine_quality.splits import distinct_wines, train_gate_split
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +31,17 @@ def many_wines() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def sides(many_wines):
-    return train_holdout_split(many_wines)
+    return train_gate_split(many_wines)
 
 
 @pytest.fixture
 def register(store, sides):
     """Return a function that fits a model by its name, logs and registers it, and lets it meet the champion."""
 
-    def run(name: str, source: str = "uci", train=sides[0], holdout=sides[1], seed=1, **params):
+    def run(name: str, source: str = "uci", train=sides[0], gate_set=sides[1], seed=1, **params):
         pipeline = fit(build(name, seed, **params), train)
-        tracked = tracking.log_run(name, pipeline, (train, holdout), source, params)
-        verdict = registry.gate(store, pipeline, train, holdout, source)
+        tracked = tracking.log_run(name, pipeline, (train, gate_set), source, params)
+        verdict = registry.gate(store, pipeline, train, gate_set, source)
         version = registry.register(store, tracked, {"data_source": source})
         registry.explain(store, version, verdict)
         if verdict.promoted:
@@ -81,9 +81,11 @@ def test_the_same_model_again_stays_a_challenger(register, store):
 
 
 def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
-    train, holdout = sides
+    train, gate_set = sides
     models = {seed: fit(build("random_forest", seed, n_estimators=10), train) for seed in (3, 12)}
-    _, low, _ = rmse_gain(holdout[TARGET].to_numpy(), *(predict(model, holdout) for model in models.values()), seed=42)
+    _, low, _ = rmse_gain(
+        gate_set[TARGET].to_numpy(), *(predict(model, gate_set) for model in models.values()), seed=42
+    )
     assert low > 0, "the rows alone call it better"
     registry.promote(store, register("random_forest", seed=3, n_estimators=10)[1])
     verdict, _ = register("random_forest", seed=12, n_estimators=10)
@@ -93,25 +95,26 @@ def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
 
 
 def test_a_gain_below_the_minimum_effect_does_not_promote(register, store, sides):
-    train, holdout = sides
+    train, gate_set = sides
     register("xgboost", n_estimators=8)
     challenger = fit(build("linear", 1), train)
-    gain = registry.gate(store, challenger, train, holdout, "uci").gain
+    gain = registry.gate(store, challenger, train, gate_set, "uci").gain
     assert gain > 0
     for minimum, promoted in ((0.99 * gain, True), (1.01 * gain, False)):
-        verdict = registry.gate(settings(minimum_gain=minimum), challenger, train, holdout, "uci")
+        verdict = registry.gate(settings(minimum_gain=minimum), challenger, train, gate_set, "uci")
         assert verdict.promoted is promoted
     assert verdict.reason == f"its gain is below the minimum effect of {1.01 * gain:g}"
 
 
 def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register, store, sides):
-    train, holdout = sides
+    train, gate_set = sides
     uses = [register("linear")[0].use for _ in range(3)]
     assert uses == [1, 2, 3]
     challenger = fit(build("linear", 1), train)
-    assert [registry.gate(store, challenger, train, holdout, "uci").use for _ in range(2)] == [4, 4], "a retried task"
+    assert [registry.gate(store, challenger, train, gate_set, "uci").use for _ in range(2)] == [4, 4], "a retried task"
     before, after = (
-        registry.gate(store, challenger, train, rows, "uci") for rows in (holdout, pd.concat([holdout, train.head(1)]))
+        registry.gate(store, challenger, train, rows, "uci")
+        for rows in (gate_set, pd.concat([gate_set, train.head(1)]))
     )
     assert (before.use, after.use) == (4, 1)
     assert before.confidence > after.confidence == 0.95
@@ -132,20 +135,20 @@ def test_real_wine_replaces_made_up_wine(register, store):
     assert verdict.promoted
 
 
-def test_a_champion_trained_on_the_holdout_is_not_compared(register, sides):
-    train, holdout = sides
-    register("xgboost", train=holdout, holdout=train, n_estimators=8)
+def test_a_champion_trained_on_the_gate_set_is_not_compared(register, sides):
+    train, gate_set = sides
+    register("xgboost", train=gate_set, gate_set=train, n_estimators=8)
     verdict, _ = register("linear")
     assert not verdict.promoted
-    assert verdict.reason == f"the champion was trained on {len(holdout)} of the {len(holdout)} rows of the gate set"
+    assert verdict.reason == f"the champion was trained on {len(gate_set)} of the {len(gate_set)} rows of the gate set"
 
 
 @pytest.fixture
 def version_of(store, sides):
     """Return a function that logs a run of the linear model and registers it as a version, past the gate."""
 
-    def register(holdout=sides[1], by_browser=False) -> str:
-        run = tracking.log_run("linear", fit(build("linear", 1), sides[0]), (sides[0], holdout), "uci", {})
+    def register(gate_set=sides[1], by_browser=False) -> str:
+        run = tracking.log_run("linear", fit(build("linear", 1), sides[0]), (sides[0], gate_set), "uci", {})
         if by_browser:
             name, source = store.registered_model, f"models:/{run.model_id}"
             return str(MlflowClient().create_model_version(name, source, run.run_id, model_id=run.model_id).version)
@@ -178,7 +181,7 @@ def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register,
     first, _ = register("xgboost", n_estimators=8)
     scores = MlflowClient().get_run(registry.champion(store).run_id).data.metrics
     text = described(store, "1")
-    assert f"| gate set | {scores['holdout_rmse']:.4f} | {scores['holdout_r2']:.3f} |" in text
+    assert f"| gate set | {scores['gate_rmse']:.4f} | {scores['gate_r2']:.3f} |" in text
     assert "Data: uci, " in text
     assert f"Gate: **promoted**, {first.reason}. RMSE on the gate set lower by {first.gain:.4f} than the mean" in text
     assert f"(95 % interval {first.low:.4f} to {first.high:.4f}; negative means higher)" in text
@@ -270,13 +273,13 @@ def test_a_version_of_another_signature_is_not_promoted(version_of, store, sides
     assert alias(store) == "1"
 
 
-def test_a_version_of_another_holdout_is_promoted_only_after_both_met_on_it(version_of, store, sides):
-    train, holdout = sides
+def test_a_version_of_another_gate_set_is_promoted_only_after_both_met_on_it(version_of, store, sides):
+    train, gate_set = sides
     registry.promote(store, version_of())
-    version = version_of(holdout.iloc[1:])
+    version = version_of(gate_set.iloc[1:])
     with pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1"):
         registry.promote(store, version)
-    registry.gate(store, fit(build("linear", 1), train), train, holdout.iloc[1:], "uci")
+    registry.gate(store, fit(build("linear", 1), train), train, gate_set.iloc[1:], "uci")
     registry.promote(store, version)
     assert alias(store) == version
 
@@ -288,14 +291,14 @@ def test_a_version_made_in_the_browser_is_judged_by_its_run(version_of, store, s
     assert alias(store) == version
     origin = registry.lineage(registry.champion(store))
     assert (origin["run"], origin["data_source"]) == ("linear", "uci")
-    assert origin["holdout_sha256"] == tracking.checksum(sides[1])
+    assert origin["scored_on_sha256"] == tracking.checksum(sides[1])
     assert origin["git_commit"] == "unknown"
 
 
 def test_the_checksum_of_wines_hangs_on_the_wines_and_not_on_their_order(sides):
-    holdout = sides[1]
-    assert tracking.checksum(holdout.iloc[::-1]) == tracking.checksum(holdout)
-    assert tracking.checksum(holdout.iloc[1:]) != tracking.checksum(holdout)
+    gate_set = sides[1]
+    assert tracking.checksum(gate_set.iloc[::-1]) == tracking.checksum(gate_set)
+    assert tracking.checksum(gate_set.iloc[1:]) != tracking.checksum(gate_set)
 
 
 def test_a_run_that_is_registered_again_keeps_its_version(register, store):
@@ -339,10 +342,10 @@ SAVED = ["linear", "decision_tree", "k_neighbors", "random_forest_classifier", "
 @pytest.mark.parametrize("features", ["measured", "chemist"])
 @pytest.mark.parametrize("name", SAVED)
 def test_a_saved_model_loads_and_predicts_the_same(name, features, sides, tmp_path):
-    train, holdout = sides
+    train, gate_set = sides
     pipeline = fit(build(name, 1, features), train)
     path = tracking.save_model(pipeline, tmp_path / "models" / "m.skops")
-    assert np.array_equal(predict(tracking.load_model(path), holdout), predict(pipeline, holdout))
+    assert np.array_equal(predict(tracking.load_model(path), gate_set), predict(pipeline, gate_set))
     assert [path.name for path in path.parent.iterdir()] == ["m.skops"]
 
 

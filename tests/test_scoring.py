@@ -38,10 +38,10 @@ def sides():
 
 @pytest.fixture(scope="module")
 def asked(sides) -> pd.DataFrame:
-    """Wines of the hold-out as they are, with a blank each, and with nothing but blanks."""
-    _, holdout = sides
-    nothing = holdout.assign(**dict.fromkeys(MEASUREMENTS, np.nan))
-    return pd.concat([holdout, scoring.with_blanks(holdout), nothing], ignore_index=True)
+    """Wines of the gate set as they are, with a blank each, and with nothing but blanks."""
+    _, gate_set = sides
+    nothing = gate_set.assign(**dict.fromkeys(MEASUREMENTS, np.nan))
+    return pd.concat([gate_set, scoring.with_blanks(gate_set), nothing], ignore_index=True)
 
 
 def row(columns: scoring.Columns, number: int) -> scoring.Columns:

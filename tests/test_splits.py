@@ -17,7 +17,7 @@ from wine_quality.splits import (
     leaked,
     leaked_share,
     split_balance,
-    train_holdout_split,
+    train_gate_split,
     wine_keys,
 )
 
@@ -95,21 +95,21 @@ def test_a_leak_is_told_with_its_size(wines):
     assert str(caught.value).startswith("fold 1: 1 of 3 scored wines (33.33%) are also trained on, so the score would ")
 
 
-def test_the_hold_out_is_about_a_fifth_and_shares_no_wine_with_the_rest(cellar):
-    train, holdout = train_holdout_split(cellar)
-    assert len(train) + len(holdout) == len(cellar)
-    assert 0.15 < len(holdout) / len(cellar) < 0.25
-    assert_no_leak(train, holdout)
+def test_the_gate_set_is_about_a_fifth_and_shares_no_wine_with_the_rest(cellar):
+    train, gate_set = train_gate_split(cellar)
+    assert len(train) + len(gate_set) == len(cellar)
+    assert 0.15 < len(gate_set) / len(cellar) < 0.25
+    assert_no_leak(train, gate_set)
 
 
 def test_repeats_of_a_wine_all_fall_on_one_side(cellar):
-    train, holdout = train_holdout_split(pd.concat([cellar] * 3))
-    assert_no_leak(train, holdout)
+    train, gate_set = train_gate_split(pd.concat([cellar] * 3))
+    assert_no_leak(train, gate_set)
 
 
 def test_a_wine_never_changes_side_as_data_grows(cellar):
     few, shuffled = cellar.iloc[:100], cellar.sample(frac=1, random_state=1)
-    for side_of_few, side_of_all in zip(train_holdout_split(few), train_holdout_split(shuffled), strict=True):
+    for side_of_few, side_of_all in zip(train_gate_split(few), train_gate_split(shuffled), strict=True):
         assert leaked(side_of_all, side_of_few).all()
 
 
@@ -122,16 +122,16 @@ def test_a_random_split_is_not_stable_so_the_test_above_can_fail(cellar):
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_wines_to_split_are_told(wines, count):
     with pytest.raises(DataError, match=rf"^{count} distinct wines are too few to split\. Give more wines\.$"):
-        train_holdout_split(wines.iloc[:count])
+        train_gate_split(wines.iloc[:count])
 
 
-def test_a_hold_out_unlike_the_rest_is_told(cellar, monkeypatch):
+def test_a_gate_set_unlike_the_rest_is_told(cellar, monkeypatch):
     keys = cellar["type"].map({"red": "0" * 16, "white": "f" * 16})
     monkeypatch.setattr("wine_quality.splits.wine_keys", lambda _wines: keys)
     with pytest.raises(
-        DataError, match=r"^the hold-out is unlike the training side in type and quality \(p = .*e-\d+\)"
+        DataError, match=r"^the gate set is unlike the training side in type and quality \(p = .*e-\d+\)"
     ):
-        train_holdout_split(cellar)
+        train_gate_split(cellar)
 
 
 def test_the_balance_of_like_sides_is_one_and_of_unlike_sides_near_zero(wines):
@@ -188,7 +188,7 @@ def test_the_kaggle_training_file_holds_98_98_percent_of_the_validation_file(rea
 def test_a_random_split_of_the_real_rows_leaks_and_ours_does_not(real_wines):
     scored = real_wines.sample(frac=0.2, random_state=1)
     assert leaked_share(real_wines.drop(scored.index), scored) > 0.2
-    train, holdout = train_holdout_split(distinct_wines(real_wines))
-    assert leaked_share(train, holdout) == 0
-    assert 0.19 < len(holdout) / 5320 < 0.21
-    assert split_balance(train, holdout) > 0.01
+    train, gate_set = train_gate_split(distinct_wines(real_wines))
+    assert leaked_share(train, gate_set) == 0
+    assert 0.19 < len(gate_set) / 5320 < 0.21
+    assert split_balance(train, gate_set) > 0.01

@@ -55,9 +55,9 @@ def at_once(work: Callable[..., None], *args: Any) -> None:
 
 def train_and_register(_start: Barrier) -> None:
     """Track and register a model in a store that may not be there yet."""
-    config, (train, holdout) = settings(), few_sides()
+    config, (train, gate_set) = settings(), few_sides()
     with tracking.store(config):
-        run = tracking.log_run("mean", fit(build("mean", 1), train), (train, holdout), "uci", {})
+        run = tracking.log_run("mean", fit(build("mean", 1), train), (train, gate_set), "uci", {})
         registry.register(config, run, {})
 
 

@@ -56,7 +56,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
 
     run = mlflow.get_run(run_id)
     assert run.data.params["seed"] == "42"
-    assert {"cv_rmse", "cv_r2", "holdout_rmse", "holdout_mae", "holdout_qwk"} <= set(run.data.metrics)
+    assert {"cv_rmse", "cv_r2", "gate_rmse", "gate_mae", "gate_qwk"} <= set(run.data.metrics)
     assert run.data.tags["data_source"] == "folder"
     assert run.data.tags["data"] == f"the files in {folder}"
     assert run.data.tags["data_sha256"] == data.table_checksum(data.load_wine(settings(data=str(folder))).table)
@@ -75,14 +75,14 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
     assert set(sums) == {"model.skops", "wines.csv", "report.md"}
     assert {name: storage.sha256(bucket / name) for name in sums} == sums
     assert version.tags["model_sha256"] == sums["model.skops"]
-    train, holdout = splits.train_holdout_split(pd.read_csv(bucket / "wines.csv"))
+    train, gate_set = splits.train_gate_split(pd.read_csv(bucket / "wines.csv"))
     assert np.array_equal(
-        predict(tracking.load_model(bucket / "model.skops"), holdout),
-        predict(registry.load_version(version), holdout),
+        predict(tracking.load_model(bucket / "model.skops"), gate_set),
+        predict(registry.load_version(version), gate_set),
     )
     trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
     assert set(trained_on) == set(splits.wine_keys(train))
-    assert not set(trained_on) & set(splits.wine_keys(holdout))
+    assert not set(trained_on) & set(splits.wine_keys(gate_set))
 
     report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
     for part in (
@@ -108,7 +108,7 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     config = settings(data=str(folder))
     prepared = prepare_data(config.data, None, None)
     forest = fit(build("extra_trees", 1, n_estimators=20), prepared.train)
-    held_out = scores(prepared.holdout[TARGET].to_numpy(), predict(forest, prepared.holdout))
+    held_out = scores(prepared.gate_set[TARGET].to_numpy(), predict(forest, prepared.gate_set))
     trained = Trained(pd.DataFrame([held_out], index=["extra_trees"]), Choice("extra_trees", {}), forest, held_out)
     first, again = (publish_model(prepared, trained, seed, datetime.now().astimezone()) for seed in (1, 2))
 
@@ -117,7 +117,7 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     assert "model.onnx" in {file.path for file in MlflowClient().list_artifacts(first.run.run_id)}
     scorer = load_scorer(config, version)
     assert scorer.engine == "onnx"
-    assert np.abs(scorer.score(columns_of(prepared.holdout)) - predict(forest, prepared.holdout)).max() <= 1e-4
+    assert np.abs(scorer.score(columns_of(prepared.gate_set)) - predict(forest, prepared.gate_set)).max() <= 1e-4
     assert "model.onnx" not in {file.path for file in MlflowClient().list_artifacts(again.run.run_id)}
 
 
@@ -132,9 +132,9 @@ def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto
         for run in (first, second)
     ]
     assert sums[0]["files"]["wines.csv"] == sums[1]["files"]["wines.csv"]
-    holdout = splits.train_holdout_split(splits.distinct_wines(data.load_wine(settings(data=str(folder))).table))[1]
+    gate_set = splits.train_gate_split(splits.distinct_wines(data.load_wine(settings(data=str(folder))).table))[1]
     models = [tracking.load_model(saved_model(moto, run)) for run in (first, second)]
-    assert np.array_equal(*(predict(model, holdout) for model in models))
+    assert np.array_equal(*(predict(model, gate_set) for model in models))
     assert registry.champion(settings()).run_id == first.info.run_id
     assert "stays a **challenger**" in mlflow.artifacts.load_text(f"runs:/{second.info.run_id}/report.md")
 

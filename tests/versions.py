@@ -13,22 +13,22 @@ from wine_quality import data, registry, scoring, tracking
 from wine_quality.config import Settings
 from wine_quality.models import build, fit
 from wine_quality.schema import FEATURES
-from wine_quality.splits import distinct_wines, train_holdout_split
+from wine_quality.splits import distinct_wines, train_gate_split
 from wine_quality.tracking import Tracked
 
 
 def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return some 200 wines of the sample to train on, and the held-out ones beside them."""
-    return train_holdout_split(distinct_wines(data.sample("a test").table).iloc[::21].reset_index(drop=True))
+    """Return some 200 wines of the sample to train on, and the gate set beside them."""
+    return train_gate_split(distinct_wines(data.sample("a test").table).iloc[::21].reset_index(drop=True))
 
 
 def registered(config: Settings, name: str, features: str = "measured", **params: object) -> ModelVersion:
     """Fit a model by its name, register it, make its graph, and return the version."""
-    train, holdout = few_sides()
+    train, gate_set = few_sides()
     pipeline = fit(build(name, 1, features, **params), train)
-    run = tracking.log_run(name, pipeline, (train, holdout), "uci", {})
+    run = tracking.log_run(name, pipeline, (train, gate_set), "uci", {})
     number = registry.register(config, run, {})
-    scoring.prepare(config, number, holdout)
+    scoring.prepare(config, number, gate_set)
     return version(config, number)
 
 

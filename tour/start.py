@@ -43,11 +43,11 @@ def deploy(config: Settings) -> None:
 
 
 def predict(config: Settings) -> None:
-    """Let the service score the held-out wines, where it has scored none yet, so that there is something to look at."""
+    """Let the service score the gate set, if it has scored nothing yet, so that there is something to look at."""
     if len(predictions.read(config.predictions_uri)):
         return
     print("start     deployment.serve", flush=True)
-    _, wines = splits.train_holdout_split(splits.distinct_wines(data.load_wine(config).table))
+    _, wines = splits.train_gate_split(splits.distinct_wines(data.load_wine(config).table))
     log = config.local / "serve.log"
     with companion(module("deployment.serve"), log, {}) as service:
         wait_for(service, "service", config.serve_port, log, SERVE_SECONDS)

@@ -17,7 +17,7 @@ MOST_REFUSED = 0.05  # share of the requests: a few are always wrong, one in twe
 MOST_DRIFTED = 1 / 3  # share of the 12 columns: one or two drift in any week, and those that hang together, together
 NEWEST = 150  # labelled wines on which the error is measured: fewer say little, more look far back
 FEWEST = 40  # labelled wines below which nothing is said of the error
-WORSE = 1.05  # times the error on the hold-out: a hold-out is a draw too, and may have been an easy one
+WORSE = 1.05  # times the error on the gate set: a gate set is a draw too, and may have been an easy one
 MORE_WINES = {"drift": 1 / 2, "quality": 1 / 3}  # growth of what there is to learn from, as a share of it
 DRAWS = 2000
 
@@ -26,7 +26,7 @@ DRAWS = 2000
 class Quality:
     """The error on wines whose true quality has come in, all scored by the version in use.
 
-    `rmse`, its 95 % interval `low` to `high`, and the RMSE `expected` from the hold-out are in points of quality.
+    `rmse`, its 95 % interval `low` to `high`, and the RMSE `expected` from the gate set are in points of quality.
     """
 
     wines: int
@@ -41,7 +41,7 @@ class Quality:
 
     @property
     def lost(self) -> bool:
-        """Whether the model is worse than its hold-out promised, by more than the luck of the draw."""
+        """Whether the model is worse than its gate set promised, by more than the luck of the draw."""
         return self.low > WORSE * self.expected
 
 
@@ -126,7 +126,7 @@ def findings(reading: Reading) -> list[Finding]:
     if reading.quality and reading.quality.lost:
         q = reading.quality
         line = f"the RMSE of version {reading.version} on {q.wines} labelled wines is {q}"
-        found.append(Finding("quality", f"{line}, and {q.expected:.3f} on its hold-out"))
+        found.append(Finding("quality", f"{line}, and {q.expected:.3f} on its gate set"))
     return found
 
 

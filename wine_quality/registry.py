@@ -1,8 +1,8 @@
 """Versions of the model, the champion among them, and the gate before it.
 
 The alias `champion` names the version that is in use, `challenger` the newest one as long as it is not champion itself.
-A challenger becomes champion only if its RMSE on the gate set is lower by a minimum effect and the gain is statistically
-significant.
+A challenger becomes champion only if its RMSE on the gate set is lower by a minimum effect and the gain is
+statistically significant.
 The description of a version, which MLflow shows beside it, says why it is what it is.
 """
 
@@ -29,7 +29,7 @@ from wine_quality.metrics import gain_interval
 from wine_quality.models import predict
 from wine_quality.schema import TARGET
 from wine_quality.splits import wine_keys
-from wine_quality.tracking import HOLDOUT, MODEL_FILE, SOURCE, TRAINED_ON, Tracked, checksum, copy_model
+from wine_quality.tracking import MODEL_FILE, SCORED_ON, SOURCE, TRAINED_ON, Tracked, checksum, copy_model
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
@@ -84,7 +84,7 @@ def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
     if earlier:
         made = earlier[0]
     else:
-        source, seen = f"models:/{run.model_id}", client.get_run(run.run_id).data.tags.get(HOLDOUT)
+        source, seen = f"models:/{run.model_id}", client.get_run(run.run_id).data.tags.get(SCORED_ON)
         counted = {GATE_SET: seen} if seen else {}
         made = client.create_model_version(
             config.registered_model, source, run.run_id, tags={**tags, **counted}, model_id=run.model_id
@@ -117,7 +117,7 @@ def description(run: Run, verdict: Verdict) -> str:
     data, scores = run.data, run.data.metrics
     rows = [
         f"| {where} | {scores[f'{key}_rmse']:.4f} | {scores[f'{key}_r2']:.3f} |"
-        for key, where in (("cv", "cross-validation"), ("holdout", "gate set"))
+        for key, where in (("cv", "cross-validation"), ("gate_set", "gate set"))
         if {f"{key}_rmse", f"{key}_r2"} <= scores.keys()
     ]
     lines = [
@@ -152,7 +152,7 @@ def model_sum(model_id: str) -> str:
         return sha256(copy_model(model_id, Path(aside) / MODEL_FILE))
 
 
-def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: pd.DataFrame, source: str) -> Verdict:
+def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, source: str) -> Verdict:
     """Compare a challenger with the champion on the gate set, or with the training mean if there is no champion yet.
 
     Parameters
@@ -160,7 +160,7 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: p
     config : Settings
     challenger : Pipeline
         Fitted on `train`.
-    train, holdout : DataFrame of shape (n rows, 13)
+    train, gate_set : DataFrame of shape (n rows, 13)
         The training set and the gate set, distinct rows; none is in both.
     source : str
         Where the data came from, as `data.Wine.source`.
@@ -179,31 +179,31 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, holdout: p
 
     A champion that was compared on a gate set, as data comes in a larger one, has that as its gate set from then on.
     """
-    client, current, seen = MlflowClient(), champion(config), checksum(holdout)
+    client, current, seen = MlflowClient(), champion(config), checksum(gate_set)
     use = 1 + len(client.search_model_versions(f"name = '{config.registered_model}' and tags.{GATE_SET} = '{seen}'"))
-    predicted, pipelines = predict(challenger, holdout), [challenger]
+    predicted, pipelines = predict(challenger, gate_set), [challenger]
     if current is None:
-        opponent, baseline = "the mean of the training set", np.full(len(holdout), train[TARGET].mean())
+        opponent, baseline = "the mean of the training set", np.full(len(gate_set), train[TARGET].mean())
     else:
         opponent, in_use = f"champion version {current.version}", load_version(current)
-        baseline, pipelines = predict(in_use, holdout), [challenger, in_use]
-    seed_variance = between_seeds(pipelines, train, holdout, config.seed)
-    gain, low, high = gain_interval(holdout[TARGET].to_numpy(), baseline, predicted, seed_variance, tail(use))
-    refusal = unfair(current, holdout, source) if current else ""
+        baseline, pipelines = predict(in_use, gate_set), [challenger, in_use]
+    seed_variance = between_seeds(pipelines, train, gate_set, config.seed)
+    gain, low, high = gain_interval(gate_set[TARGET].to_numpy(), baseline, predicted, seed_variance, tail(use))
+    refusal = unfair(current, gate_set, source) if current else ""
     if current and not refusal:
-        client.set_model_version_tag(current.name, current.version, HOLDOUT, seen)
+        client.set_model_version_tag(current.name, current.version, SCORED_ON, seen)
     refusal = refusal or too_little(gain, low, use, config.minimum_gain)
     reason = refusal or "better by more than chance"
     return Verdict(not refusal, opponent, gain, low, high, reason, use)
 
 
-def unfair(current: ModelVersion, holdout: pd.DataFrame, source: str) -> str:
+def unfair(current: ModelVersion, gate_set: pd.DataFrame, source: str) -> str:
     """Return why a comparison with the champion would not be fair, or an empty text."""
     if source == "sample" and MlflowClient().get_run(current.run_id).data.tags.get(SOURCE) != "sample":
         return "a model of made-up wine does not replace one of real wine"
     known = set(mlflow.artifacts.load_text(f"runs:/{current.run_id}/{TRAINED_ON}").split())
-    seen = wine_keys(holdout).isin(known).sum()
-    return f"the champion was trained on {seen} of the {len(holdout)} rows of the gate set" if seen else ""
+    seen = wine_keys(gate_set).isin(known).sum()
+    return f"the champion was trained on {seen} of the {len(gate_set)} rows of the gate set" if seen else ""
 
 
 def load_version(version: ModelVersion) -> Pipeline:
@@ -255,7 +255,7 @@ def unfit(wanted: ModelVersion, current: ModelVersion | None) -> str:
         return ""
     if signature(wanted) != signature(current):
         return f"its signature differs from that of the champion, version {current.version}"
-    if holdout_of(wanted) != holdout_of(current):
+    if scored_on(wanted) != scored_on(current):
         return f"its gate set is not that of the champion, version {current.version}"
     return ""
 
@@ -268,9 +268,9 @@ def signature(version: ModelVersion) -> ModelSignature | None:
         raise unloadable(version, error) from error
 
 
-def holdout_of(version: ModelVersion) -> str | None:
+def scored_on(version: ModelVersion) -> str | None:
     """Return the checksum of the gate set on which a version was compared, the last one if there were several."""
-    return version.tags.get(HOLDOUT) or MlflowClient().get_run(version.run_id).data.tags.get(HOLDOUT)
+    return version.tags.get(SCORED_ON) or MlflowClient().get_run(version.run_id).data.tags.get(SCORED_ON)
 
 
 def rollback(config: Settings) -> str:
@@ -294,9 +294,9 @@ def rollback(config: Settings) -> str:
 
 
 def lineage(version: ModelVersion) -> dict[str, str]:
-    """Return where a version comes from: its run, the wine, the hold-out and the commit of the code."""
+    """Return where a version comes from: its run, the wine, the gate set and the commit of the code."""
     run = MlflowClient().get_run(version.run_id)
-    told = {name: run.data.tags.get(name, "unknown") for name in (SOURCE, "data_sha256", HOLDOUT, "git_commit")}
+    told = {name: run.data.tags.get(name, "unknown") for name in (SOURCE, "data_sha256", SCORED_ON, "git_commit")}
     return {"run": run.info.run_name, "run_id": run.info.run_id, **told}
 
 

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 from wine_quality.errors import DataError, LeakError
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
 
-HOLDOUT_SHARE = 0.2
+GATE_SHARE = 0.2
 FOLDS = 5
 UNLIKELY = 1e-6
 
@@ -64,30 +64,30 @@ def assert_no_leak(train: pd.DataFrame, scored: pd.DataFrame, where: str = "the 
         )
 
 
-def train_holdout_split(wines: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split distinct wines into a training side and a hold-out of about 20 %, each wine by its own key.
+def train_gate_split(wines: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split distinct wines into a training side and a gate set of about 20 %, each wine by its own key.
 
     Raises
     ------
     DataError
         A side is empty, or the two differ in type and quality more than chance explains.
     """
-    held = wine_keys(wines).map(lambda key: int(key, 16) / 2**64 < HOLDOUT_SHARE)
-    train, holdout = wines.loc[~held].reset_index(drop=True), wines.loc[held].reset_index(drop=True)
-    if train.empty or holdout.empty:
+    held = wine_keys(wines).map(lambda key: int(key, 16) / 2**64 < GATE_SHARE)
+    train, gate_set = wines.loc[~held].reset_index(drop=True), wines.loc[held].reset_index(drop=True)
+    if train.empty or gate_set.empty:
         raise DataError(f"{len(wines)} distinct wines are too few to split. Give more wines.")
-    if (chance := split_balance(train, holdout)) < UNLIKELY:
+    if (chance := split_balance(train, gate_set)) < UNLIKELY:
         raise DataError(
-            f"the hold-out is unlike the training side in type and quality (p = {chance:.1e}). Look for wines that "
+            f"the gate set is unlike the training side in type and quality (p = {chance:.1e}). Look for wines that "
             "differ only in their last digit."
         )
-    return train, holdout
+    return train, gate_set
 
 
-def split_balance(train: pd.DataFrame, holdout: pd.DataFrame) -> float:
+def split_balance(train: pd.DataFrame, gate_set: pd.DataFrame) -> float:
     """Return the chance (p-value of a chi-squared test) that two random sides differ as much in type and quality."""
-    side = np.repeat(["train", "hold-out"], [len(train), len(holdout)])
-    both = pd.concat([train, holdout], ignore_index=True)
+    side = np.repeat(["train", "gate set"], [len(train), len(gate_set)])
+    both = pd.concat([train, gate_set], ignore_index=True)
     stratum = both["type"] + both[TARGET].clip(4, 8).astype(str)
     return float(chi2_contingency(pd.crosstab(side, stratum)).pvalue)
 

@@ -50,7 +50,7 @@ TRUSTED_TYPES = [
     "xgboost.sklearn.XGBRegressor",
 ]
 SHOWN = 300  # letters of an error of MLflow, which may quote a whole query
-SOURCE, HOLDOUT = "data_source", "holdout_sha256"  # tags of each run
+SOURCE, SCORED_ON = "data_source", "scored_on_sha256"  # tags of each run
 TRAINED_ON = "training_wines.txt"  # an artifact of it
 FIGURE = "predicted_against_actual.png"  # another
 MODEL_FILE = "model.skops"  # as MLflow calls it
@@ -277,7 +277,7 @@ def log_run(
     source : str
         Where the data came from, as `data.Wine.source`.
     params, metrics, tags : dict
-        What else is known of the run. The metrics on the gate set are added as `holdout_<name>`.
+        What else is known of the run. The metrics on the gate set are added as `gate_set_<name>`.
     """
     train, gate_set = sides
     with mlflow.start_run(run_name=name) as run:
@@ -295,8 +295,8 @@ def log_run(
 def log_gate_set(name: str, pipeline: Pipeline, gate_set: pd.DataFrame, source: str) -> None:
     """Log the gate set to the active run, with the pipeline's metrics on it and a figure of its predictions."""
     actual, predicted = gate_set[TARGET].to_numpy(), predict(pipeline, gate_set)
-    mlflow.set_tag(HOLDOUT, checksum(gate_set))
-    mlflow.log_metrics({f"holdout_{measure}": value for measure, value in scores(actual, predicted).items()})
+    mlflow.set_tag(SCORED_ON, checksum(gate_set))
+    mlflow.log_metrics({f"gate_{measure}": value for measure, value in scores(actual, predicted).items()})
     log_wines(gate_set, source, "evaluation")
     figure = predicted_against_actual(actual, predicted, f"{name} on the gate set, {len(gate_set):,} rows")
     mlflow.log_figure(figure, FIGURE)
