@@ -1,7 +1,7 @@
 """Train the wine model, from the wine to the bucket.
 
 The flow reads as the chapter does, in three subflows and an end. `prepare-data` loads the wine and checks it; each
-distinct wine goes to one side, to be trained on or to be held out. `train-models` cross-validates the baselines on
+distinct wine goes to the training set or to the gate set. `train-models` cross-validates the baselines on
 the training side, lets a short search look for a better one, fits the best and scores it once on the gate set.
 `publish-model` tracks the run and registers the model; it becomes champion only where it beats the champion. At the end
 what the run made goes to the bucket, and a report says what happened and where to look. If a version was already made
