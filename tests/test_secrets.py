@@ -20,6 +20,7 @@ from unittest import mock
 from uuid import uuid4
 
 import orjson
+import pandas as pd
 import psycopg
 import pytest
 from conftest import CLEAN
@@ -98,15 +99,15 @@ def lived(tmp_path_factory, few_wines) -> Iterator[tuple[Path, Path, list[tuple[
             wines = distinct_wines(data.sample("a test").table).dropna()
             wines.head(20).to_csv(incoming / "monday.csv", index=False)
             command("-m", "deployment.batch")
-            predict(wines[wines["type"] == "white"].head(40))
+            predict(unlike(wines[wines["type"] == "white"].head(40)))
             command("-m", "monitoring.watch")
             command("-m", "orchestration.deploy")
             assert [code for code, _ in ended] == [0] * 4, ended
-            assert len(chat.got) == 1
+            assert len(chat.got) == 1, ended[2]
             away = f"http://wine:{CANARIES['mlflow']}@127.0.0.1:{free_port()}"
             command("-c", TRAIN, MLFLOW_TRACKING_URI=away)
             command("-m", "deployment.batch", MLFLOW_TRACKING_URI=away)
-            predict(wines[wines["type"] == "red"].head(40).assign(alcohol=14.0, pH=3.9, sulphates=1.5, density=1.0))
+            predict(unlike(wines[wines["type"] == "red"].head(40)))
             chat.answers = [503] * 4
             (home / "monitoring" / "reports").rename(home / "monitoring" / "earlier")  # so that it is news again
             command("-m", "monitoring.watch")
@@ -124,7 +125,12 @@ def database_of(server, password: str) -> str:
     return f"postgresql://taster:{password}@127.0.0.1:{server.port}/wine"
 
 
-def predict(wines) -> None:
+def unlike(wines: pd.DataFrame) -> pd.DataFrame:
+    """Return wines that have drifted, so that there is something to alert people to."""
+    return wines.assign(alcohol=14.0, pH=3.9, sulphates=1.5, density=1.0)
+
+
+def predict(wines: pd.DataFrame) -> None:
     """Put predictions of wines into the database."""
     now = datetime.now(UTC)
     made = [Prediction(str(uuid4()), now, "1", wine, 5.8) for wine in wines[FEATURES].to_dict("records")]
