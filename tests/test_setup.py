@@ -236,8 +236,8 @@ def test_a_user_without_a_home_of_his_own_sets_up_with_links_of_pip(open_folder,
         (
             "me:other",
             False,
-            "The index lacks a package, or refuses you: mend its address and password in pip's settings (PIP_INDEX_URL, "
-            "pip.conf)",
+            "The index lacks a package, or refuses you: mend its address and password in pip's settings "
+            "(PIP_INDEX_URL, pip.conf)",
         ),
     ],
     ids=["an unknown CA", "a wrong password"],
