@@ -23,13 +23,12 @@ IMPORTABLE = "../../../..\nimport wine_quality\n"
 # by what a log holds, the first that fits
 ADVICE = {
     "certificate": "The server's certificate is not trusted: name its CA in PIP_CERT=/path/to/ca.pem, or in pip.conf",
-    "unauthorized|forbidden|http error 40[13]": "The index refuses you: mend the user and password in pip's settings",
     "no space left|os error 28": "Free some space",
     "permission denied|read-only file system": "Give yourself write permission to this folder",
     "connect|timed out|timeout|resolve|name resolution|dns error|unreachable|proxy": "Is there a network? Check it, "
     "and the proxy and the index, where you have set them (PIP_INDEX_URL, pip.conf)",
-    "no matching distribution|no solution found|not found in": "The index lacks a package: mend its address in pip's "
-    "settings (PIP_INDEX_URL, pip.conf)",
+    "unauthorized|forbidden|no matching distribution|no solution found|not found in": "The index lacks a package, or "
+    "refuses you: mend its address and password in pip's settings (PIP_INDEX_URL, pip.conf)",
 }
 
 
