@@ -1,10 +1,14 @@
-"""The figures that more than one chapter shows, and how all of them are drawn and kept."""
+"""Figures that are too long for a notebook's cell or shown in several chapters, and how all are drawn and stored."""
 
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from wine_quality.files import whole_file
@@ -35,3 +39,42 @@ def predicted_against_actual(actual: np.ndarray, predicted: np.ndarray, title: s
     axes.set(xlabel="quality that tasters gave", ylabel="score predicted", title=title)
     axes.legend(loc="upper left")
     return figure
+
+
+def parallel_coordinates(trials: pd.DataFrame, logarithmic: list[str], title: str) -> Figure:
+    """Return a line per trial across one upright axis per column, coloured by the last column, low values dark.
+
+    Parameters
+    ----------
+    trials : DataFrame of shape (n trials, k)
+        Numbers, or texts of at most two kinds; the last column holds numbers.
+    logarithmic : list of str
+        The columns whose axis is logarithmic.
+    title : str
+        Of the figure.
+    """
+    trials = trials.sort_values(trials.columns[-1], ascending=False)  # good trials are drawn over bad ones
+    heights, last = heights_on_axes(trials, logarithmic), trials.iloc[:, -1]
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    colour = ScalarMappable(Normalize(last.min(), last.max()), colormaps["cividis"])
+    for value, height in zip(last, heights, strict=True):
+        axes.plot(height, color=colour.to_rgba(value))
+    for place, name in enumerate(trials):
+        axes.axvline(place, color="grey", linewidth=0.8)
+        for height, end in ((-0.09, trials[name].min()), (1.04, trials[name].max())):
+            axes.text(place, height, end if isinstance(end, str) else f"{end:.4g}", ha="center")
+    labels = [f"{name}\n(log scale)" if name in logarithmic else name for name in trials]
+    axes.set(xticks=range(len(labels)), xticklabels=labels, yticks=[], ylim=(-0.13, 1.13), title=title)
+    axes.grid(visible=False)
+    figure.colorbar(colour, ax=axes, label=str(last.name))
+    return figure
+
+
+def heights_on_axes(trials: pd.DataFrame, logarithmic: list[str]) -> np.ndarray:
+    """Return each value as a height from 0, the least of its column, to 1, the greatest, of shape (n trials, k)."""
+    numbers = trials.copy()
+    for name in trials.select_dtypes(exclude="number"):
+        numbers[name] = pd.factorize(trials[name], sort=True)[0]
+    numbers[logarithmic] = np.log(trials[logarithmic])
+    return ((numbers - numbers.min()) / (numbers.max() - numbers.min()).replace(0, 1)).to_numpy(dtype="float64")

@@ -1,0 +1,46 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from wine_quality.plots import parallel_coordinates
+
+TRIALS = pd.DataFrame(
+    {"features": ["measured", "chemist", "chemist"], "alpha": [0.01, 0.1, 1.0], "trees": [60, 60, 60],
+     "RMSE": [0.70, 0.68, 0.69]}
+)  # fmt: skip
+
+
+@pytest.fixture
+def drawn():
+    return parallel_coordinates(TRIALS, ["alpha"], "trials")
+
+
+def heights(figure) -> dict[float, list[float]]:
+    """Return the heights of each trial's line by its RMSE, worst first as they are drawn."""
+    lines = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_ydata()) == TRIALS.shape[1]]
+    return dict(zip(sorted(TRIALS["RMSE"], reverse=True), map(list, lines), strict=True))
+
+
+def test_a_logarithmic_column_has_a_logarithmic_axis(drawn):
+    assert [line[1] for line in heights(drawn).values()] == pytest.approx([0, 1, 0.5])
+    assert [label.get_text() for label in drawn.axes[0].get_xticklabels()][1] == "alpha\n(log scale)"
+
+
+def test_texts_and_a_column_of_one_value_have_a_place_too(drawn):
+    assert [(line[0], line[2]) for line in heights(drawn).values()] == [(1, 0), (0, 0), (0, 0)]
+    ends = [text.get_text() for text in drawn.axes[0].texts]
+    assert ends == ["chemist", "measured", "0.01", "1", "60", "60", "0.68", "0.7"]
+
+
+def test_the_colours_have_a_key_and_the_best_trial_is_the_darkest_and_on_top(drawn):
+    assert drawn.axes[1].get_ylabel() == "RMSE"
+    colours = [np.sum(line.get_color()[:3]) for line in drawn.axes[0].lines if len(line.get_ydata()) == TRIALS.shape[1]]
+    assert colours == sorted(colours, reverse=True)
+
+
+def test_a_single_trial_is_drawn():
+    assert heights_of_one(parallel_coordinates(TRIALS.head(1), ["alpha"], "one")) == [0, 0, 0, 0]
+
+
+def heights_of_one(figure) -> list[float]:
+    return list(figure.axes[0].lines[0].get_ydata())
