@@ -1,0 +1,74 @@
+"""`make data`, and the same check before `make run` starts anything."""
+
+import subprocess
+import sys
+
+import pytest
+
+from wine_quality import data
+from wine_quality.check_data import summary
+from wine_quality.config import ROOT
+
+
+def check(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "wine_quality.check_data", *words], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def wine_folder(monkeypatch, tmp_path, wines, write_uci):
+    """A folder of seven rows that WINE_DATA names; the last repeats the first."""
+    folder = write_uci(tmp_path / "wine", wines.iloc[[0, 1, 2, 3, 4, 5, 0]])
+    monkeypatch.setenv("WINE_DATA", str(folder))
+    return folder
+
+
+def test_rows_duplicates_blanks_and_colours_are_counted(wines):
+    table = wines.iloc[[0, 1, 2, 3, 4, 5, 0]].reset_index(drop=True)
+    table.loc[[1, 2], "sulphates"] = None
+    lines = summary(data.Wine(table, "folder", "a test"))
+    assert lines == [
+        "source      a test",
+        "rows        7",
+        "duplicates  1 rows repeat another in all but quality",
+        "blanks      2 cells (2 sulphates)",
+        "colours     4 red, 3 white",
+    ]
+
+
+def test_the_command_says_what_there_is(wine_folder):
+    done = check()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"source      the files in {wine_folder}\nrows        7\nduplicates  1 rows" in done.stdout
+
+
+def test_the_check_before_a_run_says_nothing_of_good_data(wine_folder):
+    done = check("--only-mine")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_bad_data_ends_in_one_line(wine_folder):
+    path = wine_folder / "winequality-red.csv"
+    path.write_text(path.read_text().replace("9.75", "975"))
+    for words in ([], ["--only-mine"]):
+        done = check(*words)
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"error: {path}: ")
+        assert "alcohol" in line
+
+
+def test_it_imports_neither_prefect_nor_mlflow():
+    code = "import sys, wine_quality.check_data; print(*({'prefect', 'mlflow', 'sklearn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "\n"
+
+
+@pytest.mark.slow
+def test_make_run_reports_bad_data_before_it_starts_anything(wine_folder, tmp_path):
+    (wine_folder / "winequality-white.csv").unlink()
+    done = subprocess.run(["make", "run"], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode != 0
+    assert "winequality-white.csv is missing" in done.stderr
+    assert "start" not in done.stdout
+    assert not (tmp_path / "mlflow.db").exists()
