@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from hyperopt import Trials, fmin, hp, rand, tpe
+from hyperopt import Trials, fmin, rand, tpe
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import sem, t
@@ -42,17 +42,6 @@ REFERENCE_SEED = 42  # of the folds on which the reference figures were measured
 SEEDS, TRIALS, BLOCK = range(5), 100, 20  # each search gets its next 20 trials before any gets more
 MARKS = range(5, TRIALS + 1, 5)
 SCORED_MARKS = [5, 10, 20, 40, 60, 80, 100]
-OLD_SPACE = {
-    "xgboost": {
-        "max_depth": hp.uniformint("old.max_depth", 4, 100),
-        "learning_rate": hp.loguniform("old.learning_rate", -3, 0),
-        "reg_alpha": hp.loguniform("old.reg_alpha", -5, -1),
-        "reg_lambda": hp.loguniform("old.reg_lambda", -6, -1),
-        "min_child_weight": hp.loguniform("old.min_child_weight", -1, 3),
-        "subsample": hp.choice("old.subsample", [1]),
-        "colsample_bytree": hp.choice("old.colsample_bytree", [1]),
-    }
-}
 
 
 class CheapObjective(Objective):
@@ -145,7 +134,6 @@ SEARCHES = {
     "hyperopt": by_hyperopt(tpe.suggest, tuning.families()),
     "random": by_hyperopt(rand.suggest, tuning.families()),
     "optuna": by_optuna,
-    "old space": by_hyperopt(tpe.suggest, OLD_SPACE),
 }
 
 
@@ -153,9 +141,8 @@ LABELS = {
     "hyperopt": "hyperopt's TPE",
     "random": "random search",
     "optuna": "Optuna's TPE",
-    "old space": "hyperopt's TPE, old tutorial's space",
 }
-COLOURS = {"hyperopt": "#0072b2", "random": "#000000", "optuna": "#d55e00", "old space": "#cc79a7"}
+COLOURS = {"hyperopt": "#0072b2", "random": "#000000", "optuna": "#d55e00"}
 
 BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2, "fontsize": 9}  # a legend
 
@@ -211,10 +198,9 @@ def advance(trials: int, seed: int, name: str, conclude: bool) -> bool:
 
 
 def run_all() -> None:
-    """Run all searches, block by block, and score their choices; those in our space first."""
-    blocks, jobs = range(BLOCK, TRIALS + 1, BLOCK), []
-    for names in (["hyperopt", "random", "optuna"], ["old space"]):
-        jobs += [*product(blocks, SEEDS, names, [False]), *product([TRIALS], SEEDS, names, [True])]
+    """Run all searches, block by block, and score their choices."""
+    blocks = range(BLOCK, TRIALS + 1, BLOCK)
+    jobs = [*product(blocks, SEEDS, SEARCHES, [False]), *product([TRIALS], SEEDS, SEARCHES, [True])]
     while jobs:
         done = next((job for job in jobs if advance(*job)), None)
         if done:
@@ -356,7 +342,7 @@ def draw_differences(axes: Axes, searches: dict[str, Any]) -> None:
 
 def draw_held_out(axes: Axes, results: dict[str, Any]) -> None:
     """Draw the RMSE of the best so far on the folds that no search saw, beside the models without a search."""
-    for (name, found), marker in zip(results["searches"].items(), "osD^", strict=True):
+    for (name, found), marker in zip(results["searches"].items(), "osD", strict=True):
         marks = [int(mark) for mark in found["best_so_far"]]
         axes.plot(marks, found["best_so_far"].values(), marker=marker, color=COLOURS[name], label=LABELS[name])
     steps = results["gains"]

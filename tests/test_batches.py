@@ -14,6 +14,7 @@ import pytest
 from batch_files import held, put
 from botocore.client import BaseClient
 from conftest import CLEAN
+from pydantic import SecretStr
 from versions import crown, registered
 
 from orchestration.bucket import bucket_of_environment
@@ -151,7 +152,7 @@ def test_two_files_of_one_content_are_traffic_twice_and_rows_alike_are_too(moto_
 
 def test_without_the_database_of_predictions_the_file_waits_for_the_next_run(moto_bucket, config, wines):
     put(moto_bucket, "wines.csv", wines)
-    away = config.model_copy(update={"predictions": f"sqlite:///{config.home}/missing/predictions.db"})
+    away = config.model_copy(update={"predictions": SecretStr(f"sqlite:///{config.home}/missing/predictions.db")})
     with pytest.raises(PredictionsError, match=r"predictions cannot be stored .*run again: each is stored once"):
         run(moto_bucket, away)
     assert set(held(moto_bucket)) == {"incoming/wines.csv"}

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 import requests
+from browser import QUIET
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from servers import wait_until
-from test_page import QUIET, asked_hosts
+from test_page import asked_hosts
 from wiretap import foreign, tapped
 
 from deployment.openapi import EXAMPLE

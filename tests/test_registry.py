@@ -53,14 +53,14 @@ def test_a_first_model_must_beat_the_mean(register, store):
     refused, _ = register("mean")
     assert (refused.promoted, refused.gain) == (False, 0)
     assert registry.champion(store) is None
-    promoted, version = register("xgboost", n_estimators=8)
+    promoted, version = register("xgboost_tuned", n_estimators=8)
     assert promoted.promoted
     assert 0 < promoted.low < promoted.gain < promoted.high
     assert str(registry.champion(store).version) == version
 
 
 def test_the_alias_moves_only_to_a_better_model(register, store):
-    register("xgboost", n_estimators=2)
+    register("xgboost_tuned", n_estimators=2)
     worse, second = register("decision_tree")
     assert (worse.promoted, worse.reason) == (False, "its gain is below the minimum effect of 0.004")
     assert worse.gain < 0
@@ -72,8 +72,8 @@ def test_the_alias_moves_only_to_a_better_model(register, store):
 
 
 def test_the_same_model_again_stays_a_challenger(register, store):
-    register("xgboost", n_estimators=8)
-    again, _ = register("xgboost", n_estimators=8)
+    register("xgboost_tuned", n_estimators=8)
+    again, _ = register("xgboost_tuned", n_estimators=8)
     assert (again.promoted, again.gain) == (False, 0)
     assert again.high == -again.low > 0, "the seed still leaves it open which of the two is better"
 
@@ -94,7 +94,7 @@ def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
 
 def test_a_gain_below_the_minimum_effect_does_not_promote(register, store, sides):
     train, gate_set = sides
-    register("xgboost", n_estimators=8)
+    register("xgboost_tuned", n_estimators=8)
     challenger = fit(build("linear", 1), train)
     gain = registry.gate(store, challenger, train, gate_set, "uci").gain
     assert gain > 0
@@ -120,7 +120,7 @@ def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register,
 
 def test_made_up_wine_never_replaces_real_wine(register, store):
     register("mean", source="uci")
-    register("xgboost", source="uci", n_estimators=8)
+    register("xgboost_tuned", source="uci", n_estimators=8)
     verdict, _ = register("linear", source="sample")
     assert verdict.gain > 0
     assert not verdict.promoted
@@ -128,14 +128,14 @@ def test_made_up_wine_never_replaces_real_wine(register, store):
 
 
 def test_real_wine_replaces_made_up_wine(register, store):
-    register("xgboost", source="sample", n_estimators=8)
+    register("xgboost_tuned", source="sample", n_estimators=8)
     verdict, _ = register("linear", source="uci")
     assert verdict.promoted
 
 
 def test_a_champion_trained_on_the_gate_set_is_not_compared(register, sides):
     train, gate_set = sides
-    register("xgboost", train=gate_set, gate_set=train, n_estimators=8)
+    register("xgboost_tuned", train=gate_set, gate_set=train, n_estimators=8)
     verdict, _ = register("linear")
     assert not verdict.promoted
     assert verdict.reason == f"the champion was trained on {len(gate_set)} of the {len(gate_set)} rows of the gate set"
@@ -176,7 +176,7 @@ def described(store, version: str) -> str:
 
 
 def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register, store):
-    first, _ = register("xgboost", n_estimators=8)
+    first, _ = register("xgboost_tuned", n_estimators=8)
     scores = MlflowClient().get_run(registry.champion(store).run_id).data.metrics
     text = described(store, "1")
     assert f"| gate set | {scores['gate_rmse']:.4f} | {scores['gate_r2']:.3f} |" in text
@@ -189,7 +189,7 @@ def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register,
 
 
 def test_a_description_tells_of_promotions_and_rollbacks_and_stays_otherwise(register, store):
-    register("xgboost", n_estimators=8)
+    register("xgboost_tuned", n_estimators=8)
     before = described(store, "1")
     assert before.endswith("UTC: champion, in place of none.")
     register("linear")
@@ -310,7 +310,7 @@ def test_a_run_that_is_registered_again_keeps_its_version(register, store):
 
 
 def test_a_champion_that_does_not_load_is_told(register, store):
-    register("xgboost", n_estimators=8)
+    register("xgboost_tuned", n_estimators=8)
     shutil.rmtree(store.home / "mlruns")
     with pytest.raises(RegistryError, match=r"wine-quality version 1 does not load .*Give the alias champion"):
         registry.load_version(registry.champion(store))
@@ -325,7 +325,7 @@ def test_a_logged_model_loads_from_the_registry_and_predicts_the_same(register, 
 
 
 def test_a_logged_model_has_signature_example_and_requirements(register, store, sides):
-    register("xgboost", n_estimators=8)
+    register("xgboost_tuned", n_estimators=8)
     info = mlflow.models.get_model_info("models:/wine-quality@champion")
     assert info.signature.inputs.input_names() == FEATURES
     assert {str(kind) for kind in info.signature.inputs.input_types()} == {"DataType.string", "DataType.double"}
@@ -335,7 +335,7 @@ def test_a_logged_model_has_signature_example_and_requirements(register, store, 
     assert "scikit-learn==" in Path(requirements).read_text()
 
 
-SAVED = ["linear", "decision_tree", "k_neighbors", "random_forest_classifier", "xgboost", "svr", "kernel_ridge"]
+SAVED = ["linear", "decision_tree", "k_neighbors", "random_forest_classifier", "xgboost_tuned", "svr", "kernel_ridge"]
 
 
 @pytest.mark.parametrize("features", ["measured", "chemist"])
