@@ -117,7 +117,7 @@ def description(run: Run, verdict: Verdict) -> str:
     data, scores = run.data, run.data.metrics
     rows = [
         f"| {where} | {scores[f'{key}_rmse']:.4f} | {scores[f'{key}_r2']:.3f} |"
-        for key, where in (("cv", "cross-validation"), ("gate_set", "gate set"))
+        for key, where in (("cv", "cross-validation"), ("gate", "gate set"))
         if {f"{key}_rmse", f"{key}_r2"} <= scores.keys()
     ]
     lines = [
@@ -125,8 +125,8 @@ def description(run: Run, verdict: Verdict) -> str:
         f"{data.tags.get('data', 'origin not logged')}.",
         "\n".join(["| scored on | RMSE | R² |", "| --- | ---: | ---: |", *rows]),
         f"Gate: **{'promoted' if verdict.promoted else 'rejected'}**, {verdict.reason}. RMSE on the gate set lower by "
-        f"{verdict.gain:.4f} than {verdict.opponent} (95 % interval {verdict.low:.4f} to {verdict.high:.4f}; negative "
-        "means higher).",
+        f"{verdict.gain:.4f} than {verdict.opponent} ({100 * verdict.confidence:.4g} % interval {verdict.low:.4f} to "
+        f"{verdict.high:.4f}; negative means higher).",
     ]
     return "\n\n".join(lines)
 
