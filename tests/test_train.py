@@ -104,8 +104,9 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
     assert artifact.data == report
 
 
-def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(folder):
-    config = settings(data=str(folder))
+def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(tmp_path, write_uci):
+    rows = splits.distinct_wines(data.sample("a test").table).iloc[::4]  # with fewer, the gate sees no gain
+    config = settings(data=str(write_uci(tmp_path / "wine", rows)))
     prepared = prepare_data(config.data, None, None)
     forest = fit(build("extra_trees", 1, n_estimators=20), prepared.train)
     held_out = scores(prepared.gate_set[TARGET].to_numpy(), predict(forest, prepared.gate_set))
