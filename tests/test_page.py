@@ -121,21 +121,21 @@ def test_arrow_keys_alone_change_the_score(page):
 
 def test_what_the_sliders_ask_for_is_neither_stored_nor_counted_as_a_request_for_predictions(page, url, config):
     assert text(page, "quality").endswith("; not stored")
-    asked = requests_for_predictions(url)
+    asked = requests_to(url, "/predict")
     for name in MEASUREMENTS:
-        before = text(page, "score")
+        before = requests_to(url, "/preview")
         page.find_element(By.ID, name).send_keys(Keys.END)
-        wait_until(lambda before=before: text(page, "score") != before, f"another score after {name} moved")
-    assert requests_for_predictions(url) == asked
+        wait_until(lambda before=before: requests_to(url, "/preview") > before, f"a preview after {name} moved")
+    assert requests_to(url, "/predict") == asked
     real = requests.post(f"{url}/predict", json=WINE, timeout=30).json()["id"]
     wait_until(lambda: real in set(predictions.read(config.predictions_uri)["id"]), "the real prediction")
     assert len(predictions.read(config.predictions_uri)) == asked + 1
 
 
-def requests_for_predictions(url):
-    """Return how many requests monitoring counts."""
+def requests_to(url, path):
+    """Return how many requests to a path the service has counted."""
     lines = requests.get(f"{url}/metrics", timeout=30).text.splitlines()
-    counted = [line for line in lines if line.startswith("wine_requests_total") and 'path="/predict"' in line]
+    counted = [line for line in lines if line.startswith("wine_requests_total") and f'path="{path}"' in line]
     return sum(float(line.rpartition(" ")[2]) for line in counted)
 
 
