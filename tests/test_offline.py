@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from browser import QUIET
+from browser import chromium_without_screen
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from servers import wait_until
 from test_page import asked_hosts
@@ -159,17 +158,8 @@ def test_the_commands_of_the_readmes_ask_nobody(machine):
 @pytest.fixture
 def chromium(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     """A browser that notes what its pages ask for."""
-    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
-    if not (driver and browser):
-        pytest.skip("no chromium with its chromedriver: apt install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in (*QUIET, f"--user-data-dir={tmp_path / 'chromium'}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    chromium = webdriver.Chrome(options, Service(driver))
-    yield chromium
-    chromium.quit()
+    with chromium_without_screen(tmp_path / "chromium") as browser:
+        yield browser
 
 
 def opens(chromium: webdriver.Chrome, *addresses: str) -> None:
