@@ -104,7 +104,7 @@ lock: setup ## pin pyproject.toml anew into requirements.txt
 	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --no-emit-index-url \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 
-.venv/.ready: requirements.txt pyproject.toml
+.venv/.ready: requirements.txt pyproject.toml tour/install.py
 	@for python in $(PYTHONS); do $$python -c '$(IN_RANGE)' 2>/dev/null && break; python=; done; \
 	line="error: Python 3.11, 3.12 or 3.13 is needed, and none of '$(PYTHONS)' is one. Install it, or name it: make PYTHON=/path/to/python3.13"; \
 	[ -n "$$python" ] || $(SAY_AND_STOP); \

@@ -33,13 +33,14 @@ atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 CLEAN = {
     "WINE_HOME": str(STATE),
     "PREFECT_HOME": str(STATE / "prefect"),
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_CONFIG_FILE": str(STATE / "no-aws-config"),
     "AWS_SHARED_CREDENTIALS_FILE": str(STATE / "no-aws-credentials"),
 }
 os.environ.update(CLEAN)
+
+from wine_quality import environment  # noqa: E402
+
+environment.apply()
 
 import boto3  # noqa: E402
 import pandas as pd  # noqa: E402
@@ -56,13 +57,16 @@ ALONE = "test_notebooks_run.py"  # its tests share nothing, so that both workers
 LONGEST = ("test_replay.py", ALONE)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let one worker take a file as a whole, for its tests share fixtures."""
+    if item.path.name != ALONE:
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow tests last, the longest of them first; a worker takes a file as a whole, for it shares fixtures."""
+    """Put the slow tests last, the longest of them first."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.name not in LONGEST))
-    for item in items:
-        if item.path.name != ALONE:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(autouse=True)
