@@ -242,3 +242,19 @@ def without_rights() -> Callable[[], AbstractContextManager[None]]:
 def full_disk() -> OSError:
     """The error of a disk without space."""
     return OSError(28, "No space left on device")
+
+
+@pytest.fixture(scope="module")
+def shared_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server that the tests of a module share."""
+    from prefect.settings import PREFECT_API_URL
+    from servers import prefect_server
+
+    with prefect_server(tmp_path_factory.mktemp("prefect")):
+        yield PREFECT_API_URL.value()
+
+
+@pytest.fixture
+def prefect_for_commands(shared_prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands report to the server of the module, instead of starting one each."""
+    monkeypatch.setenv("PREFECT_API_URL", shared_prefect)

@@ -3,35 +3,20 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from mlflow import MlflowClient
-from prefect.settings import PREFECT_API_URL
-from servers import prefect_server
 from versions import artifacts, model_path, registered
 
 from wine_quality.files import sha256
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_for_commands")]
 
 
 def push(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "orchestration.push", *words], capture_output=True, text=True, timeout=300
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect(tmp_path_factory) -> Iterator[None]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def one_server_for_all_commands(monkeypatch) -> None:
-    """Let commands report to the server of the module, in place of one of their own each."""
-    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
 
 
 @pytest.fixture

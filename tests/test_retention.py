@@ -11,8 +11,6 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from prefect.settings import PREFECT_API_URL
-from servers import prefect_server
 from versions import artifacts, crown, model_path, registered, version
 
 from orchestration.bucket import bucket_of_environment
@@ -22,19 +20,7 @@ from wine_quality.config import Settings, settings
 from wine_quality.errors import SettingsError, StorageError
 from wine_quality.local_s3 import local_s3
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect(tmp_path_factory) -> Iterator[None]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def one_server_for_all_commands(monkeypatch) -> None:
-    """Let commands report to the server of the module, in place of one of their own each."""
-    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_for_commands")]
 
 
 @pytest.fixture
