@@ -53,7 +53,7 @@ def connect() -> None:
 
 def assert_answers(url: str) -> None:
     """Raise a `DeploymentError` where no Prefect API answers at an address."""
-    shown = f"PREFECT_API_URL={httpx.URL(url).copy_with(userinfo=b'')}"
+    shown = f"PREFECT_API_URL={without_password(url)}"
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
         get_client({"timeout": ANSWER_SECONDS}, sync_client=True) as client,
@@ -71,6 +71,11 @@ def assert_answers(url: str) -> None:
             raise DeploymentError(f"{shown}: it answers {status}, not as Prefect's API does. {NEXT}.") from None
         except ValueError:
             raise DeploymentError(f"{shown}: that is not Prefect's API, whose address ends in /api. {NEXT}.") from None
+
+
+def without_password(url: str) -> str:
+    """Return an address without the user and the password in it."""
+    return str(httpx.URL(url).copy_with(userinfo=b""))
 
 
 @contextmanager

@@ -61,6 +61,7 @@ def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path):
         assert answer(f"{prefect}/api/health") == (200, "true")
         assert "<title>Prefect Server</title>" in answer(prefect)[1]
         assert answer(f"{mlflow}/health") == (200, "OK")
+        assert not [line for line in processes_at(tmp_path) if settings().mlflow_uri in line]
         assert buckets(s3, *local_keys(settings())) == ["wine-quality"]
         with pytest.raises(ClientError, match="InvalidAccessKeyId"):
             buckets(s3, "another-key", "another-secret")
