@@ -23,7 +23,7 @@ data: setup ## make data WINE_DATA=folder: read and check the data, and say what
 	@$(PY) -m wine_quality.check_data
 
 test: setup ## run the tests, offline
-	@$(PY) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 start: setup ## make start CH=4: make what a chapter takes for granted, so that you can begin with it
 	@$(PY) -m tour.start $(CH)

@@ -53,14 +53,7 @@ from wine_quality import data, splits, tracking  # noqa: E402
 from wine_quality.config import Settings, settings  # noqa: E402
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
 
-ALONE = "test_notebooks_run.py"  # its tests share nothing, so that both workers may take of them
-LONGEST = ("test_replay.py", ALONE)
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let one worker take a file as a whole, for its tests share fixtures."""
-    if item.path.name != ALONE:
-        item.add_marker(pytest.mark.xdist_group(item.path.name))
+LONGEST = ("test_replay.py", "test_notebooks_run.py")
 
 
 @pytest.hookimpl(trylast=True)
