@@ -5,9 +5,10 @@ PY := $(BIN)/python
 UV := uv==0.13.9
 PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+BY_FILE = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run data test start check clean setup lab notebooks up deploy bucket push serve score watch replay rollback lint check-docs format images sample bench lock
+.PHONY: help run data test test-slow test-all start check clean setup lab notebooks up deploy bucket push serve score watch replay rollback lint check-docs format images sample bench lock
 
 ## First
 
@@ -22,8 +23,13 @@ run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket
 data: setup ## make data WINE_DATA=folder: read and check the data, and say what there is or what is wrong
 	@$(PY) -m wine_quality.check_data
 
-test: setup ## run the tests, offline
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: setup ## run the quick tests and the main path once, offline
+	@$(PY) -m pytest $(BY_FILE) -m "not slow and not docs"
+
+test-slow: setup ## run the other tests: servers, a browser, whole commands
+	@$(PY) -m pytest $(BY_FILE) -m "slow and not docs"
+
+test-all: test test-slow ## run all tests
 
 start: setup ## make start CH=4: make what a chapter takes for granted, so that you can begin with it
 	@$(PY) -m tour.start $(CH)

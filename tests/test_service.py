@@ -65,13 +65,6 @@ def test_the_wine_of_the_readme_is_answered_and_a_silly_one_refused_in_its_words
     assert (silly.status_code, silly.json()) == (422, refused)
 
 
-def test_one_wine_is_answered_with_its_score_and_the_version(url):
-    answer = post(url, WINE).json()
-    assert answer.keys() == {"score", "quality", "id", "version", "stored"}
-    assert answer["score"] == pytest.approx(expected("1", WINE)[0], abs=1e-5)
-    assert (answer["quality"], answer["version"], answer["stored"]) == (round(answer["score"]), "1", True)
-
-
 def test_many_wines_are_answered_in_their_order_each_as_if_it_came_alone(url):
     wines = [WINE, {**WINE, "alcohol": 12}, {**WINE, "type": "red"}]
     answer = post(url, wines).json()

@@ -1,0 +1,97 @@
+"""The main path once, for `make test`: a run on few rows by a real Prefect, and a champion that is served."""
+
+import json
+import shutil
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+from prefect.testing.utilities import prefect_test_harness
+from served import WINE, service, two_versions
+
+from orchestration.train import train_wine_quality
+from wine_quality import data, registry, splits, storage, tracking
+from wine_quality.config import settings
+from wine_quality.models import predict
+from wine_quality.scoring import load_scorer
+
+
+@pytest.fixture(scope="module")
+def prefect_api():
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def folder(few_wines, tmp_path):
+    """A copy of the few wines, of the test's own."""
+    return shutil.copytree(few_wines, tmp_path / "wine")
+
+
+def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(prefect_api, folder, capsys):
+    run_id = train_wine_quality(data=str(folder), max_evals=2)
+    config = settings()
+
+    run = mlflow.get_run(run_id)
+    assert run.data.params["seed"] == "42"
+    assert {"cv_rmse", "cv_r2", "gate_rmse", "gate_mae", "gate_qwk"} <= set(run.data.metrics)
+    assert run.data.tags["data_source"] == "folder"
+    assert run.data.tags["data"] == f"the files in {folder}"
+    assert run.data.tags["data_sha256"] == data.table_checksum(data.load_wine(settings(data=str(folder))).table)
+    assert len(run.data.tags["git_commit"]) >= 7
+    assert [d.tags[0].value for d in run.inputs.dataset_inputs] == ["training", "evaluation"]
+    files = {file.path for file in MlflowClient().list_artifacts(run_id)}
+    assert files == {"report.md", "predicted_against_actual.png", "training_wines.txt", "wines.csv"}
+
+    version = registry.champion(config)
+    assert version.run_id == run_id
+    assert version.tags["data_source"] == "folder"
+    assert load_scorer(config, version).engine == "pipeline"
+
+    bucket = config.local / "s3" / "wine-quality" / "runs" / run_id
+    sums = json.loads((bucket / "manifest.json").read_text())["files"]
+    assert set(sums) == {"model.skops", "wines.csv", "report.md"}
+    assert {name: storage.sha256(bucket / name) for name in sums} == sums
+    assert version.tags["model_sha256"] == sums["model.skops"]
+    train, gate_set = splits.train_gate_split(pd.read_csv(bucket / "wines.csv"))
+    assert np.array_equal(
+        predict(tracking.load_model(bucket / "model.skops"), gate_set),
+        predict(registry.load_version(version), gate_set),
+    )
+    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
+    assert set(trained_on) == set(splits.wine_keys(train))
+    assert not set(trained_on) & set(splits.wine_keys(gate_set))
+
+    report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
+    for part in (
+        str(folder),
+        "5 repeat another",
+        "extra_trees",
+        "champion",
+        f"runs/{run_id}/",
+        "make up",
+        "http://127",
+    ):
+        assert part in report
+    assert "Wine quality: training report" in capsys.readouterr().out
+    with get_client(sync_client=True) as client:
+        artifact, *_ = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["training-report"])),
+            sort=ArtifactSort.CREATED_DESC,
+        )
+    assert artifact.data == report
+
+
+def test_one_wine_is_answered_with_its_score_and_the_version(tmp_path, few_wines):
+    with two_versions(tmp_path / "served", few_wines) as config, service(config) as url:
+        answer = requests.post(f"{url}/predict", json=WINE, timeout=30).json()
+        expected = predict(registry.load_version(registry.champion(config)), pd.DataFrame([WINE]))[0]
+    assert answer.keys() == {"score", "quality", "id", "version", "stored"}
+    assert answer["score"] == pytest.approx(expected, abs=1e-5)
+    assert (answer["quality"], answer["version"], answer["stored"]) == (round(answer["score"]), "1", True)
