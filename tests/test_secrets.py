@@ -82,7 +82,7 @@ def lived(tmp_path_factory, few_wines) -> Iterator[tuple[Path, Path, list[tuple[
         receiver() as chat,
     ):
         keys = home / ".local" / "s3-keys"
-        keys.parent.mkdir(parents=True)
+        keys.parent.mkdir(parents=True, exist_ok=True)
         keys.touch(mode=0o600)
         keys.write_text(f"a-key,{CANARIES['s3']}")
         with local_s3(settings()) as s3:
