@@ -3,8 +3,8 @@
 The parts, all by default, or those named on the command line:
 scores (of every model, by cross-validation), run (`make run`: seconds and memory), overhead (of the flow over plain
 functions), setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home
-of their own), start (`make start` of each chapter from nothing), tests (`make test-all`), walk (the commands of the READMEs
-one after the other, as `make check-docs` runs them).
+of their own), start (`make start` of each chapter from nothing), tests (`make test-all`), walk (the commands of the
+READMEs one after the other, as `make check-docs` runs them).
 """
 
 import os

@@ -43,7 +43,8 @@ def measured() -> list[str]:
     wines, trees = found["wines"], found["models"]["extra_trees_tuned"]
     return [
         f"{quick['tests']:,} of them, in {quick['minutes']:.0f} minutes on two cores",
-        f"`make test-all` runs all {quick['tests'] + slow['tests']:,}, in {quick['minutes'] + slow['minutes']:.0f} minutes",
+        "`make test-all` runs all "
+        f"{quick['tests'] + slow['tests']:,}, in {quick['minutes'] + slow['minutes']:.0f} minutes",
         f"chapter 1 in {first} seconds on two cores",
         f"those of chapter 2 in {second}",
         f"that of chapter 5 in {last}",

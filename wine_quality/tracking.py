@@ -21,7 +21,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import mlflow
 import pandas as pd
-import skops.io
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from sklearn.pipeline import Pipeline
@@ -171,6 +170,8 @@ def save_model(pipeline: Pipeline, path: Path) -> Path:
 
     skops writes no code: unlike a pickle, loading it runs nothing that the file brings along.
     """
+    import skops.io  # here, because it takes seconds that most commands need not wait for
+
     with whole_file(path) as part:
         skops.io.dump(pipeline, part, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
     return path
@@ -178,6 +179,8 @@ def save_model(pipeline: Pipeline, path: Path) -> Path:
 
 def load_model(path: Path) -> Pipeline:
     """Load a pipeline that `save_model` saved."""
+    import skops.io
+
     return skops.io.load(path, trusted=TRUSTED_TYPES)
 
 
