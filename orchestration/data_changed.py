@@ -15,15 +15,17 @@ from orchestration.show import quiet
 from wine_quality import data, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
+from wine_quality.registry import DISTINCT_ROWS
+from wine_quality.splits import distinct_wines
 
 EVENT, RESOURCE = "wine.data.changed", "wine.data"
 
 
 def trained_before(config: Settings, checksum: str) -> bool:
-    """Say whether a version of the model was trained on the wine with a checksum."""
+    """Say whether a version of the model was trained on the distinct rows with a checksum."""
     with tracking.store(config):
         versions = MlflowClient().search_model_versions(f"name = '{config.registered_model}'")
-    return any(version.tags.get("data_sha256") == checksum for version in versions)
+    return any(version.tags.get(DISTINCT_ROWS) == checksum for version in versions)
 
 
 def main() -> None:
@@ -34,9 +36,9 @@ def main() -> None:
     quiet()
     config = settings()
     wine = data.load_wine(config)
-    checksum = data.table_checksum(wine.table)
+    checksum = data.table_checksum(distinct_wines(wine.table))  # rows that repeat others change no model
     if trained_before(config, checksum):
-        print(f"unchanged {len(wine.table):,} rows, on which a version was trained before: {wine.why}")
+        print(f"unchanged {len(wine.table):,} rows, on whose distinct ones a version was trained before: {wine.why}")
         return
     emit_event(EVENT, {"prefect.resource.id": RESOURCE}, payload={"data": config.data, "sha256": checksum})
     print(f"event     {EVENT}: {len(wine.table):,} rows: {wine.why}")

@@ -309,6 +309,7 @@ def publish_new(prepared: Prepared, trained: Trained, seed: int, started: dateti
         "data_source": prepared.wine.source,
         "data": prepared.wine.why,
         "data_sha256": sources.table_checksum(prepared.wine.table),
+        registry.DISTINCT_ROWS: sources.table_checksum(splits.distinct_wines(prepared.wine.table)),
         "code_sha256": CODE_SHA256,
         "git_commit": tracking.git_commit(),
     }

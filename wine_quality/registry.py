@@ -35,6 +35,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
 MODEL_SUM = "model_sha256"  # the tag that has the sum of its model's file
 RECIPE = "recipe_sha256"  # the tag with the checksum of all that its model depends on, set when it is published
+DISTINCT_ROWS = "distinct_rows_sha256"  # the tag with the checksum of the rows that it was trained and compared on
 FILES = "files"  # the tag of a version whose files were deleted
 GATE_SET = "gate_set_sha256"  # the tag that names the gate set on which it was compared
 
