@@ -37,14 +37,12 @@ def span(found: dict, form: str = ".0f") -> str:
 def measured() -> list[str]:
     """Return what the front page says of measurements, in its words, with the figures of the results."""
     run, setup, tests, start = results("run"), results("setup"), results("tests"), results("start")["seconds"]
-    quick, slow = tests["test"], tests["test-slow"]
     notebooks, year, found = results("notebooks")["chapter_seconds"], results("year"), results("scores")
     first, second, last = (span(notebooks[name]) for name in CHAPTERS)
     wines, trees = found["wines"], found["models"]["extra_trees_tuned"]
     return [
-        f"{quick['tests']:,} of them, in {quick['minutes']:.0f} minutes on two cores",
-        "`make test-all` runs all "
-        f"{quick['tests'] + slow['tests']:,}, in {quick['minutes'] + slow['minutes']:.0f} minutes",
+        f"{tests['quick']:,} of them, in {tests['minutes']:.0f} minutes on two cores",
+        f"`make test-all` runs all {tests['all']:,}",
         f"chapter 1 in {first} seconds on two cores",
         f"those of chapter 2 in {second}",
         f"that of chapter 5 in {last}",
