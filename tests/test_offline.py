@@ -162,6 +162,9 @@ def chromium(tmp_path: Path) -> Iterator[webdriver.Chrome]:
         yield browser
 
 
+OF_THIS_MACHINE = r"(\w+)://(127\.0\.0\.1|localhost)(:|$)|(blob|chrome):"  # chrome: is Chromium's own first page
+
+
 def opens(chromium: webdriver.Chrome, *addresses: str) -> None:
     """Open pages one after the other, and fail where one asks another host than this machine."""
     for address in addresses:
@@ -170,7 +173,7 @@ def opens(chromium: webdriver.Chrome, *addresses: str) -> None:
         time.sleep(3)  # what a page asks for late
     hosts = asked_hosts(chromium)
     assert hosts
-    assert not [host for host in hosts if not re.match(r"(\w+)://(127\.0\.0\.1|localhost)(:|$)|blob:", host)], hosts
+    assert not [host for host in hosts if not re.match(OF_THIS_MACHINE, host)], hosts
 
 
 def test_the_pages_of_every_server_ask_nobody(machine, chromium):
