@@ -197,7 +197,8 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_trick_with_a_path_finds_nothing(url, path):
-    with line(url, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") as connection:
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with line(url, request.encode()) as connection:
         got = answered(connection)
     assert re.match(rb"HTTP/1.1 (404|400|307)", got)
     assert not re.search(rb"root:|import |" + str(ROOT).encode(), got)
