@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import psutil
+import pandas as pd
 import pytest
 import requests
 import yaml
@@ -341,13 +342,17 @@ def test_a_schedule_starts_a_run(client):
 
 
 def test_an_event_starts_a_run_on_the_wine_that_it_names(client, tmp_path, write_uci):
-    more = write_uci(tmp_path / "more", splits.distinct_wines(data.load_wine(settings()).table))
+    rows = splits.distinct_wines(data.load_wine(settings()).table).iloc[1:]
+    more = write_uci(tmp_path / "more", rows)
+    with_repeats = write_uci(tmp_path / "with repeats", pd.concat([rows, rows.head(3)]))
     with mock.patch.dict(os.environ, WINE_DATA=str(more)):
         assert "event     wine.data.changed: " in command("data_changed")
         wait_until(lambda: runs_of(client, "on-new-wine"), "a run after the event")
         (run,) = runs_of(client, "on-new-wine")
         assert run.parameters["data"] == str(more)
         assert_complete(client, run, settings())
+        assert command("data_changed").startswith("unchanged ")
+    with mock.patch.dict(os.environ, WINE_DATA=str(with_repeats)):
         assert command("data_changed").startswith("unchanged ")
 
 
