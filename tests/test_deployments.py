@@ -10,8 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
-import psutil
 import pandas as pd
+import psutil
 import pytest
 import requests
 import yaml
