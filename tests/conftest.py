@@ -238,6 +238,15 @@ def full_disk() -> OSError:
 
 
 @pytest.fixture(scope="module")
+def prefect_api() -> Iterator[None]:
+    """Prefect's own harness for flows in this process: an API over a database of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=300):
+        yield
+
+
+@pytest.fixture(scope="module")
 def shared_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prefect server that the tests of a module share."""
     from prefect.settings import PREFECT_API_URL

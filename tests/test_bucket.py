@@ -6,7 +6,6 @@ from threading import Thread
 import boto3
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from prefect.testing.utilities import prefect_test_harness
 from werkzeug.serving import make_server
 
 from orchestration.bucket import BLOCK, bucket_at, bucket_line, bucket_of_environment, laptop, wine_bucket
@@ -15,13 +14,7 @@ from wine_quality.config import settings
 from wine_quality.local_s3 import local_s3
 from wine_quality.ports import free_port
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_api() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.testing.utilities import prefect_test_harness
 from served import WINE, service, two_versions
 
 from orchestration.train import train_wine_quality
@@ -20,12 +19,6 @@ from wine_quality import data, registry, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.models import predict
 from wine_quality.scoring import load_scorer
-
-
-@pytest.fixture(scope="module")
-def prefect_api():
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

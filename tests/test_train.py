@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
 from orchestration import policies
 from orchestration.report import Trained
@@ -27,13 +26,7 @@ from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
 from wine_quality.tuning import Choice
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_api():
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 
 
 @pytest.fixture
