@@ -162,10 +162,8 @@ def test_what_is_no_wine_is_refused(url, body):
     ],
     ids=["fields", "numbers", "empty wines", "a long name", "a long value"],
 )
-def test_a_body_full_of_nonsense_is_refused_soon(url, body, status):
-    started = time.monotonic()
+def test_a_body_full_of_nonsense_is_refused_within_the_time_limit_of_the_client(url, body, status):
     refused(post(url, body), status)
-    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json"])
