@@ -27,9 +27,10 @@ test: setup ## run the quick tests and the main path once, offline
 	@$(PY) -m pytest $(BY_FILE) -m "not slow and not docs"
 
 test-slow: setup ## run the other tests: servers, a browser, whole commands
-	@$(PY) -m pytest $(BY_FILE) -m "slow and not docs"
+	@$(PY) -m pytest $(BY_FILE) -m "slow and not long and not docs"
 
-test-all: test test-slow ## run all tests
+test-all: test test-slow ## run all tests: these, and two that take long
+	@$(PY) -m pytest $(BY_FILE) -m long
 
 start: setup ## make start CH=4: make what a chapter takes for granted, so that you can begin with it
 	@$(PY) -m tour.start $(CH)

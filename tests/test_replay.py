@@ -205,6 +205,7 @@ def test_the_alias_goes_back_by_one_command_and_no_further(lived):
             MlflowClient().set_registered_model_alias("wine-quality", registry.CHAMPION, before.version)
 
 
+@pytest.mark.long
 def test_a_replay_that_is_killed_goes_on_where_it_was_and_ends_as_one_that_was_not(lived, tmp_path):
     journal = tmp_path / "monitoring" / "year" / ".local" / "year.jsonl"
     log = tmp_path.with_suffix(".log")

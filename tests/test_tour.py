@@ -41,6 +41,7 @@ def test_a_chapter_that_is_none_is_told(words):
     assert str(caught.value) == f"{typed}: which chapter? Give a number from 1 to 5, as in: make start CH=3"
 
 
+@pytest.mark.long
 def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_do_there(tmp_path, few_wines):
     ports = {f"WINE_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
     nobody = f"http://127.0.0.1:{free_port()}"
