@@ -42,7 +42,7 @@ def measured() -> list[str]:
     wines, trees = found["wines"], found["models"]["extra_trees_tuned"]
     return [
         f"{tests['quick']:,} of them, in {tests['minutes']:.0f} minutes on two cores",
-        f"`make test-all` runs all {tests['all']:,}",
+        f"runs all {tests['all']:,}",
         f"chapter 1 in {first} seconds on two cores",
         f"those of chapter 2 in {second}",
         f"that of chapter 5 in {last}",

@@ -81,8 +81,8 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(prefect_api, folder,
     assert artifact.data == report
 
 
-def test_one_wine_is_answered_with_its_score_and_the_version(tmp_path, few_wines):
-    with two_versions(tmp_path / "served", few_wines) as config, service(config) as url:
+def test_one_wine_is_answered_with_its_score_and_the_version(tmp_path_factory, few_wines):
+    with two_versions(tmp_path_factory.mktemp("served"), few_wines) as config, service(config) as url:
         answer = requests.post(f"{url}/predict", json=WINE, timeout=30).json()
         expected = predict(registry.load_version(registry.champion(config)), pd.DataFrame([WINE]))[0]
     assert answer.keys() == {"score", "quality", "id", "version", "stored"}
