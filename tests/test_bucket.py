@@ -110,6 +110,7 @@ def test_a_server_that_refuses_checksum_headers_takes_and_gives_and_deletes_a_ru
         storage.delete(bucket, "run1")
         assert storage.runs(bucket) == {}
     assert strict == []
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")  # boto3's own default
     with pytest.raises(Exception, match="501"):
         boto3.client("s3").put_object(Bucket=config.bucket, Key="a", Body=b"b")
     assert strict, "the server does refuse what boto3 sends unasked"
