@@ -100,19 +100,15 @@ def with_answers(notebook: NotebookNode, answers: list[tuple[str, str]]) -> Note
             for tag, answer in tagged_answers:
                 source = f"answer_{number} = {answer}\n{judge if tag == OF_ODD_TYPE else cell.source}"
                 cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}))
-    return nbformat.v4.new_notebook(cells=cells)
+    notebook.cells = cells
+    return notebook
 
 
 @each_notebook
 def test_it_runs_judges_answers_and_on_the_real_wine_shows_what_was_committed(path, tmp_path, monkeypatch):
     on_real = REAL_DATA.is_dir() and path.stem != LONG
     executed = executed_with_answers(path, tmp_path, monkeypatch, str(REAL_DATA.resolve()) if on_real else "sample")
-    wrong, right, odd = (tagged(executed, tag) for tag in TAGS)
-    assert len(wrong) == len(right) == len(odd) / len(ODD) == len(ANSWERS[path.stem])
-    for cell in wrong + odd:
-        (line,) = "".join(texts(cell)).splitlines()
-        assert line.startswith("Not yet: ")
-    assert [list(texts(cell)) for cell in right] == [["right\n"]] * len(right)
+    assert_judges_answers(executed, path)
     if on_real:
         assert_shows_what_was_committed(executed, path, tmp_path / "images")
     else:
@@ -123,7 +119,7 @@ def test_it_runs_judges_answers_and_on_the_real_wine_shows_what_was_committed(pa
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != LONG], ids=lambda path: path.stem)
 def test_on_the_sample_it_says_that_the_wine_is_made_up(path, tmp_path, monkeypatch):
     executed = executed_with_answers(path, tmp_path, monkeypatch, "sample")
-    assert [list(texts(cell)) for cell in tagged(executed, RIGHT)] == [["right\n"]] * len(ANSWERS[path.stem])
+    assert_judges_answers(executed, path)
     assert any("made up" in text for cell in code_of(executed) for text in texts(cell))
 
 
@@ -145,6 +141,15 @@ def executed_with_answers(path: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     return notebook
 
 
+def assert_judges_answers(executed: NotebookNode, path: Path) -> None:
+    wrong, right, odd = (tagged(executed, tag) for tag in TAGS)
+    assert len(wrong) == len(right) == len(odd) / len(ODD) == len(ANSWERS[path.stem])
+    for cell in wrong + odd:
+        (line,) = "".join(texts(cell)).splitlines()
+        assert line.startswith("Not yet: ")
+    assert [list(texts(cell)) for cell in right] == [["right\n"]] * len(right)
+
+
 def assert_shows_what_was_committed(executed: NotebookNode, path: Path, images: Path) -> None:
     """Compare cells and pictures with those in the repository, but for the answers that the test has put in."""
     executed.cells = [cell for cell in executed.cells if not set(TAGS) & set(cell.metadata.get("tags", []))]
@@ -154,7 +159,7 @@ def assert_shows_what_was_committed(executed: NotebookNode, path: Path, images: 
             if "execution_count" in output:
                 output.execution_count = count
     committed = read(path)
-    assert without_images(executed)["cells"] == without_images(committed)["cells"]
+    assert without_images(executed) == without_images(committed)
     for new, old in zip(images_of(executed), images_of(committed), strict=True):
         assert_alike(new, old)
     for image in images.glob("*.png"):
