@@ -25,7 +25,7 @@ from prefect_aws import AwsCredentials
 
 from orchestration import prepare_home
 from orchestration.bucket import BLOCK, bucket_at, bucket_of_environment, laptop, saved_bucket
-from orchestration.prefect_server import without_password
+from orchestration.prefect_server import without_credentials
 from orchestration.show import quiet
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
@@ -126,7 +126,7 @@ def prefect(*words: str) -> None:
 def main() -> None:
     """Set all of it up, and say what to do next."""
     prepare_home()
-    where = without_password(PREFECT_API_URL.value() or "").removesuffix("/api")
+    where = without_credentials(PREFECT_API_URL.value() or "").removesuffix("/api")
     quiet()
     config = settings()
     make_pool()

@@ -53,7 +53,7 @@ def connect() -> None:
 
 def assert_answers(url: str) -> None:
     """Raise a `DeploymentError` where no Prefect API answers at an address."""
-    shown = f"PREFECT_API_URL={without_password(url)}"
+    shown = f"PREFECT_API_URL={without_credentials(url)}"
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
         get_client({"timeout": ANSWER_SECONDS}, sync_client=True) as client,
@@ -73,8 +73,8 @@ def assert_answers(url: str) -> None:
             raise DeploymentError(f"{shown}: that is not Prefect's API, whose address ends in /api. {NEXT}.") from None
 
 
-def without_password(url: str) -> str:
-    """Return an address without the user and the password in it."""
+def without_credentials(url: str) -> str:
+    """Return an address without the user and password in it."""
     return str(httpx.URL(url).copy_with(userinfo=b""))
 
 

@@ -157,8 +157,8 @@ def test_what_was_predicted_is_kept(url, config):
 
 def test_a_preview_is_scored_but_neither_stored_nor_counted_as_a_prediction(url, config):
     def stored():
-        kept = predictions.read(config.predictions_uri)
-        return list(kept.loc[kept["alcohol"] == wine["alcohol"], "id"])
+        rows = predictions.read(config.predictions_uri)
+        return list(rows.loc[rows["alcohol"] == wine["alcohol"], "id"])
 
     before, wine = samples(url), {**WINE, "alcohol": 11.0625}  # which no other test asks for
     preview, real = post(url, wine, "/preview").json(), post(url, wine).json()
