@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -39,8 +40,7 @@ def rows() -> pd.DataFrame:
 def models(tmp_path_factory, rows) -> dict[str, tuple[Path, np.ndarray]]:
     """Return the folder of each logged model with engineered features, and what it predicts for a few rows."""
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WINE_HOME", str(tmp_path_factory.mktemp("home")))
+    with mock.patch.dict(os.environ, {"WINE_HOME": str(tmp_path_factory.mktemp("home"))}):
         config = settings()
         tracking.use_store(config)
         for name in NAMES:
