@@ -21,9 +21,9 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect_aws import S3Bucket
 
+from orchestration.artifacts import log_to_screen
 from orchestration.bucket import bucket_line, wine_bucket
-from orchestration.policies import outside, run_name
-from orchestration.show import only_own_lines
+from orchestration.policies import RETRY_TRANSIENT, run_name
 from wine_quality import batches, registry, tracking
 from wine_quality.batches import Entry, Outcome
 from wine_quality.config import settings
@@ -34,7 +34,7 @@ from wine_quality.scoring import Scorer, load_scorer
 log = logging.getLogger("wine_quality.batch")
 
 
-@task(name="look", task_run_name="look", **outside)
+@task(name="look", task_run_name="look", **RETRY_TRANSIENT)
 def look(bucket: S3Bucket) -> list[Entry]:
     """Find the files that wait."""
     found = batches.waiting(bucket)
@@ -42,7 +42,7 @@ def look(bucket: S3Bucket) -> list[Entry]:
     return found
 
 
-@task(name="load the champion", task_run_name="load the champion", **outside)
+@task(name="load the champion", task_run_name="load the champion", **RETRY_TRANSIENT)
 def load_champion() -> Scorer:
     """Load the version that is in use."""
     config = settings()
@@ -55,7 +55,7 @@ def load_champion() -> Scorer:
     return scorer
 
 
-@task(name="score", task_run_name="score {name}", **outside)
+@task(name="score", task_run_name="score {name}", **RETRY_TRANSIENT)
 def score(bucket: S3Bucket, name: str, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
     """Score one file, or reject it."""
     return batches.process(bucket, entry, scorer, folder, settings().predictions_uri)
@@ -117,7 +117,7 @@ def score_wine_batches() -> list[Outcome]:
 def main() -> None:
     """Run the flow on a quiet screen: its own lines."""
     prepare_home()
-    only_own_lines()
+    log_to_screen()
     score_wine_batches()
 
 

@@ -33,8 +33,8 @@ from monitoring import alerts, records
 from monitoring.alerts import webhook, what_follows
 from monitoring.records import Counters, Record
 from monitoring.reference import Reference, load_reference
-from orchestration.policies import outside, uncached
-from orchestration.show import only_own_lines
+from orchestration.artifacts import log_to_screen
+from orchestration.policies import RETRY_TRANSIENT, UNCACHED
 from wine_quality import data, drift, health, labels, predictions
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
@@ -50,7 +50,7 @@ PATIENCE = 3.0  # seconds that the service has to tell its counters
 SERVICE_IS_AWAY = "the service does not answer, so nobody knows how many requests were refused"
 
 
-@task(name="read", task_run_name="read predictions and labels", **outside)
+@task(name="read", task_run_name="read predictions and labels", **RETRY_TRANSIENT)
 def read(since: datetime, until: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the predictions of a time, and all that are labelled by now."""
     address = settings().predictions_uri
@@ -58,13 +58,13 @@ def read(since: datetime, until: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
     return made[made["time"] < until], labels.labelled(address)
 
 
-@task(name="load what the champion knows", task_run_name="load what the champion knows", **outside)
+@task(name="load what the champion knows", task_run_name="load what the champion knows", **RETRY_TRANSIENT)
 def load_known() -> Reference:
     """Load the champion's rows, and its scores of the gate set."""
     return load_reference(settings())
 
 
-@task(name="compare", task_run_name="compare {name}", **uncached)
+@task(name="compare", task_run_name="compare {name}", **UNCACHED)
 def compare(name: str, known: Reference, made: pd.DataFrame) -> Drift | None:
     """Compare the wines of the time with those that the champion knows; keep Evidently's page where they are unlike."""
     if len(made) < health.FEWEST_COMPARED:
@@ -76,14 +76,14 @@ def compare(name: str, known: Reference, made: pd.DataFrame) -> Drift | None:
     return found
 
 
-@task(name="measure", task_run_name="measure the error", **uncached)
+@task(name="measure", task_run_name="measure the error", **UNCACHED)
 def measure(known: Reference, labelled: pd.DataFrame, seed: int) -> Quality | None:
     """Measure the error on the newest labelled wines that the version in use has scored."""
     own = labelled[(labelled["version"] == known.version) & np.isfinite(labelled[SCORE])]
     return health.quality(own[TARGET].to_numpy(), own[SCORE].to_numpy(), known.expected, seed)
 
 
-@task(name="ask the service", task_run_name="ask the service", **uncached)
+@task(name="ask the service", task_run_name="ask the service", **UNCACHED)
 def counters(port: int) -> Counters | None:
     """Ask the service how many requests with wines it had, and how many of them it refused."""
     try:
@@ -102,7 +102,7 @@ def counters(port: int) -> Counters | None:
     return Counters(started, sum(count for _, count in statuses), refused)
 
 
-@task(name="collect", task_run_name="collect what there is to learn from", **uncached)
+@task(name="collect", task_run_name="collect what there is to learn from", **UNCACHED)
 def collect(name: str, wines: pd.DataFrame) -> Path:
     """Write the wines that there are to learn from into a folder."""
     folder = settings().local / "labelled" / name.replace(" ", "-")
@@ -121,7 +121,7 @@ def last_lesson(known: Reference, earlier: list[Record]) -> int:
     return max([len(known.wines), *(record.known for record in earlier if record.event)])
 
 
-@task(name="ask for a new model", task_run_name="ask for a new model: {kind}", **uncached)
+@task(name="ask for a new model", task_run_name="ask for a new model: {kind}", **UNCACHED)
 def ask_for_model(model: str, kind: str, folder: str, version: str) -> None:
     """Emit the event that starts the training."""
     resource = {"prefect.resource.id": RESOURCE, "prefect.resource.name": f"{model} {version}"}
@@ -237,7 +237,7 @@ def act(config: Settings, record: Record, found: Drift | None) -> None:
 def main() -> None:
     """Run the flow on a quiet screen: its own lines."""
     prepare_home()
-    only_own_lines()
+    log_to_screen()
     watch_wine()
 
 

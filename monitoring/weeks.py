@@ -29,8 +29,8 @@ from monitoring.alerts import what_follows
 from monitoring.records import Record
 from monitoring.watch import watch_wine
 from monitoring.year import Plan, Week
+from orchestration.artifacts import connect_quietly
 from orchestration.policies import one_heartbeat
-from orchestration.show import quiet
 from orchestration.train import train_wine_quality
 from wine_quality import data, labels, predictions, registry, tracking
 from wine_quality.config import Settings, settings
@@ -187,7 +187,7 @@ def replay_year(name: str) -> None:
 def main() -> None:
     """Live through the year on a quiet screen."""
     prepare_home()
-    quiet()
+    connect_quietly()
     replay_year(sys.argv[1])
 
 

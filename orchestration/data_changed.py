@@ -11,7 +11,7 @@ from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
 from orchestration import prepare_home
-from orchestration.show import quiet
+from orchestration.artifacts import connect_quietly
 from wine_quality import data, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
@@ -33,7 +33,7 @@ def main() -> None:
     prepare_home()
     if not PREFECT_API_URL.value():
         raise DeploymentError("Prefect does not run, so nobody would hear the event. Start it: make up.")
-    quiet()
+    connect_quietly()
     config = settings()
     wine = data.load_wine(config)
     checksum = data.table_checksum(distinct_wines(wine.table))  # rows that repeat others change no model

@@ -24,9 +24,9 @@ from prefect.workers.process import ProcessWorker
 from prefect_aws import AwsCredentials
 
 from orchestration import prepare_home
+from orchestration.artifacts import connect_quietly
 from orchestration.bucket import BLOCK, bucket_at, bucket_of_environment, laptop, saved_bucket
 from orchestration.prefect_server import without_credentials
-from orchestration.show import quiet
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
 
@@ -127,7 +127,7 @@ def main() -> None:
     """Set all of it up, and say what to do next."""
     prepare_home()
     where = without_credentials(PREFECT_API_URL.value() or "").removesuffix("/api")
-    quiet()
+    connect_quietly()
     config = settings()
     make_pool()
     save_blocks(config)

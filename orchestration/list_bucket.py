@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import prepare_home
+from orchestration.artifacts import connect_quietly
 from orchestration.bucket import bucket_line, wine_bucket
-from orchestration.show import quiet
 from wine_quality import storage
 from wine_quality.config import settings
 from wine_quality.errors import StorageError, exit_code
@@ -27,7 +27,7 @@ def state_of(bucket: Any, run_id: str, files: dict[str, int]) -> str:
 def main() -> int:
     """Print a line for each run, the oldest first, and return 1 if one is not as it was pushed."""
     prepare_home()
-    quiet()
+    connect_quietly()
     config = settings()
     print(f"bucket    {bucket_line(config)}")
     with wine_bucket(config) as (bucket, _):

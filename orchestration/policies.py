@@ -1,4 +1,4 @@
-"""What holds for many flows and tasks: their names, when one is tried again, when its result is used again."""
+"""Options that flows and tasks share: run names, retries of transient failures, caching of results."""
 
 import hashlib
 import logging
@@ -24,33 +24,33 @@ log = logging.getLogger("wine_quality.train")
 LIBRARIES = ("hyperopt", "numpy", *REQUIRED)
 
 
-def world_failed(_task: Any, _run: Any, state: Any) -> bool:
-    """Say whether a task failed because of the world outside, and tell the reader that it is tried again."""
+def is_transient(_task: Any, _run: Any, state: Any) -> bool:
+    """Say whether a task may succeed when it is retried, and log that it is."""
     error = state.result(raise_on_failure=False)
-    passing = isinstance(error, DownloadError | PredictionsError | StorageUnavailable | TrackingError)
-    if passing:
+    transient = isinstance(error, DownloadError | PredictionsError | StorageUnavailable | TrackingError)
+    if transient:
         log.warning("%s Trying again.", error)
-    return passing
+    return transient
 
 
-uncached = {"cache_policy": NO_CACHE}  # else Prefect pickles the arguments for a key, which a model may refuse
+UNCACHED = {"cache_policy": NO_CACHE}  # else Prefect pickles the arguments for a key, which a model may refuse
 
-outside = {
-    **uncached,
+RETRY_TRANSIENT = {
+    **UNCACHED,
     "retries": 4,
     "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
-    "retry_condition_fn": world_failed,
-    "tags": ["outside"],
+    "retry_condition_fn": is_transient,
+    "tags": ["retried"],
 }
 
 
-def same_work(context: Any, parameters: dict[str, Any]) -> str:
-    """Return a key that stays the same as long as the wine, the parameters, the code and the libraries do."""
-    given = {
+def cache_key(context: Any, parameters: dict[str, Any]) -> str:
+    """Return the key of a task's result: it depends on the data, the parameters, the code and the libraries."""
+    inputs = {
         name: table_checksum(value) if isinstance(value, pd.DataFrame) else value for name, value in parameters.items()
     }
-    told = [context.task.name, sorted(given.items()), CODE_SHA256, libraries()]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    parts = [context.task.name, sorted(inputs.items()), CODE_SHA256, libraries()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def libraries() -> list[str]:
@@ -67,19 +67,19 @@ def code_checksum() -> str:
 CODE_SHA256 = code_checksum()  # once, at import: after an upgrade on disk this process still runs the old code
 
 
-def recipe(sides: tuple[pd.DataFrame, pd.DataFrame], choice: Choice, seed: int) -> str:
-    """Return a checksum of all that a fitted model and its scores depend on."""
-    told = [*map(table_checksum, sides), choice.name, sorted(choice.params.items()), seed, CODE_SHA256, libraries()]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+def inputs_checksum(sides: tuple[pd.DataFrame, pd.DataFrame], choice: Choice, seed: int) -> str:
+    """Return a checksum of everything that a fitted model and its scores depend on."""
+    parts = [*map(table_checksum, sides), choice.name, sorted(choice.params.items()), seed, CODE_SHA256, libraries()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def say_if_kept(task: Any, _run: Any, state: Any) -> None:
-    """Tell the reader where a result is that of an earlier run."""
+def log_cache_hit(task: Any, _run: Any, state: Any) -> None:
+    """Log that a result was taken from an earlier run."""
     if state.name == "Cached":
-        log.info("%-9s skipped: an earlier run found it on the same wine, with the same parameters and code", task.name)
+        log.info("%-9s cached: an earlier run had the same data, parameters, code and libraries", task.name)
 
 
-kept = {"cache_key_fn": same_work, "persist_result": True, "on_completion": [say_if_kept], "tags": ["kept"]}
+CACHED = {"cache_key_fn": cache_key, "persist_result": True, "on_completion": [log_cache_hit], "tags": ["cached"]}
 
 
 def one_heartbeat() -> AbstractContextManager:
@@ -87,11 +87,11 @@ def one_heartbeat() -> AbstractContextManager:
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
-def asked_for() -> datetime:
-    """Return when the run was to start: all its names are made from this one time, so that midnight may pass."""
+def scheduled_time() -> datetime:
+    """Return when the run was due. All names derive from this one time, so a run may pass midnight."""
     return flow_run.scheduled_start_time.astimezone()
 
 
 def run_name() -> str:
-    """Return the name of a run: who asked for it, and when."""
-    return f"{deployment.name or 'by hand'} {asked_for():%Y-%m-%d %H:%M}"
+    """Return the name of a run: its deployment, and when it was due."""
+    return f"{deployment.name or 'by hand'} {scheduled_time():%Y-%m-%d %H:%M}"

@@ -14,9 +14,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestration import prepare_home
+from orchestration.artifacts import connect_quietly
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.report import REPORT, WINES
-from orchestration.show import quiet
 from wine_quality import retention, storage, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError, SettingsError, exit_code
@@ -45,7 +45,7 @@ def rebuild(config: Settings, run_id: str) -> None:
             for name in (WINES, REPORT)
         }
         files[MODEL_FILE] = tracking.copy_model(models[0], Path(aside) / MODEL_FILE)
-        storage.stage(config.outbox, run_id, files)
+        storage.add_to_outbox(config.outbox, run_id, files)
 
 
 def known_run(run_id: str) -> Run:
@@ -63,7 +63,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         raise SettingsError("which run? Give its id, as in: make push RUN=0123456789abcdef")
     prepare_home()
-    quiet()
+    connect_quietly()
     config = settings()
     print(f"bucket    {bucket_line(config)}")
     with one_at_a_time(config.local / "outbox.lock"):

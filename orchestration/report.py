@@ -24,16 +24,16 @@ HEADINGS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """Wine that is checked and split.
+    """A dataset that was checked and split.
 
     Attributes
     ----------
     wine : Wine
         As it was loaded.
     notes : list of str
-        What the checks found: repeats, leaks, the balance of the split.
-    train, gate_set : DataFrame of shape (n wines, 13)
-        Distinct wines; none stands in both.
+        What the checks found: duplicates, leakage, the balance of the split.
+    train, gate_set : DataFrame of shape (n rows, 13)
+        Distinct rows; none is in both.
     """
 
     wine: Wine
@@ -42,14 +42,14 @@ class Prepared:
     gate_set: pd.DataFrame
 
     @property
-    def sides(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Both sides of the split."""
+    def split(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Both sets."""
         return self.train, self.gate_set
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run found out.
+    """The result of training.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Trained:
     choice : Choice
         The best of them.
     pipeline : Pipeline
-        The best of them, fitted on the whole training side.
+        The best of them, fitted on the whole training set.
     gate_scores : dict
         Its scores on the gate set.
     """
@@ -71,24 +71,24 @@ class Trained:
 
 @dataclass(frozen=True)
 class Published:
-    """Where a model is kept, the report so far, and the files that wait for the bucket: none if nothing was new."""
+    """Where a model is stored, the report so far, and the files queued for the bucket: none if nothing was new."""
 
     run: Tracked
     version: str
     text: str
-    staged: list[str]
+    queued: list[str]
 
 
-def report(prepared: Prepared, trained: Trained, outcome: str, links: dict[str, str]) -> str:
+def render_report(prepared: Prepared, trained: Trained, outcome: str, links: dict[str, str]) -> str:
     """Return the report but for its last part, the bucket.
 
-    `outcome` says what became of the model, and `links` are the pages to look at by what they show.
+    `outcome` says whether the model was promoted, and `links` are the pages to look at by what they show.
     """
     choice = trained.choice
     return "\n\n".join(
         [
             "# Wine quality: training report",
-            f"**Wine**: {prepared.wine.why}.",
+            f"**Data**: {prepared.wine.why}.",
             bullets(prepared.notes),
             "## Models",
             "Cross-validated on the training set: each row is scored by a model that was not fitted on it.",
@@ -112,7 +112,7 @@ def params_text(choice: Choice) -> str:
 
 
 def gate_text(verdict: Verdict, version: str) -> str:
-    """Say what the gate decided and on what ground."""
+    """Return the gate's decision and its reason as a sentence."""
     fate = "becomes the **champion**" if verdict.promoted else "stays a **challenger**: the champion does not change"
     change = f"lower than that of {verdict.opponent} by {verdict.gain:.4f}"
     if verdict.gain < 0:
@@ -126,7 +126,7 @@ def gate_text(verdict: Verdict, version: str) -> str:
 
 
 def unchanged_text(version: str, is_champion: bool) -> str:
-    """Say that nothing new was registered and why."""
+    """Say that nothing new was registered, and why."""
     fate = "is the **champion**" if is_champion else "is not the champion"
     return (
         f"**Nothing new**: version {version} was trained on the same data with the same parameters, seed, code and "
@@ -135,7 +135,7 @@ def unchanged_text(version: str, is_champion: bool) -> str:
 
 
 def links(run: Tracked, version: str, config: Settings, flow_run_id: str | None) -> dict[str, str]:
-    """Return the pages on which a run can be seen, by what they show."""
+    """Return the addresses of a run's pages, by what they show."""
     mlflow, prefect = f"http://127.0.0.1:{config.mlflow_port}/#", f"http://127.0.0.1:{config.prefect_port}"
     return {
         "the run": f"{mlflow}/experiments/{run.experiment_id}/runs/{run.run_id}",
@@ -145,13 +145,13 @@ def links(run: Tracked, version: str, config: Settings, flow_run_id: str | None)
 
 
 def bucket_text(published: Published, pushed: list[str], where: str) -> str:
-    """Say what lies in the bucket after a push."""
+    """Say what is in the bucket after a push."""
     run_id = published.run.run_id
     late = len(set(pushed) - {run_id})
-    caught_up = f" {late} earlier run(s) that had waited went with it." if late else ""
-    if not published.staged:
+    caught_up = f" {late} earlier run(s) from the outbox were pushed as well." if late else ""
+    if not published.queued:
         return f"Nothing new was pushed.{caught_up}"
-    return f"{where}, `runs/{run_id}/` holds {', '.join(f'`{name}`' for name in published.staged)}.{caught_up}"
+    return f"{where}, `runs/{run_id}/` holds {', '.join(f'`{name}`' for name in published.queued)}.{caught_up}"
 
 
 def deleted_text(deleted: int, keep: int) -> str:

@@ -91,10 +91,11 @@ def versions() -> int:
 
 
 STEPS = [
-    *(f"train.{task}" for task in ("load", "check", "check_sides", "baseline", "search", "final_fit", "score")),
-    *("train.find_same", "tracking.log_wines", "tracking.log_model", "train.track", "train.judge", "train.register"),
-    *("storage.sha256", "train.stage", "train.promote", "train.note_recipe"),
-    *("storage.push", "train.push", "train.delete_old_files", "train.tell"),
+    *(f"train.{task}" for task in ("load", "check", "check_split", "baseline", "search", "final_fit", "score")),
+    *("train.find_identical", "tracking.log_wines", "tracking.log_model", "train.track", "train.compare"),
+    *("train.record_comparison", "train.register", "storage.sha256", "train.add_to_outbox", "train.promote"),
+    "train.tag_inputs",
+    *("storage.push", "train.push", "train.delete_old_files", "train.report"),
 ]
 
 
@@ -114,7 +115,7 @@ def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_
     run_id = next_run()
     assert_whole()
     assert (settings().local / "s3" / "wine-quality" / "runs" / run_id).is_dir()
-    made = STEPS.index("train.note_recipe") - STEPS.index("train.register") + 1
+    made = STEPS.index("train.tag_inputs") - STEPS.index("train.register") + 1
     assert versions() == made, "what was published whole is not made again"
 
 

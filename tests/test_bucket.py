@@ -103,7 +103,7 @@ def test_a_server_that_refuses_checksum_headers_takes_and_gives_and_deletes_a_ru
     monkeypatch.setenv("WINE_BUCKET", f"strict-{free_port()}")
     config = settings()
     boto3.client("s3").create_bucket(Bucket=config.bucket)
-    storage.stage(config.outbox, "run1", {"report.md": b"good"})
+    storage.add_to_outbox(config.outbox, "run1", {"report.md": b"good"})
     with wine_bucket(config) as (bucket, _):
         storage.push_waiting(bucket, config.outbox)
         assert [path.read_bytes() for path in storage.pull(bucket, "run1", tmp_path / "back")] == [b"good"]

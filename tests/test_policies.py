@@ -1,4 +1,4 @@
-"""What is tried again, and what a kept result hangs on."""
+"""Which failures are retried, and what the key of a cached result depends on."""
 
 import inspect
 from pathlib import Path
@@ -11,17 +11,17 @@ from prefect.cache_policies import NO_CACHE
 from deployment import batch
 from monitoring import watch
 from orchestration import policies, train
-from orchestration.policies import recipe, same_work, world_failed
+from orchestration.policies import cache_key, inputs_checksum, is_transient
 from wine_quality.config import Settings
 from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError
 from wine_quality.tuning import Choice
 
 
 def key(wines, seed=42, task="search"):
-    return same_work(SimpleNamespace(task=SimpleNamespace(name=task)), {"train": wines, "seed": seed})
+    return cache_key(SimpleNamespace(task=SimpleNamespace(name=task)), {"train": wines, "seed": seed})
 
 
-def test_the_same_wine_and_parameters_are_the_same_work(wines):
+def test_the_same_data_and_parameters_have_the_same_key(wines):
     assert key(wines) == key(wines.copy())
 
 
@@ -32,9 +32,9 @@ def test_another_wine_seed_or_task_is_other_work(wines):
 
 @pytest.mark.parametrize(("name", "changed"), [("CODE_SHA256", "changed"), ("version", lambda _: "changed")])
 def test_a_change_of_the_code_or_of_a_library_is_other_work(wines, monkeypatch, name, changed):
-    before = key(wines), recipe((wines, wines), Choice("svr", {"C": 1.0}), 42)
+    before = key(wines), inputs_checksum((wines, wines), Choice("svr", {"C": 1.0}), 42)
     monkeypatch.setattr(policies, name, changed)
-    after = key(wines), recipe((wines, wines), Choice("svr", {"C": 1.0}), 42)
+    after = key(wines), inputs_checksum((wines, wines), Choice("svr", {"C": 1.0}), 42)
     assert not set(before) & set(after)
 
 
@@ -47,14 +47,14 @@ def test_code_that_is_upgraded_during_a_run_does_not_change_the_key_of_what_the_
 
 def test_a_model_is_made_the_same_way_only_if_data_split_parameters_and_seed_are_the_same(wines):
     sides, choice = (wines[:4], wines[4:]), Choice("svr", {"C": 1.0, "gamma": 0.1})
-    same = recipe(sides, Choice("svr", {"gamma": 0.1, "C": 1.0}), 42)
+    same = inputs_checksum(sides, Choice("svr", {"gamma": 0.1, "C": 1.0}), 42)
     others = [
-        recipe((wines[:3], wines[3:]), choice, 42),
-        recipe(sides, Choice("svr", {"C": 1.0, "gamma": 0.2}), 42),
-        recipe(sides, Choice("linear", {}), 42),
-        recipe(sides, choice, 43),
+        inputs_checksum((wines[:3], wines[3:]), choice, 42),
+        inputs_checksum(sides, Choice("svr", {"C": 1.0, "gamma": 0.2}), 42),
+        inputs_checksum(sides, Choice("linear", {}), 42),
+        inputs_checksum(sides, choice, 43),
     ]
-    assert recipe(sides, choice, 42) == same
+    assert inputs_checksum(sides, choice, 42) == same
     assert len({same, *others}) == 5
 
 
@@ -78,11 +78,11 @@ def failed_with(error):
 
 @pytest.mark.parametrize("error", [DownloadError("slow"), StorageUnavailable("away"), TrackingError("locked")])
 def test_what_the_world_outside_spoils_is_tried_again_and_told(error, caplog):
-    assert world_failed(None, None, failed_with(error))
+    assert is_transient(None, None, failed_with(error))
     assert f"{error} Trying again." in caplog.text
 
 
 @pytest.mark.parametrize("error", [DataError("bad wine"), StorageError("wrong keys"), ValueError("a bug")])
 def test_what_would_fail_the_same_way_again_is_not(error, caplog):
-    assert not world_failed(None, None, failed_with(error))
+    assert not is_transient(None, None, failed_with(error))
     assert caplog.text == ""

@@ -34,12 +34,13 @@ def sides(many_wines):
 
 @pytest.fixture
 def register(store, sides):
-    """Return a function that fits a model by its name, logs and registers it, and lets it meet the champion."""
+    """Return a function that fits a model by its name, logs it, compares it with the champion and registers it."""
 
     def run(name: str, source: str = "uci", train=sides[0], gate_set=sides[1], seed=1, **params):
         pipeline = fit(build(name, seed, **params), train)
         tracked = tracking.log_run(name, pipeline, (train, gate_set), source, params)
-        verdict = registry.gate(store, pipeline, train, gate_set, source)
+        verdict = registry.compare(store, pipeline, train, gate_set, source)
+        registry.record_comparison(store, verdict)
         version = registry.register(store, tracked, {"data_source": source})
         registry.explain(store, version, verdict)
         if verdict.promoted:
@@ -96,10 +97,10 @@ def test_a_gain_below_the_minimum_effect_does_not_promote(register, store, sides
     train, gate_set = sides
     register("xgboost_tuned", n_estimators=8)
     challenger = fit(build("linear", 1), train)
-    gain = registry.gate(store, challenger, train, gate_set, "uci").gain
+    gain = registry.compare(store, challenger, train, gate_set, "uci").gain
     assert gain > 0
     for minimum, promoted in ((0.99 * gain, True), (1.01 * gain, False)):
-        verdict = registry.gate(settings(minimum_gain=minimum), challenger, train, gate_set, "uci")
+        verdict = registry.compare(settings(minimum_gain=minimum), challenger, train, gate_set, "uci")
         assert verdict.promoted is promoted
     assert verdict.reason == f"its gain is below the minimum effect of {1.01 * gain:g}"
 
@@ -109,9 +110,11 @@ def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register,
     uses = [register("linear")[0].use for _ in range(3)]
     assert uses == [1, 2, 3]
     challenger = fit(build("linear", 1), train)
-    assert [registry.gate(store, challenger, train, gate_set, "uci").use for _ in range(2)] == [4, 4], "a retried task"
+    assert [registry.compare(store, challenger, train, gate_set, "uci").use for _ in range(2)] == [4, 4], (
+        "a retried task"
+    )
     before, after = (
-        registry.gate(store, challenger, train, rows, "uci")
+        registry.compare(store, challenger, train, rows, "uci")
         for rows in (gate_set, pd.concat([gate_set, train.head(1)]))
     )
     assert (before.use, after.use) == (4, 1)
@@ -278,7 +281,10 @@ def test_a_version_of_another_gate_set_is_promoted_only_after_both_met_on_it(ver
     version = version_of(gate_set.iloc[1:])
     with pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1"):
         registry.promote(store, version)
-    registry.gate(store, fit(build("linear", 1), train), train, gate_set.iloc[1:], "uci")
+    verdict = registry.compare(store, fit(build("linear", 1), train), train, gate_set.iloc[1:], "uci")
+    with pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1"):
+        registry.promote(store, version)
+    registry.record_comparison(store, verdict)
     registry.promote(store, version)
     assert alias(store) == version
 

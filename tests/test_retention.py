@@ -37,7 +37,7 @@ def published(store, bucket) -> Callable[[], ModelVersion]:
 
     def publish() -> ModelVersion:
         one = registered(store, "mean")
-        storage.stage(store.outbox, one.run_id, {"wines.csv": b"a;b"})
+        storage.add_to_outbox(store.outbox, one.run_id, {"wines.csv": b"a;b"})
         storage.push_waiting(bucket, store.outbox)
         return one
 
@@ -104,13 +104,13 @@ def fail(*_: object) -> None:
 
 def test_a_version_without_files_is_not_taken_for_the_same_one(store, bucket, published):
     one = published()
-    assert registry.same_recipe(store, "a recipe") is None
-    registry.note_recipe(store, str(one.version), "a recipe")
-    assert registry.same_recipe(store, "a recipe").version == one.version
-    assert registry.same_recipe(store, "another") is None
+    assert registry.trained_on_same_inputs(store, "a recipe") is None
+    registry.tag_inputs(store, str(one.version), "a recipe")
+    assert registry.trained_on_same_inputs(store, "a recipe").version == one.version
+    assert registry.trained_on_same_inputs(store, "another") is None
     published()
     delete(store, bucket, keep=1)
-    assert registry.same_recipe(store, "a recipe") is None
+    assert registry.trained_on_same_inputs(store, "a recipe") is None
 
 
 def test_files_outside_of_the_home_are_left_alone(store, bucket, tmp_path, published):

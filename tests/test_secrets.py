@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 
 NAMES = ("database", "webhook", "s3", "wrong-s3", "mlflow", "prefect", "wrong-database")
 CANARIES = {name: secrets.token_hex(16) for name in NAMES}
-TRAIN = "from orchestration import train, show; show.only_own_lines(); train.train_wine_quality(max_evals=1)"
+TRAIN = "from orchestration import artifacts, train; artifacts.log_to_screen(); train.train_wine_quality(max_evals=1)"
 
 
 def spellings(canary: str) -> list[bytes]:

@@ -35,7 +35,7 @@ def server(request):
 
 def push_one(run_id: str = "run1") -> list[str]:
     config = settings()
-    storage.stage(config.outbox, run_id, {"report.md": b"good", "wines.csv": b"a;b"})
+    storage.add_to_outbox(config.outbox, run_id, {"report.md": b"good", "wines.csv": b"a;b"})
     return storage.push_waiting(bucket_of_environment(config), config.outbox)
 
 
@@ -89,7 +89,7 @@ def test_the_manifest_is_deleted_first(server, monkeypatch):
 
 def test_the_manifest_is_written_last(server, monkeypatch):
     config, sent = settings(), []
-    storage.stage(config.outbox, "run1", {"z": b"1", "a": b"2"})
+    storage.add_to_outbox(config.outbox, "run1", {"z": b"1", "a": b"2"})
     bucket = bucket_of_environment(config)
     monkeypatch.setattr(type(bucket), "upload_from_path", lambda _self, _path, key: sent.append(key))
     storage.push_waiting(bucket, config.outbox)
@@ -141,12 +141,12 @@ def test_a_disk_that_is_full_stages_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(DataError, match="No space left on device"):
-        storage.stage(tmp_path / "outbox", "run1", {"report.md": b"good"})
+        storage.add_to_outbox(tmp_path / "outbox", "run1", {"report.md": b"good"})
     assert not (tmp_path / "outbox" / "run1").exists()
 
 
 def test_a_staged_run_has_the_sums_of_its_files(tmp_path):
-    names = storage.stage(tmp_path, "run1", {"report.md": b"good"})
+    names = storage.add_to_outbox(tmp_path, "run1", {"report.md": b"good"})
     manifest = json.loads((tmp_path / "run1" / "manifest.json").read_text())
     assert names == ["report.md", "manifest.json"]
     assert manifest["files"] == {"report.md": "770e607624d689265ca6c44884d0807d9b054d23c473c106c72be9de08b7376c"}

@@ -17,8 +17,8 @@ from orchestration import is_up, prepare_home  # isort: skip  it names Prefect's
 from prefect.client.orchestration import get_client
 
 from monitoring.records import records
+from orchestration.artifacts import connect_quietly
 from orchestration.bucket import wine_bucket
-from orchestration.show import quiet
 from tour import chapter_of
 from wine_quality import data, predictions, registry, storage, tracking
 from wine_quality.config import Settings, settings
@@ -129,7 +129,7 @@ def main() -> None:
     That something is missing is an answer, not a failure: the exit code is 0, or `make` would call it an error.
     """
     prepare_home()
-    quiet()
+    connect_quietly()
     missing = []
     for found in CHECKS[chapter_of(sys.argv[1:], "check")](settings()):
         print(f"{'done' if found.there else 'missing':<9} {found.what}")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from orchestration import prepare_home
 
 from orchestration.bucket import wine_bucket  # isort: skip  Prefect's home has been named by now
-from orchestration.show import quiet
+from orchestration.artifacts import connect_quietly
 from tour.clean import confirmed
 from wine_quality import retention, tracking
 from wine_quality.config import Settings, settings
@@ -47,7 +47,7 @@ def main() -> int:
     if not (len(words) == 1 and words[0].isascii() and words[0].isdecimal() and 1 <= int(words[0]) <= LONGEST):
         raise SettingsError(f"how old? Give a number of days from 1 to {LONGEST}, as in: make clean DAYS=30")
     prepare_home()
-    quiet()
+    connect_quietly()
     return clean_old(settings(), datetime.now(UTC) - timedelta(days=int(words[0])))
 
 

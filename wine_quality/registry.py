@@ -34,7 +34,7 @@ from wine_quality.tracking import MODEL_FILE, SCORED_ON, SOURCE, TRAINED_ON, Tra
 CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
 MODEL_SUM = "model_sha256"  # the tag that has the sum of its model's file
-RECIPE = "recipe_sha256"  # the tag with the checksum of all that its model depends on, set when it is published
+INPUTS = "inputs_sha256"  # the tag with the checksum of all that its model depends on, set once it is published
 DISTINCT_ROWS = "distinct_rows_sha256"  # the tag with the checksum of the rows that it was trained and compared on
 FILES = "files"  # the tag of a version whose files were deleted
 GATE_SET = "gate_set_sha256"  # the tag that names the gate set on which it was compared
@@ -42,10 +42,11 @@ GATE_SET = "gate_set_sha256"  # the tag that names the gate set on which it was 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate decided on a challenger, and why.
+    """The result of comparing a challenger with the champion, and the reason for the decision.
 
     `gain` is by how much its RMSE on the gate set is below that of `opponent`, and `low` to `high` the interval at the
     level `confidence`, which rises with `use`: 2 if one challenger was compared on the same gate set before, and so on.
+    `compared_on` is the checksum of the gate set if the comparison with a champion was fair, else empty.
     """
 
     promoted: bool
@@ -55,6 +56,7 @@ class Verdict:
     high: float
     reason: str
     use: int
+    compared_on: str = ""
 
     @property
     def confidence(self) -> float:
@@ -75,8 +77,8 @@ def champion(config: Settings) -> ModelVersion | None:
 def register(config: Settings, run: Tracked, tags: dict[str, str]) -> str:
     """Register a run's model as the next version, under the alias `challenger`, and return the version's number.
 
-    The tags of the version hold the sum of the model's file and, for `gate` to count, that of the gate set. A run that
-    was registered before, by a try that failed halfway, keeps its version, and a sum that was noted stays as it was.
+    The tags of the version hold the checksum of the model's file and, for `compare` to count, that of the gate set. A
+    run that an earlier, failed attempt registered keeps its version and its checksum.
     """
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{config.registered_model}'"):
@@ -153,7 +155,9 @@ def model_sum(model_id: str) -> str:
         return sha256(copy_model(model_id, Path(aside) / MODEL_FILE))
 
 
-def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, source: str) -> Verdict:
+def compare(
+    config: Settings, challenger: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, source: str
+) -> Verdict:
     """Compare a challenger with the champion on the gate set, or with the training mean if there is no champion yet.
 
     Parameters
@@ -174,11 +178,9 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, gate_set: 
     Notes
     -----
     The challenger passes if its RMSE is lower by at least `config.minimum_gain` and the whole interval of the gain is
-    above zero. Two models that differ in nothing but the seed differ in RMSE too, so the interval covers the spread
-    between seeds besides that between rows. And whoever compares often enough on one gate set finds a winner by
-    chance, so each comparison on it is stricter than the one before (`comparison.tail`).
-
-    A champion that was compared on a gate set, as data comes in a larger one, has that as its gate set from then on.
+    above zero. Two models that differ only in the seed differ in RMSE too, so the interval covers the variance between
+    seeds as well as between rows. Repeated comparisons on one gate set find a winner by chance, so each is stricter
+    than the one before (`comparison.tail`).
     """
     client, current, seen = MlflowClient(), champion(config), checksum(gate_set)
     use = 1 + len(client.search_model_versions(f"name = '{config.registered_model}' and tags.{GATE_SET} = '{seen}'"))
@@ -191,11 +193,17 @@ def gate(config: Settings, challenger: Pipeline, train: pd.DataFrame, gate_set: 
     seed_variance = between_seeds(pipelines, train, gate_set, config.seed)
     gain, low, high = gain_interval(gate_set[TARGET].to_numpy(), baseline, predicted, seed_variance, tail(use))
     refusal = unfair(current, gate_set, source) if current else ""
-    if current and not refusal:
-        client.set_model_version_tag(current.name, current.version, SCORED_ON, seen)
+    compared_on = seen if current and not refusal else ""
     refusal = refusal or too_little(gain, low, use, config.minimum_gain)
     reason = refusal or "better by more than chance"
-    return Verdict(not refusal, opponent, gain, low, high, reason, use)
+    return Verdict(not refusal, opponent, gain, low, high, reason, use, compared_on)
+
+
+def record_comparison(config: Settings, verdict: Verdict) -> None:
+    """Tag the champion with the gate set of a comparison: promotion requires that both models have the same one."""
+    current = champion(config)
+    if current and verdict.compared_on:
+        MlflowClient().set_model_version_tag(current.name, current.version, SCORED_ON, verdict.compared_on)
 
 
 def unfair(current: ModelVersion, gate_set: pd.DataFrame, source: str) -> str:
@@ -301,12 +309,12 @@ def lineage(version: ModelVersion) -> dict[str, str]:
     return {"run": run.info.run_name, "run_id": run.info.run_id, **told}
 
 
-def same_recipe(config: Settings, recipe: str) -> ModelVersion | None:
-    """Return the newest version that was made the same way and still has its files, or None."""
-    found = MlflowClient().search_model_versions(f"name = '{config.registered_model}' and tag.{RECIPE} = '{recipe}'")
+def trained_on_same_inputs(config: Settings, inputs: str) -> ModelVersion | None:
+    """Return the newest version with a checksum of inputs that still has its files, or None."""
+    found = MlflowClient().search_model_versions(f"name = '{config.registered_model}' and tag.{INPUTS} = '{inputs}'")
     return max((one for one in found if FILES not in one.tags), key=lambda one: int(one.version), default=None)
 
 
-def note_recipe(config: Settings, version: str, recipe: str) -> None:
-    """Note how a version was made. Do so last of all: a version that was published half is made again."""
-    MlflowClient().set_model_version_tag(config.registered_model, version, RECIPE, recipe)
+def tag_inputs(config: Settings, version: str, inputs: str) -> None:
+    """Tag a version with the checksum of its inputs. Do so last: a version that was half published is trained again."""
+    MlflowClient().set_model_version_tag(config.registered_model, version, INPUTS, inputs)

@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken", "InvalidToken"}
 
 
-def stage(outbox: Path, run_id: str, files: dict[str, Path | bytes]) -> list[str]:
+def add_to_outbox(outbox: Path, run_id: str, files: dict[str, Path | bytes]) -> list[str]:
     """Put a run's files and their manifest in the outbox, where they appear all at once; return their names.
 
     One process at a time may do so: what another one left unfinished is taken away.
