@@ -121,7 +121,7 @@ def check_split(train: pd.DataFrame, gate_set: pd.DataFrame) -> str:
     chance = splits.split_balance(train, gate_set)
     note = f"{len(train):,} rows in the training set, {len(gate_set):,} in the gate set, none in both"
     log.info("split     %s", note)
-    return f"{note} (type and quality in both, chi-squared test: p = {chance:.2f}; a value near 0 would mean that they differ)"
+    return f"{note} (chi-squared test of type and quality: p = {chance:.2f}; near 0 would mean that they differ)"
 
 
 @task(name="baseline", task_run_name="baseline", **CACHED)
