@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from monitoring.records import Record
-from orchestration.policies import uncached
+from orchestration.policies import UNCACHED
 from wine_quality.config import settings
 from wine_quality.errors import AlertError
 
@@ -52,7 +52,7 @@ def message(record: Record) -> dict[str, object]:
     task_run_name="webhook",
     retries=3,
     retry_delay_seconds=exponential_backoff(backoff_factor=1),
-    **uncached,
+    **UNCACHED,
 )
 def webhook(told: dict[str, object]) -> None:
     """Send an alert to `WINE_WEBHOOK`. The address may contain a secret, so no parameter and no error shows it.

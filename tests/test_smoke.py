@@ -64,7 +64,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(prefect_api, folder,
     report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
     for part in (
         str(folder),
-        "5 repeat another",
+        "5 are duplicates",
         "extra_trees",
         "champion",
         f"runs/{run_id}/",

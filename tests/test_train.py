@@ -173,7 +173,7 @@ def test_a_kaggle_pair_is_split_anew_and_its_leak_told(folder, tmp_path):
     run_id = train_wine_quality(data=str(tmp_path / "pair"), max_evals=1)
     report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
     share = splits.leaked_share(*pair)
-    assert f"{share:.2%} of the validation set also stand in the training set" in report
+    assert f"{share:.2%} of the given validation set is also in its training set" in report
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_evals", 0), ("seed", -1), ("max_evals", "many")])
