@@ -61,7 +61,7 @@ def replay(home: Path, **more: str) -> str:
         env={**os.environ, **environment(home), **more},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
