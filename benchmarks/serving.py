@@ -53,11 +53,11 @@ def make_champion(config: Settings) -> pd.DataFrame:
     wine = data.load_wine(config)
     sides = train, gate_set = splits.train_gate_split(splits.distinct_wines(wine.collection))
     pipeline = fit(build("extra_trees_tuned", config.seed), train)
-    with tracking.store(config):
-        run = tracking.log_run("extra_trees_tuned", pipeline, sides, wine.source, {"model": "extra_trees_tuned"})
-        version = registry.register(config, run, {})
-        scoring.prepare(config, version, gate_set)
-        registry.promote(config, version)
+    with tracking.store(config) as store:
+        run = tracking.log_run(store, "extra_trees_tuned", pipeline, sides, wine.source, {"model": "extra_trees_tuned"})
+        version = registry.register(store, run, {})
+        scoring.log_graph(store, version, gate_set)
+        registry.promote(store, version)
     return gate_set
 
 
@@ -124,8 +124,8 @@ def main() -> None:
         os.environ["WINE_HOME"] = home
         config = settings()
         gate_set = make_champion(config)
-        with tracking.store(config):
-            pipeline = registry.load_version(registry.champion(config))
+        with tracking.store(config) as store:
+            pipeline = registry.load_version(store, registry.champion(store))
         ports = [free_port() for _ in range(3)]
         ours, theirs, bare = (f"http://127.0.0.1:{port}" for port in ports)
         own = {

@@ -46,8 +46,8 @@ def look(bucket: S3Bucket) -> list[Entry]:
 def load_champion() -> Scorer:
     """Load the version that is in use."""
     config = settings()
-    with tracking.store(config):
-        version = registry.champion(config)
+    with tracking.store(config) as store:
+        version = registry.champion(store)
     if version is None:
         raise RegistryError(f"{config.registered_model} has no champion to score with. Train one first: make run.")
     scorer = load_scorer(config, version)

@@ -109,8 +109,8 @@ class Champion:
         url = make_url(self.config.mlflow_uri)
         if url.drivername == "sqlite" and not Path(url.database).exists():  # MLflow would make it anew, and empty
             raise TrackingError(NO_STORE)
-        with tracking.store(self.config):
-            return registry.champion(self.config)
+        with tracking.store(self.config) as store:
+            return registry.champion(store)
 
     def swap(self, version: ModelVersion) -> None:
         """Load a version and let it serve from now on."""

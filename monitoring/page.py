@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
-from mlflow import MlflowClient
 
 from monitoring.alerts import what_follows
 from monitoring.records import Record, records
@@ -70,8 +69,8 @@ class Year:
 def lived(config: Settings, weeks: list[Week], lines: list[dict[str, Any]]) -> Year:
     """Read what became of the weeks."""
     made = predictions.read(config.predictions_uri).set_index("id")
-    with tracking.store(config):
-        first = load_scorer(config, MlflowClient().get_model_version(config.registered_model, "1"))
+    with tracking.store(config) as store:
+        first = load_scorer(config, store.client.get_model_version(store.model_name, "1"))
     rows, found = {}, {record.reading.name: record for record in records(config)}
     for week, line in zip(weeks, lines, strict=True):
         actual, kept, seen = week.wines[TARGET].to_numpy(), made.loc[line["ids"]], found[week.name].reading

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from orchestration.bucket import wine_bucket
@@ -55,8 +53,8 @@ def load_reference(config: Settings) -> Reference:
     StorageError
         An earlier release registered it, so that its rows are in the bucket alone, and they are not there.
     """
-    with tracking.store(config):
-        version = registry.champion(config)
+    with tracking.store(config) as store:
+        version = registry.champion(store)
     if version is None:
         raise RegistryError(f"{config.registered_model} has no champion to watch. Train one first: make run.")
     path = config.local / "reference" / f"{version.run_id}.csv"
@@ -68,8 +66,8 @@ def load_reference(config: Settings) -> Reference:
 
 def scored_wines(config: Settings, version: ModelVersion, aside: Path) -> pd.DataFrame:
     """Return a version's rows, with its scores of those in the gate set."""
-    with tracking.store(config):
-        known = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{TRAINED_ON}").split()
+    with tracking.store(config) as store:
+        known = store.read_text(version.run_id, TRAINED_ON).split()
     wines = read_wines(wines_file(config, version, aside), both_types=False).reset_index(drop=True)
     held = ~wine_keys(wines).isin(known)
     scores = load_scorer(config, version).score(columns_of(wines.loc[held]))
@@ -81,9 +79,9 @@ def wines_file(config: Settings, version: ModelVersion, aside: Path) -> Path:
 
     MLflow has had it since the bucket may change; that of an earlier version waits for the bucket or is in it.
     """
-    with tracking.store(config):
-        if WINES in {file.path for file in MlflowClient().list_artifacts(version.run_id)}:
-            return Path(mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{WINES}", dst_path=str(aside)))
+    with tracking.store(config) as store:
+        if WINES in {file.path for file in store.client.list_artifacts(version.run_id)}:
+            return store.download(f"runs:/{version.run_id}/{WINES}", aside)
     waiting = config.outbox / version.run_id / WINES
     if waiting.is_file():
         return waiting

@@ -12,9 +12,9 @@ from wine_quality.errors import exit_code
 
 def roll_back(config: Settings) -> None:
     """Roll back, and say from which version to which."""
-    with tracking.store(config):
-        before = registry.champion(config)
-        now = registry.rollback(config)
+    with tracking.store(config) as store:
+        before = registry.champion(store)
+        now = registry.rollback(store)
     print(f"rollback  {config.registered_model}: version {now} is champion again, version {before.version} was")
 
 

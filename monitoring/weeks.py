@@ -89,8 +89,8 @@ class Life:
 
     def champion(self) -> str | None:
         """Return the number of the version that has the alias."""
-        with tracking.store(self.config):
-            version = registry.champion(self.config)
+        with tracking.store(self.config) as store:
+            version = registry.champion(store)
         return version and str(version.version)
 
     def wait_for_training(self, folder: str, since: datetime) -> None:

@@ -4,10 +4,8 @@ import base64
 import logging
 import os
 import sys
-from pathlib import Path
+import tempfile
 
-import mlflow
-from mlflow import MlflowClient
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -21,14 +19,14 @@ from rich.markdown import Markdown
 from orchestration.prefect_server import connect
 from orchestration.report import HEADINGS, REPORT, Published, Trained, links
 from wine_quality.config import Settings
-from wine_quality.tracking import FIGURE
+from wine_quality.tracking import FIGURE, Store
 
 
-def create_artifacts(config: Settings, trained: Trained, published: Published, text: str) -> None:
+def create_artifacts(store: Store, config: Settings, trained: Trained, published: Published, text: str) -> None:
     """Create the flow run's artifacts: report, scores, figure, link. A new report goes to MLflow as well."""
     run, choice = published.run, trained.choice
     if published.queued:
-        MlflowClient().log_text(run.run_id, text, REPORT)
+        store.client.log_text(run.run_id, text, REPORT)
     create_markdown_artifact(text, key="training-report", description="The report of the training run")
     models = trained.leaderboard.rename(columns=HEADINGS).round(3)
     create_table_artifact(
@@ -37,7 +35,7 @@ def create_artifacts(config: Settings, trained: Trained, published: Published, t
         description="Cross-validated scores on the training set, the best first",
     )
     create_image_artifact(
-        figure_url(run.run_id),
+        figure_url(store, run.run_id),
         key="predicted-against-actual",
         description=f"What {choice.name} predicts for the gate set, against the tasters' scores",
     )
@@ -45,10 +43,11 @@ def create_artifacts(config: Settings, trained: Trained, published: Published, t
     create_link_artifact(page, f"{choice.name} in MLflow", key="mlflow-run", description="Needs `make up`")
 
 
-def figure_url(run_id: str) -> str:
+def figure_url(store: Store, run_id: str) -> str:
     """Return the figure of a run as a data URL, so that it shows without a server."""
-    path = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{FIGURE}"))
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    with tempfile.TemporaryDirectory() as folder:
+        picture = store.download(f"runs:/{run_id}/{FIGURE}", folder).read_bytes()
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def print_report(text: str) -> None:

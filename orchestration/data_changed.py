@@ -6,13 +6,12 @@ after wine has come in.
 
 import sys
 
-from mlflow import MlflowClient
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
 from orchestration import prepare_home
 from orchestration.artifacts import connect_quietly
-from wine_quality import data, tracking
+from wine_quality import data, registry, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
 from wine_quality.registry import DISTINCT_ROWS
@@ -23,9 +22,8 @@ EVENT, RESOURCE = "wine.data.changed", "wine.data"
 
 def trained_before(config: Settings, checksum: str) -> bool:
     """Say whether a version of the model was trained on the distinct rows with a checksum."""
-    with tracking.store(config):
-        versions = MlflowClient().search_model_versions(f"name = '{config.registered_model}'")
-    return any(version.tags.get(DISTINCT_ROWS) == checksum for version in versions)
+    with tracking.store(config) as store:
+        return bool(registry.versions_tagged(store, DISTINCT_ROWS, checksum))
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import mlflow
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
@@ -21,7 +19,7 @@ from wine_quality import retention, storage, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError, SettingsError, exit_code
 from wine_quality.files import one_at_a_time
-from wine_quality.tracking import MODEL_FILE
+from wine_quality.tracking import MODEL_FILE, Store
 
 
 def rebuild(config: Settings, run_id: str) -> None:
@@ -34,24 +32,21 @@ def rebuild(config: Settings, run_id: str) -> None:
     """
     if (config.outbox / run_id).is_dir():
         return
-    with tracking.store(config), tempfile.TemporaryDirectory() as aside:
-        run = known_run(run_id)
-        there = {file.path for file in MlflowClient().list_artifacts(run_id)}
+    with tracking.store(config) as store, tempfile.TemporaryDirectory() as aside:
+        run = known_run(store, run_id)
+        there = {file.path for file in store.client.list_artifacts(run_id)}
         models = retention.model_ids(run)
         if missing := [name for name in (WINES, REPORT) if name not in there] + ([] if models else [MODEL_FILE]):
             raise RegistryError(f"run {run_id}: MLflow does not have its {', '.join(missing)}. Train again: make run.")
-        files = {
-            name: Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}", dst_path=aside))
-            for name in (WINES, REPORT)
-        }
-        files[MODEL_FILE] = tracking.copy_model(models[0], Path(aside) / MODEL_FILE)
+        files = {name: store.download(f"runs:/{run_id}/{name}", aside) for name in (WINES, REPORT)}
+        files[MODEL_FILE] = tracking.download_model(store, models[0], Path(aside) / MODEL_FILE)
         storage.add_to_outbox(config.outbox, run_id, files)
 
 
-def known_run(run_id: str) -> Run:
+def known_run(store: Store, run_id: str) -> Run:
     """Return a run of MLflow by its id."""
     try:
-        return MlflowClient().get_run(run_id)
+        return store.client.get_run(run_id)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise

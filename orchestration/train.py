@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from mlflow import MlflowClient
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.runtime import flow_run
@@ -172,9 +171,11 @@ def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict
     """Log the run, its rows and its model to MLflow."""
     params = {"model": trained.choice.name, "seed": seed, **trained.choice.params}
     metrics = {f"cv_{measure}": value for measure, value in trained.leaderboard.iloc[0].items()}
-    with tracking.store(settings()):
-        run = tracking.log_run(name, trained.pipeline, prepared.split, prepared.wine.source, params, metrics, tags)
-        MlflowClient().log_text(run.run_id, as_csv(prepared.split), WINES)
+    with tracking.store(settings()) as store:
+        run = tracking.log_run(
+            store, name, trained.pipeline, prepared.split, prepared.wine.source, params, metrics, tags
+        )
+        store.client.log_text(run.run_id, as_csv(prepared.split), WINES)
     log.info("track     run %s", name)
     return run
 
@@ -188,25 +189,25 @@ def as_csv(split: Split) -> str:
 def compare(pipeline: Pipeline, prepared: Prepared, seed: int) -> Verdict:
     """Compare the new model with the champion on the gate set."""
     config = settings(seed=seed)
-    with tracking.store(config):
-        return registry.compare(config, pipeline, *prepared.split, prepared.wine.source)
+    with tracking.store(config) as store:
+        return registry.compare(
+            store, pipeline, *prepared.split, prepared.wine.source, seed=seed, minimum_gain=config.minimum_gain
+        )
 
 
 @task(name="record the comparison", task_run_name="record the comparison", **RETRY_TRANSIENT)
 def record_comparison(verdict: Verdict) -> None:
     """Tag the champion with the gate set that it was compared on."""
-    config = settings()
-    with tracking.store(config):
-        registry.record_comparison(config, verdict)
+    with tracking.store(settings()) as store:
+        registry.record_comparison(store, verdict)
 
 
 @task(name="register", task_run_name="register", **RETRY_TRANSIENT)
 def register(run: Tracked, tags: dict[str, str], verdict: Verdict) -> str:
     """Register the model as a new version, a challenger, with the comparison in its description."""
-    config = settings()
-    with tracking.store(config):
-        version = registry.register(config, run, tags)
-        registry.explain(config, version, verdict)
+    with tracking.store(settings()) as store:
+        version = registry.register(store, run, tags)
+        registry.describe(store, version, verdict)
     return version
 
 
@@ -214,8 +215,8 @@ def register(run: Tracked, tags: dict[str, str], verdict: Verdict) -> str:
 def add_to_outbox(run: Tracked, split: Split, text: str) -> list[str]:
     """Queue the model as it was registered, its rows and its report for the push."""
     config = settings()
-    with tracking.store(config):
-        model = tracking.copy_model(run.model_id, config.models / "wine-quality.skops")
+    with tracking.store(config) as store:
+        model = tracking.download_model(store, run.model_id, config.models / "wine-quality.skops")
     files = {MODEL_FILE: model, WINES: as_csv(split).encode(), REPORT: text.encode()}
     return storage.add_to_outbox(config.outbox, run.run_id, files)
 
@@ -223,20 +224,18 @@ def add_to_outbox(run: Tracked, split: Split, text: str) -> list[str]:
 @task(name="promote", task_run_name="promote version {version}", **RETRY_TRANSIENT)
 def promote(version: str, gate_set: pd.DataFrame) -> None:
     """Promote the version to champion, with an ONNX graph if that scores faster."""
-    config = settings()
-    with tracking.store(config):
-        scoring.prepare(config, version, gate_set)
-        registry.promote(config, version)
+    with tracking.store(settings()) as store:
+        scoring.log_graph(store, version, gate_set)
+        registry.promote(store, version)
 
 
 @task(name="look for an identical version", task_run_name="look for an identical version", **RETRY_TRANSIENT)
 def find_identical(inputs: str) -> tuple[str, Tracked, bool] | None:
     """Return the version that was trained on the same inputs, its run, and whether it is the champion, or None."""
-    config = settings()
-    with tracking.store(config):
-        if (version := registry.trained_on_same_inputs(config, inputs)) is None:
+    with tracking.store(settings()) as store:
+        if (version := registry.trained_on_same_inputs(store, inputs)) is None:
             return None
-        run, champion = MlflowClient().get_run(version.run_id), registry.champion(config)
+        run, champion = store.client.get_run(version.run_id), registry.champion(store)
         tracked = Tracked(version.run_id, run.info.experiment_id, retention.model_ids(run)[0])
         return str(version.version), tracked, champion is not None and champion.version == version.version
 
@@ -244,9 +243,8 @@ def find_identical(inputs: str) -> tuple[str, Tracked, bool] | None:
 @task(name="tag the inputs", task_run_name="tag the inputs of version {version}", **RETRY_TRANSIENT)
 def tag_inputs(version: str, inputs: str) -> None:
     """Tag a version with the checksum of its inputs, now that all of it is published."""
-    config = settings()
-    with tracking.store(config):
-        registry.tag_inputs(config, version, inputs)
+    with tracking.store(settings()) as store:
+        registry.tag_inputs(store, version, inputs)
 
 
 @task(name="push", task_run_name="push", **RETRY_TRANSIENT)
@@ -263,12 +261,12 @@ def push() -> tuple[list[str], str]:
 def delete_old_files() -> str:
     """Delete the files of all but the newest runs, as `WINE_KEEP_RUNS` says, and return a sentence about it."""
     config = settings()
-    with one_at_a_time(config.local / "registry.lock"), tracking.store(config):
-        old = retention.beyond_newest(config, config.keep_runs)
+    with one_at_a_time(config.local / "registry.lock"), tracking.store(config) as store:
+        old = retention.beyond_newest(store, config.keep_runs)
         if old:
             with wine_bucket(config) as (bucket, _):
                 for version in old:
-                    retention.delete_files(config, bucket, version)
+                    retention.delete_files(store, bucket, version, config.mlruns)
             log.info("delete    the files of %d older run(s); the newest %d keep theirs", len(old), config.keep_runs)
     return deleted_text(len(old), config.keep_runs)
 
@@ -277,8 +275,8 @@ def delete_old_files() -> str:
 def report(trained: Trained, published: Published, text: str) -> None:
     """Publish the report with the MLflow run and the flow run, and print it."""
     config = settings()
-    with tracking.store(config):
-        create_artifacts(config, trained, published, text)
+    with tracking.store(config) as store:
+        create_artifacts(store, config, trained, published, text)
     print_report(text)
 
 

@@ -48,7 +48,7 @@ def environment(config: Settings) -> dict[str, str]:
         "WINE_MLFLOW_PORT": str(config.mlflow_port),
         "WINE_S3_PORT": str(config.s3_port),
         "MLFLOW_BACKEND_STORE_URI": config.mlflow_uri,  # not on the command line, which every user can read
-        "ARTIFACTS": (config.home / "mlruns").resolve().as_uri(),  # MLflow decodes %20 in a plain path
+        "ARTIFACTS": config.mlruns.resolve().as_uri(),  # MLflow decodes %20 in a plain path
         "S3_FOLDER": str(config.local / "s3"),
     }
 

@@ -43,6 +43,7 @@ from wine_quality import environment  # noqa: E402
 environment.apply()
 
 import boto3  # noqa: E402
+import mlflow  # noqa: E402
 import pandas as pd  # noqa: E402
 import requests  # noqa: E402
 from botocore.client import BaseClient  # noqa: E402
@@ -196,12 +197,23 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> Settings:
+def config(empty_store: Path, tmp_path: Path) -> Settings:
     """Return the settings of a test whose MLflow store is ready and empty."""
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    config = settings()
-    tracking.use_store(config)
-    return config
+    return settings()
+
+
+@pytest.fixture
+def store(config: Settings) -> tracking.Store:
+    """Return the MLflow store of a test, which MLflow's own functions use in the test as well."""
+    mlflow.set_tracking_uri(config.mlflow_uri)
+    return tracking.open_store(config)
+
+
+@pytest.fixture
+def mlflow_at_home(tmp_path: Path) -> None:
+    """Let MLflow's own functions in a test look into the store that the project has in its home."""
+    mlflow.set_tracking_uri(settings().mlflow_uri)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any
 from unittest import mock
 
+import mlflow
 import requests
 from servers import wait_until
 from versions import crown, registered, version
@@ -16,7 +17,6 @@ from versions import crown, registered, version
 from deployment import service as module
 from deployment.openapi import EXAMPLE
 from deployment.serve import Server, bound, server_settings
-from wine_quality import tracking
 from wine_quality.config import Settings, settings
 from wine_quality.ports import free_port
 
@@ -28,7 +28,7 @@ def own_home(home: Path, wines: Path) -> Iterator[Settings]:
     """Yield the settings of a service with a home, wine and port of its own; MLflow names its store until the end."""
     with mock.patch.dict(os.environ):
         config = settings(home=home, data=str(wines), serve_port=free_port())
-        tracking.use_store(config)
+        mlflow.set_tracking_uri(config.mlflow_uri)
         yield config
 
 

@@ -27,9 +27,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 
 
 @pytest.fixture
-def bucket(moto, store):
-    moto.create_bucket(Bucket=store.bucket)
-    return bucket_of_environment(store)
+def bucket(moto, config):
+    moto.create_bucket(Bucket=config.bucket)
+    return bucket_of_environment(config)
 
 
 def command() -> subprocess.CompletedProcess:
@@ -52,9 +52,9 @@ def incoming(home: Path, **files: str) -> Path:
     return bucket
 
 
-def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(store, wines):
-    crown(registered(store, "linear"))
-    bucket = incoming(store.home, bad="a;b\n1;2\n", good=wines.to_csv(index=False))
+def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(config, wines):
+    crown(registered(config, "linear"))
+    bucket = incoming(config.home, bad="a;b\n1;2\n", good=wines.to_csv(index=False))
     done = command()
     assert (done.returncode, done.stderr) == (0, "")
     where, look, champion, rejected, scored, total = done.stdout.splitlines()
@@ -82,8 +82,8 @@ def table() -> list[dict]:
     return json.loads(artifact.data)
 
 
-def test_without_a_champion_the_command_ends_with_one_line_and_the_files_stay(store, wines):
-    bucket = incoming(store.home, good=wines.to_csv())
+def test_without_a_champion_the_command_ends_with_one_line_and_the_files_stay(config, wines):
+    bucket = incoming(config.home, good=wines.to_csv())
     done = command()
     assert done.returncode == 1
     assert done.stderr == "error: wine-quality has no champion to score with. Train one first: make run.\n"
@@ -106,21 +106,21 @@ def test_without_files_nobody_asks_for_a_champion(bucket):
     assert score_wine_batches() == []
 
 
-def test_a_rerun_changes_nothing_and_a_new_version_scores_again(bucket, store, wines):
-    crown(registered(store, "linear"))
+def test_a_rerun_changes_nothing_and_a_new_version_scores_again(bucket, config, wines):
+    crown(registered(config, "linear"))
     put(bucket, "wines.parquet", wines)
     assert [outcome.state for outcome in score_wine_batches()] == ["scored"]
     before = held(bucket)
     assert [outcome.state for outcome in score_wine_batches()] == ["unchanged"]
     assert held(bucket) == before
-    crown(registered(store, "mean"))
+    crown(registered(config, "mean"))
     assert [(outcome.state, outcome.version) for outcome in score_wine_batches()] == [("scored", "2")]
 
 
 def test_a_file_that_the_bucket_does_not_give_fails_the_run_after_the_others_are_scored(
-    bucket, store, wines, monkeypatch
+    bucket, config, wines, monkeypatch
 ):
-    crown(registered(store, "linear"))
+    crown(registered(config, "linear"))
     for name in ("a.csv", "b.csv"):
         put(bucket, name, wines)
     waiting = batches.waiting
@@ -136,8 +136,8 @@ def test_a_file_that_the_bucket_does_not_give_fails_the_run_after_the_others_are
     assert {row["file"]: row["state"] for row in table()} == {"a.csv": "failed", "b.csv": "scored"}
 
 
-def test_a_champion_that_scores_by_an_onnx_graph_logs_no_error(bucket, store, wines, caplog):
-    crown(registered(store, "extra_trees", n_estimators=10))
+def test_a_champion_that_scores_by_an_onnx_graph_logs_no_error(bucket, config, wines, caplog):
+    crown(registered(config, "extra_trees", n_estimators=10))
     put(bucket, "wines.csv", wines)
     began = datetime.now(UTC)  # the server has the logs of other tests as well
     assert [outcome.state for outcome in score_wine_batches()] == ["scored"]

@@ -32,7 +32,7 @@ def trained(tmp_path_factory, empty_store) -> Path:
     home = tmp_path_factory.mktemp("trained")
     (home / "mlflow.db").write_bytes(empty_store.read_bytes())
     with mock.patch.dict(os.environ, CLEAN | {"WINE_HOME": str(home)}):
-        tracking.use_store(settings())
+        tracking.open_store(settings())
         crown(registered(settings(), "linear"))
     return home / "mlflow.db"
 
@@ -45,8 +45,8 @@ def config(trained, tmp_path) -> Settings:
 
 
 def champion(config: Settings) -> Scorer:
-    with tracking.store(config):
-        version = registry.champion(config)
+    with tracking.store(config) as store:
+        version = registry.champion(store)
     return load_scorer(config, version)
 
 

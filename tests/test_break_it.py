@@ -13,9 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import faults
-import mlflow
 import pytest
-from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 from servers import prefect_server, processes_at, wait_until
@@ -60,8 +58,8 @@ def assert_whole() -> None:
     """Assert that there is a champion, that every version loads, and that all the bucket holds is complete."""
     config = settings()
     assert_registry_whole()
-    with tracking.store(config):
-        assert registry.champion(config)
+    with tracking.store(config) as store:
+        assert registry.champion(store)
     for folder in bucket_folders():
         assert_pushed(folder)
     assert list(config.outbox.iterdir()) == []
@@ -70,9 +68,9 @@ def assert_whole() -> None:
 def assert_registry_whole() -> None:
     """Assert that every version loads, among them the champion where there is one."""
     config = settings()
-    with tracking.store(config):
-        for version in MlflowClient().search_model_versions(f"name = '{config.registered_model}'"):
-            registry.load_version(version)
+    with tracking.store(config) as store:
+        for version in store.client.search_model_versions(f"name = '{config.registered_model}'"):
+            registry.load_version(store, version)
 
 
 def bucket_folders() -> list[Path]:
@@ -86,8 +84,8 @@ def assert_pushed(folder: Path) -> None:
 
 def versions() -> int:
     config = settings()
-    with tracking.store(config):
-        return len(MlflowClient().search_model_versions(f"name = '{config.registered_model}'"))
+    with tracking.store(config) as store:
+        return len(store.client.search_model_versions(f"name = '{config.registered_model}'"))
 
 
 STEPS = [
@@ -210,14 +208,14 @@ def test_what_cannot_delete_old_files_fails_visibly_and_loses_nothing(named_s3, 
         assert run.exitcode == 1, log
         assert "error: bucket wine-quality: the keys are refused (AccessDenied)." in log
         config = settings()
-        with tracking.store(config):
-            newest = max(retention.versions(config), key=lambda one: int(one.version))
-            report = mlflow.artifacts.load_text(f"runs:/{newest.run_id}/report.md")
+        with tracking.store(config) as store:
+            newest = max(retention.versions(store), key=lambda one: int(one.version))
+            report = store.read_text(newest.run_id, "report.md")
         assert "Old files were not deleted: bucket wine-quality: the keys are refused" in report
         assert_pushed(settings().local / "s3" / "wine-quality" / "runs" / newest.run_id)
         next_run(seed=4)
-    with tracking.store(config):
-        kept = {int(one.version) for one in retention.versions(config) if registry.FILES not in one.tags}
+    with tracking.store(config) as store:
+        kept = {int(one.version) for one in retention.versions(store) if registry.FILES not in one.tags}
         needed = {int(number) for number in retention.needed_again(config)}
     assert kept == needed | {4}
     assert len(bucket_folders()) == len(kept)
@@ -282,8 +280,8 @@ def test_a_run_may_pass_midnight(tmp_path):
         assert run.exitcode == 0, (tmp_path / "log").read_text()
         (flow_run,) = [one for one in client.read_flow_runs() if one.id not in before and not one.parent_task_run_id]
     config = settings()
-    with tracking.store(config):
-        name = MlflowClient().get_run(registry.champion(config).run_id).info.run_name
+    with tracking.store(config) as store:
+        name = store.client.get_run(registry.champion(store).run_id).info.run_name
     day = flow_run.name.split()[-2]
     assert f"-{day}-" in name
     assert_whole()

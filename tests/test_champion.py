@@ -23,17 +23,17 @@ from wine_quality.scoring import columns_of, load_scorer
 
 
 @pytest.fixture
-def first(store):
+def first(config):
     """A version that is champion."""
-    made = registered(store, "linear")
+    made = registered(config, "linear")
     crown(made)
     return made
 
 
 @pytest.fixture
-def served(store, first) -> Champion:
+def served(config, first) -> Champion:
     """The champion, loaded."""
-    champion = Champion(store)
+    champion = Champion(config)
     champion.refresh()
     assert serves(champion, "1")
     return champion
@@ -81,21 +81,21 @@ def test_without_a_store_there_is_nothing_to_serve_and_none_is_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_champion_there_is_nothing_to_serve(store):
-    champion = Champion(store)
+def test_without_a_champion_there_is_nothing_to_serve(config):
+    champion = Champion(config)
     champion.refresh()
     assert (champion.scorer, champion.since) == (None, None)
     assert champion.trouble == "no version has the alias champion. Train one: make run."
 
 
-def test_a_champion_is_loaded_and_ready(served, store, first, wine):
+def test_a_champion_is_loaded_and_ready(served, config, first, wine):
     assert served.since.utcoffset().total_seconds() == 0
-    assert served.scorer.score(wine) == load_scorer(store, first).score(wine)
+    assert served.scorer.score(wine) == load_scorer(config, first).score(wine)
 
 
-def test_a_request_that_holds_the_old_version_finishes_with_it(served, store, wine):
+def test_a_request_that_holds_the_old_version_finishes_with_it(served, config, wine):
     held, before, since = served.scorer, served.scorer.score(wine), served.since
-    crown(registered(store, "decision_tree"))
+    crown(registered(config, "decision_tree"))
     served.refresh()
     assert serves(served, "2")
     assert served.scorer.score(wine) != before
@@ -104,17 +104,17 @@ def test_a_request_that_holds_the_old_version_finishes_with_it(served, store, wi
 
 
 @pytest.mark.slow
-def test_a_moved_alias_is_noticed_within_ten_seconds(store, first):
-    champion = Champion(store)
+def test_a_moved_alias_is_noticed_within_ten_seconds(config, first):
+    champion = Champion(config)
     with watched(champion):
         wait_until(lambda: champion.scorer, "the first champion")
-        crown(registered(store, "decision_tree"))
+        crown(registered(config, "decision_tree"))
         wait_until(lambda: champion.scorer.version == "2", "the new champion")
         crown(first)
         wait_until(lambda: champion.scorer.version == "1", "the old champion again")
 
 
-def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(store, first, monkeypatch):
+def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(config, first, monkeypatch):
     started, go_on = threading.Event(), threading.Event()
 
     def load_slowly(*args):
@@ -137,16 +137,16 @@ def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(store, first
         watching.cancel()
         return max(waits)
 
-    assert asyncio.run(longest_wait(Champion(store, 0.01))) < 1
+    assert asyncio.run(longest_wait(Champion(config, 0.01))) < 1
 
 
-def test_a_tampered_version_leaves_the_old_one_serving(served, store):
-    second = registered(store, "xgboost")
+def test_a_tampered_version_leaves_the_old_one_serving(served, config):
+    second = registered(config, "xgboost")
     tamper(model_path(second))
     crown(second)
     served.refresh()
     assert serves(served, "1", "wine-quality version 2 cannot be used: model.skops is not the file that was noted")
-    crown(registered(store, "decision_tree"))
+    crown(registered(config, "decision_tree"))
     served.refresh()
     assert serves(served, "3")
 
@@ -165,9 +165,9 @@ def loads(monkeypatch) -> list[str]:
 
 
 def test_a_version_that_failed_is_tried_again_after_a_while_or_when_the_alias_comes_back(
-    served, store, first, loads, monkeypatch
+    served, config, first, loads, monkeypatch
 ):
-    second = registered(store, "linear")
+    second = registered(config, "linear")
     whole = model_path(second).read_bytes()
     tamper(model_path(second))
     crown(second)
@@ -194,8 +194,8 @@ def test_a_version_that_failed_is_tried_again_after_a_while_or_when_the_alias_co
     assert loads == ["2", "2", "2"]
 
 
-def test_a_version_of_another_signature_leaves_the_old_one_serving(served, store, first):
-    crown(registered_otherwise(store, FEATURES, "float32"))
+def test_a_version_of_another_signature_leaves_the_old_one_serving(served, config, first):
+    crown(registered_otherwise(config, FEATURES, "float32"))
     served.refresh()
     assert serves(served, "1", "wine-quality version 2 has another signature than version 1, which serves on.")
     crown(first)
@@ -203,8 +203,8 @@ def test_a_version_of_another_signature_leaves_the_old_one_serving(served, store
     assert serves(served, "1")
 
 
-def test_an_alias_that_is_taken_away_leaves_the_old_one_serving(served, store, first):
-    MlflowClient().delete_registered_model_alias(store.registered_model, registry.CHAMPION)
+def test_an_alias_that_is_taken_away_leaves_the_old_one_serving(served, config, first):
+    MlflowClient().delete_registered_model_alias(config.registered_model, registry.CHAMPION)
     served.refresh()
     assert serves(served, "1", "no version has the alias champion")
     crown(first)
@@ -212,9 +212,9 @@ def test_an_alias_that_is_taken_away_leaves_the_old_one_serving(served, store, f
     assert serves(served, "1")
 
 
-def test_a_store_that_goes_away_leaves_the_old_one_serving_until_it_is_back(served, store, wine):
+def test_a_store_that_goes_away_leaves_the_old_one_serving_until_it_is_back(served, config, wine):
     before = served.scorer.score(wine)
-    here, away = store.home / "mlflow.db", store.home / "away.db"
+    here, away = config.home / "mlflow.db", config.home / "away.db"
     here.rename(away)
     served.refresh()
     assert serves(served, "1", "there is no MLflow store, or it was taken away.")
@@ -226,15 +226,15 @@ def test_a_store_that_goes_away_leaves_the_old_one_serving_until_it_is_back(serv
 
 
 def test_a_store_that_is_made_anew_is_followed_though_its_versions_have_the_same_numbers(
-    served, store, empty_store, wine
+    served, config, empty_store, wine
 ):
     old = served.scorer
-    (store.home / "mlflow.db").unlink()
-    shutil.copyfile(empty_store, store.home / "mlflow.db")
-    tracking.use_store(store)
+    (config.home / "mlflow.db").unlink()
+    shutil.copyfile(empty_store, config.home / "mlflow.db")
+    tracking.open_store(config)
     served.refresh()
     assert serves(served, "1", "no version has the alias champion")
-    crown(registered(store, "decision_tree"))
+    crown(registered(config, "decision_tree"))
     served.refresh()
     assert serves(served, "1")
     assert served.scorer is not old
@@ -242,8 +242,8 @@ def test_a_store_that_is_made_anew_is_followed_though_its_versions_have_the_same
 
 
 @pytest.mark.slow
-def test_a_store_that_is_locked_leaves_the_old_one_serving(served, store):
-    with closing(sqlite3.connect(store.home / "mlflow.db", isolation_level=None)) as other:
+def test_a_store_that_is_locked_leaves_the_old_one_serving(served, config):
+    with closing(sqlite3.connect(config.home / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         served.refresh()
         assert serves(served, "1", "MLflow: database is locked")
@@ -251,8 +251,8 @@ def test_a_store_that_is_locked_leaves_the_old_one_serving(served, store):
     assert serves(served, "1")
 
 
-def test_a_store_that_is_no_database_is_told(served, store):
-    (store.home / "mlflow.db").write_text("no database, but some text in its place")
+def test_a_store_that_is_no_database_is_told(served, config):
+    (config.home / "mlflow.db").write_text("no database, but some text in its place")
     served.refresh()
     assert serves(served, "1", "MLflow: file is not a database")
 
@@ -268,10 +268,10 @@ def test_an_error_that_nobody_thought_of_does_not_end_the_watch(served, monkeypa
 
 
 @pytest.mark.slow
-def test_requests_of_many_threads_get_whole_answers_while_versions_change(store, first, wine):
-    second = registered(store, "decision_tree")
-    scores = {str(made.version): load_scorer(store, made).score(wine)[0] for made in (first, second)}
-    champion, over, wrong, seen = Champion(store), threading.Event(), [], set()
+def test_requests_of_many_threads_get_whole_answers_while_versions_change(config, first, wine):
+    second = registered(config, "decision_tree")
+    scores = {str(made.version): load_scorer(config, made).score(wine)[0] for made in (first, second)}
+    champion, over, wrong, seen = Champion(config), threading.Event(), [], set()
     champion.refresh()
 
     def ask() -> None:
@@ -294,10 +294,10 @@ def test_requests_of_many_threads_get_whole_answers_while_versions_change(store,
     assert seen == {"1", "2"}
 
 
-def test_each_swap_is_logged_with_both_versions_the_reason_and_the_engine(store, first, caplog):
-    champion = Champion(store)
+def test_each_swap_is_logged_with_both_versions_the_reason_and_the_engine(config, first, caplog):
+    champion = Champion(config)
     champion.refresh()
-    crown(registered(store, "decision_tree"))
+    crown(registered(config, "decision_tree"))
     champion.refresh()
     champion.refresh()
     crown(first)
@@ -311,10 +311,10 @@ def test_each_swap_is_logged_with_both_versions_the_reason_and_the_engine(store,
     ]
 
 
-def test_a_swap_to_the_same_number_in_a_replaced_registry_says_so(served, store, empty_store, caplog):
-    (store.home / "mlflow.db").unlink()
-    shutil.copyfile(empty_store, store.home / "mlflow.db")
-    tracking.use_store(store)
-    crown(registered(store, "decision_tree"))
+def test_a_swap_to_the_same_number_in_a_replaced_registry_says_so(served, config, empty_store, caplog):
+    (config.home / "mlflow.db").unlink()
+    shutil.copyfile(empty_store, config.home / "mlflow.db")
+    tracking.open_store(config)
+    crown(registered(config, "decision_tree"))
     served.refresh()
     assert "version 1 -> version 1 of another run, because the registry was replaced" in caplog.text

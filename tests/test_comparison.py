@@ -5,7 +5,7 @@ from sklearn.ensemble import VotingRegressor
 from sklearn.pipeline import Pipeline
 
 from wine_quality import comparison, data, tracking
-from wine_quality.comparison import between_seeds, confidence, seed_variance, tail, too_little
+from wine_quality.comparison import between_seeds, confidence, rejection_reason, seed_variance, tail
 from wine_quality.metrics import gain_interval
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import TARGET
@@ -43,7 +43,7 @@ def test_the_first_comparison_has_the_usual_level_and_each_further_one_a_higher(
     ],
 )
 def test_what_blocks_a_promotion_is_said(gain, low, use, reason):
-    assert too_little(gain, low, use, 0.003) == reason
+    assert rejection_reason(gain, low, use, 0.003) == reason
 
 
 def test_a_chain_of_equal_models_hardly_ever_promotes_though_the_rows_alone_often_call_one_better():
@@ -55,7 +55,7 @@ def test_a_chain_of_equal_models_hardly_ever_promotes_though_the_rows_alone_ofte
         variance = np.var(np.sqrt(np.mean((actual - np.array(challengers[:4])) ** 2, axis=1)), ddof=1)
         for use, challenger in zip(uses, challengers, strict=True):
             gain, low, _ = gain_interval(actual, champion, challenger, 2 * variance, tail(use))
-            promoted += not too_little(gain, low, use, 0)
+            promoted += not rejection_reason(gain, low, use, 0)
             by_rows_alone += gain_interval(actual, champion, challenger, 0, 0.025)[1] > 0
     assert by_rows_alone >= 20
     assert promoted <= 5

@@ -117,8 +117,8 @@ def assert_complete(client: SyncPrefectClient, flow_run: FlowRun, config: Settin
     done = ended(client, flow_run)
     assert done.state.is_completed(), done.state
     assert artifact_keys(done) >= ARTIFACTS
-    with tracking.store(config):
-        registry.load_version(registry.champion(config))
+    with tracking.store(config) as store:
+        registry.load_version(store, registry.champion(store))
     assert list(config.outbox.iterdir()) == []
 
 

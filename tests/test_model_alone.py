@@ -42,10 +42,10 @@ def models(tmp_path_factory, rows) -> dict[str, tuple[Path, np.ndarray]]:
     found = {}
     with mock.patch.dict(os.environ, {"WINE_HOME": str(tmp_path_factory.mktemp("home"))}):
         config = settings()
-        tracking.use_store(config)
+        store = tracking.open_store(config)
         for name in NAMES:
             version = registered(config, name, features="chemist", **({"n_estimators": 5} if "tree" in name else {}))
-            found[name] = model_path(version).parent, predict(registry.load_version(version), rows)
+            found[name] = model_path(version).parent, predict(registry.load_version(store, version), rows)
     return found
 
 

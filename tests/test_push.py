@@ -20,15 +20,15 @@ def push(*words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def one(store):
+def one(config):
     """A version whose run has all its files in MLflow, and nothing in any bucket."""
-    one = registered(store, "linear")
+    one = registered(config, "linear")
     for name in ("wines.csv", "report.md"):
         MlflowClient().log_text(one.run_id, f"the {name}", name)
     return one
 
 
-def test_a_run_is_pushed_again_whole_after_a_move_to_another_bucket(store, one):
+def test_a_run_is_pushed_again_whole_after_a_move_to_another_bucket(config, one):
     for bucket in ("first", "second"):
         done = subprocess.run(
             [sys.executable, "-m", "orchestration.push", one.run_id],
@@ -38,7 +38,7 @@ def test_a_run_is_pushed_again_whole_after_a_move_to_another_bucket(store, one):
             timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        folder = store.local / "s3" / bucket / "runs" / one.run_id
+        folder = config.local / "s3" / bucket / "runs" / one.run_id
         assert {path.name for path in folder.iterdir()} == {"model.skops", "wines.csv", "report.md", "manifest.json"}
         assert sha256(folder / "model.skops") == one.tags["model_sha256"]
         assert (folder / "wines.csv").read_text() == "the wines.csv"
@@ -48,9 +48,9 @@ def test_a_run_is_pushed_again_whole_after_a_move_to_another_bucket(store, one):
         ]
 
 
-def test_an_object_that_was_deleted_or_damaged_is_mended_and_the_list_says_which_run_to_push(store, one):
+def test_an_object_that_was_deleted_or_damaged_is_mended_and_the_list_says_which_run_to_push(config, one):
     push(one.run_id)
-    folder = store.local / "s3" / "wine-quality" / "runs" / one.run_id
+    folder = config.local / "s3" / "wine-quality" / "runs" / one.run_id
     for spoil in (lambda: (folder / "manifest.json").unlink(), lambda: (folder / "wines.csv").write_text("else")):
         spoil()
         listed = list_bucket()
@@ -66,7 +66,7 @@ def list_bucket() -> subprocess.CompletedProcess:
     )
 
 
-def test_a_run_that_mlflow_does_not_know_or_has_in_part_is_refused_in_one_line(store, one):
+def test_a_run_that_mlflow_does_not_know_or_has_in_part_is_refused_in_one_line(config, one):
     assert push("f" * 32).stderr == (
         f"error: MLflow has no run {'f' * 32}. Copy its id from MLflow, or run make bucket.\n"
     )
@@ -80,7 +80,7 @@ def test_a_run_that_mlflow_does_not_know_or_has_in_part_is_refused_in_one_line(s
     done = push(one.run_id)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "model.skops" in done.stderr
-    assert not (store.outbox / one.run_id).exists()
+    assert not (config.outbox / one.run_id).exists()
 
 
 def test_without_a_run_the_line_says_how_to_name_one():

@@ -20,6 +20,8 @@ from wine_quality.ports import free_port
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.splits import distinct_wines, train_gate_split
 
+RULES = {"seed": 42, "minimum_gain": 0.004}  # of a comparison
+
 
 @pytest.fixture(scope="module")
 def many_wines() -> pd.DataFrame:
@@ -38,11 +40,11 @@ def register(store, sides):
 
     def run(name: str, source: str = "uci", train=sides[0], gate_set=sides[1], seed=1, **params):
         pipeline = fit(build(name, seed, **params), train)
-        tracked = tracking.log_run(name, pipeline, (train, gate_set), source, params)
-        verdict = registry.compare(store, pipeline, train, gate_set, source)
+        tracked = tracking.log_run(store, name, pipeline, (train, gate_set), source, params)
+        verdict = registry.compare(store, pipeline, train, gate_set, source, **RULES)
         registry.record_comparison(store, verdict)
         version = registry.register(store, tracked, {"data_source": source})
-        registry.explain(store, version, verdict)
+        registry.describe(store, version, verdict)
         if verdict.promoted:
             registry.promote(store, version)
         return verdict, version
@@ -60,13 +62,13 @@ def test_a_first_model_must_beat_the_mean(register, store):
     assert str(registry.champion(store).version) == version
 
 
-def test_the_alias_moves_only_to_a_better_model(register, store):
+def test_the_alias_moves_only_to_a_better_model(register, config, store):
     register("xgboost_tuned", n_estimators=2)
     worse, second = register("decision_tree")
     assert (worse.promoted, worse.reason) == (False, "its gain is below the minimum effect of 0.004")
     assert worse.gain < 0
     assert str(registry.champion(store).version) == "1"
-    assert MlflowClient().get_model_version_by_alias(store.registered_model, "challenger").version == int(second)
+    assert MlflowClient().get_model_version_by_alias(config.registered_model, "challenger").version == int(second)
     better, third = register("linear")
     assert better.promoted
     assert str(registry.champion(store).version) == third
@@ -97,10 +99,10 @@ def test_a_gain_below_the_minimum_effect_does_not_promote(register, store, sides
     train, gate_set = sides
     register("xgboost_tuned", n_estimators=8)
     challenger = fit(build("linear", 1), train)
-    gain = registry.compare(store, challenger, train, gate_set, "uci").gain
+    gain = registry.compare(store, challenger, train, gate_set, "uci", **RULES).gain
     assert gain > 0
     for minimum, promoted in ((0.99 * gain, True), (1.01 * gain, False)):
-        verdict = registry.compare(settings(minimum_gain=minimum), challenger, train, gate_set, "uci")
+        verdict = registry.compare(store, challenger, train, gate_set, "uci", **RULES | {"minimum_gain": minimum})
         assert verdict.promoted is promoted
     assert verdict.reason == f"its gain is below the minimum effect of {1.01 * gain:g}"
 
@@ -110,11 +112,11 @@ def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register,
     uses = [register("linear")[0].use for _ in range(3)]
     assert uses == [1, 2, 3]
     challenger = fit(build("linear", 1), train)
-    assert [registry.compare(store, challenger, train, gate_set, "uci").use for _ in range(2)] == [4, 4], (
+    assert [registry.compare(store, challenger, train, gate_set, "uci", **RULES).use for _ in range(2)] == [4, 4], (
         "a retried task"
     )
     before, after = (
-        registry.compare(store, challenger, train, rows, "uci")
+        registry.compare(store, challenger, train, rows, "uci", **RULES)
         for rows in (gate_set, pd.concat([gate_set, train.head(1)]))
     )
     assert (before.use, after.use) == (4, 1)
@@ -145,13 +147,13 @@ def test_a_champion_trained_on_the_gate_set_is_not_compared(register, sides):
 
 
 @pytest.fixture
-def version_of(store, sides):
+def version_of(config, store, sides):
     """Return a function that logs a run of the linear model and registers it as a version, past the gate."""
 
     def register(gate_set=sides[1], by_browser=False) -> str:
-        run = tracking.log_run("linear", fit(build("linear", 1), sides[0]), (sides[0], gate_set), "uci", {})
+        run = tracking.log_run(store, "linear", fit(build("linear", 1), sides[0]), (sides[0], gate_set), "uci", {})
         if by_browser:
-            name, source = store.registered_model, f"models:/{run.model_id}"
+            name, source = config.registered_model, f"models:/{run.model_id}"
             return str(MlflowClient().create_model_version(name, source, run.run_id, model_id=run.model_id).version)
         return registry.register(store, run, {})
 
@@ -175,7 +177,7 @@ def test_a_promotion_moves_the_alias_and_a_rollback_gives_it_back_step_by_step(v
 
 
 def described(store, version: str) -> str:
-    return MlflowClient().get_model_version(store.registered_model, version).description
+    return store.client.get_model_version(store.model_name, version).description
 
 
 def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register, store):
@@ -207,25 +209,25 @@ def test_a_description_tells_of_promotions_and_rollbacks_and_stays_otherwise(reg
 
 
 def aliases(store) -> dict[str, str]:
-    found = MlflowClient().get_registered_model(store.registered_model).aliases
+    found = store.client.get_registered_model(store.model_name).aliases
     return {name: str(version) for name, version in found.items()}
 
 
-def test_a_version_that_becomes_champion_is_challenger_no_more(version_of, store):
+def test_a_version_that_becomes_champion_is_challenger_no_more(version_of, config, store):
     first, second = version_of(), version_of()
     assert aliases(store) == {"challenger": second}
     registry.promote(store, first)
     assert aliases(store) == {"challenger": second, "champion": first}
     registry.promote(store, second)
     assert aliases(store) == {"champion": second}
-    MlflowClient().set_registered_model_alias(store.registered_model, "challenger", first)
+    MlflowClient().set_registered_model_alias(config.registered_model, "challenger", first)
     registry.rollback(store)
     assert aliases(store) == {"champion": first}
 
 
-def test_a_promotion_that_was_stopped_halfway_is_completed_by_the_next_try(version_of, store):
+def test_a_promotion_that_was_stopped_halfway_is_completed_by_the_next_try(version_of, config, store):
     version = version_of()
-    MlflowClient().set_registered_model_alias(store.registered_model, "champion", version)
+    MlflowClient().set_registered_model_alias(config.registered_model, "champion", version)
     assert aliases(store) == {"challenger": version, "champion": version}
     registry.promote(store, version)
     assert aliases(store) == {"champion": version}
@@ -246,9 +248,9 @@ def test_a_rollback_to_a_version_that_does_not_load_moves_nothing(version_of, st
     assert alias(store) == "2"
 
 
-def test_a_promotion_over_a_champion_without_files_says_so(version_of, store):
+def test_a_promotion_over_a_champion_without_files_says_so(version_of, config, store):
     registry.promote(store, version_of())
-    shutil.rmtree(store.home / "mlruns")
+    shutil.rmtree(config.home / "mlruns")
     with pytest.raises(RegistryError, match="version 1 does not load"):
         registry.promote(store, version_of())
 
@@ -265,7 +267,7 @@ def test_a_version_of_an_unfinished_run_is_not_promoted(version_of, store, statu
 def test_a_version_of_another_signature_is_not_promoted(version_of, store, sides):
     registry.promote(store, version_of())
     one_column = LinearRegression().fit(sides[0][["alcohol"]], sides[0][TARGET])
-    with mlflow.start_run() as run:
+    with mlflow.start_run(experiment_id=store.experiment_id) as run:
         signed = infer_signature(sides[0][["alcohol"]], one_column.predict(sides[0][["alcohol"]]))
         logged = mlflow.sklearn.log_model(one_column, name="model", signature=signed, pip_requirements=["scikit-learn"])
     tracked = tracking.Tracked(run.info.run_id, run.info.experiment_id, logged.model_id)
@@ -281,7 +283,7 @@ def test_a_version_of_another_gate_set_is_promoted_only_after_both_met_on_it(ver
     version = version_of(gate_set.iloc[1:])
     with pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1"):
         registry.promote(store, version)
-    verdict = registry.compare(store, fit(build("linear", 1), train), train, gate_set.iloc[1:], "uci")
+    verdict = registry.compare(store, fit(build("linear", 1), train), train, gate_set.iloc[1:], "uci", **RULES)
     with pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1"):
         registry.promote(store, version)
     registry.record_comparison(store, verdict)
@@ -294,7 +296,7 @@ def test_a_version_made_in_the_browser_is_judged_by_its_run(version_of, store, s
     version = version_of(by_browser=True)
     registry.promote(store, version)
     assert alias(store) == version
-    origin = registry.lineage(registry.champion(store))
+    origin = registry.lineage(store, registry.champion(store))
     assert (origin["run"], origin["data_source"]) == ("linear", "uci")
     assert origin["scored_on_sha256"] == tracking.checksum(sides[1])
     assert origin["git_commit"] == "unknown"
@@ -315,17 +317,17 @@ def test_a_run_that_is_registered_again_keeps_its_version(register, store):
     assert other != version
 
 
-def test_a_champion_that_does_not_load_is_told(register, store):
+def test_a_champion_that_does_not_load_is_told(register, config, store):
     register("xgboost_tuned", n_estimators=8)
-    shutil.rmtree(store.home / "mlruns")
+    shutil.rmtree(config.home / "mlruns")
     with pytest.raises(RegistryError, match=r"wine-quality version 1 does not load .*Give the alias champion"):
-        registry.load_version(registry.champion(store))
+        registry.load_version(store, registry.champion(store))
 
 
 def test_a_logged_model_loads_from_the_registry_and_predicts_the_same(register, store, sides):
     register("linear")
     expected = predict(fit(build("linear", 1), sides[0]), sides[1])
-    assert np.array_equal(predict(registry.load_version(registry.champion(store)), sides[1]), expected)
+    assert np.array_equal(predict(registry.load_version(store, registry.champion(store)), sides[1]), expected)
     loaded = mlflow.pyfunc.load_model("models:/wine-quality@champion")
     assert np.array_equal(loaded.predict(sides[1][FEATURES]), expected)
 
@@ -364,9 +366,9 @@ def test_a_model_file_of_an_untrusted_type_is_refused(tmp_path):
 
 
 def test_the_dataset_of_a_run_is_logged_with_its_context(store, sides):
-    with mlflow.start_run() as run:
-        tracking.log_wines(sides[0], "uci", "training")
-    (logged,) = mlflow.get_run(run.info.run_id).inputs.dataset_inputs
+    with tracking.running(store, "a run", {}) as run_id:
+        tracking.log_dataset(store, run_id, sides[0], "uci", "training")
+    (logged,) = mlflow.get_run(run_id).inputs.dataset_inputs
     assert logged.dataset.name == "uci"
     assert {tag.key: tag.value for tag in logged.tags}["mlflow.data.context"] == "training"
     assert f'"num_rows": {len(sides[0])}' in logged.dataset.profile
@@ -399,13 +401,13 @@ def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, why,
 
 def test_a_full_disk_under_the_store_is_told(store, full_disk):
     line = r"^MLflow: .*No space left on device\. Free some space, and run again\.$"
-    with pytest.raises(TrackingError, match=line), tracking.store(store):
+    with pytest.raises(TrackingError, match=line), tracking.store(settings()):
         raise full_disk
 
 
 def test_a_store_of_another_release_is_told_how_to_upgrade(store):
     line = r"^MLflow: Detected out-of-date .*with `mlflow db upgrade`"
-    with pytest.raises(TrackingError, match=line), tracking.store(store):
+    with pytest.raises(TrackingError, match=line), tracking.store(settings()):
         raise MlflowException("Detected out-of-date database schema (found version 1, but expected 2). Take a backup")
 
 
@@ -418,41 +420,42 @@ def test_a_server_that_is_away_is_told_to_be_started(tmp_path, monkeypatch):
 
 def test_a_conflict_is_told_to_be_tried_again(store):
     clash = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name")
-    with pytest.raises(TrackingError, match=r"at the same moment: run it again\.$"), tracking.store(store):
+    with pytest.raises(TrackingError, match=r"at the same moment: run it again\.$"), tracking.store(settings()):
         raise clash
 
 
 def test_a_conflict_of_two_processes_is_tried_again_and_no_other_error_is(store, sides, monkeypatch):
     clash = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name")
-    log_input, left = mlflow.log_input, [clash, clash]
+    log_inputs, left = MlflowClient.log_inputs, [clash, clash]
 
     def fail_at_first(*args, **kwargs):
         if left:
             raise left.pop()
-        log_input(*args, **kwargs)
+        log_inputs(*args, **kwargs)
 
-    monkeypatch.setattr(mlflow, "log_input", fail_at_first)
-    with mlflow.start_run() as run:
-        tracking.log_wines(sides[0], "uci", "training")
+    monkeypatch.setattr(MlflowClient, "log_inputs", fail_at_first)
+    with tracking.running(store, "a run", {}) as run_id:
+        tracking.log_dataset(store, run_id, sides[0], "uci", "training")
         left.append(MlflowException("another one"))
         with pytest.raises(MlflowException, match="another one"):
-            tracking.log_wines(sides[0], "uci", "training")
-    assert len(mlflow.get_run(run.info.run_id).inputs.dataset_inputs) == 1
+            tracking.log_dataset(store, run_id, sides[0], "uci", "training")
+    assert len(mlflow.get_run(run_id).inputs.dataset_inputs) == 1
 
 
 def test_a_full_disk_that_mlflow_calls_something_else_is_told_as_what_it_is(store, full_disk):
     misnamed = MlflowException("the model could not be serialized")
     misnamed.__cause__ = full_disk
-    with pytest.raises(TrackingError, match=r"^MLflow: .*No space left on device"), tracking.store(store):
+    with pytest.raises(TrackingError, match=r"^MLflow: .*No space left on device"), tracking.store(settings()):
         raise misnamed
 
 
 def test_an_error_of_ours_passes_the_store_as_it_is(store):
-    with pytest.raises(RegistryError, match="as it is"), tracking.store(store):
+    with pytest.raises(RegistryError, match="as it is"), tracking.store(settings()):
         raise RegistryError("as it is")
 
 
-def test_the_store_is_made_once_and_keeps_its_files_at_home(store):
-    tracking.use_store(settings())
-    experiment = mlflow.get_experiment_by_name("wine-quality-experiment")
-    assert experiment.artifact_location == (store.home / "mlruns").as_uri()
+def test_the_store_is_made_once_and_keeps_its_files_at_home(config):
+    first, second = (tracking.open_store(config) for _ in range(2))
+    assert first.experiment_id == second.experiment_id
+    experiment = first.client.get_experiment_by_name("wine-quality-experiment")
+    assert experiment.artifact_location == (config.home / "mlruns").as_uri()

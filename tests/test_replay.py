@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from conftest import CLEAN
-from mlflow import MlflowClient
 from receiver import Receiver, receiver
 from servers import processes_at, running, wait_until
 
@@ -130,8 +129,8 @@ def test_a_challenger_that_learnt_from_wrong_labels_is_refused(lived):
 
 
 def test_the_trigger_started_the_trainings_and_the_versions_lead_to_their_wine(lived):
-    with tracking.store(lived.config):
-        versions = MlflowClient().search_model_versions("name = 'wine-quality'")
+    with tracking.store(lived.config) as store:
+        versions = store.client.search_model_versions("name = 'wine-quality'")
     assert len(versions) == 1 + len(lived.summary["asked"])
     assert all(version.tags["data_sha256"] for version in versions)
     assert {Path(record.data).name for record in lived.records if record.event} == {
@@ -191,8 +190,8 @@ def test_another_year_does_not_mix_with_the_one_that_was_begun(lived):
 def test_the_alias_goes_back_by_one_command_and_no_further(lived):
     own = {**os.environ, **environment(lived.home), "WINE_HOME": str(lived.config.home)}
     command = [sys.executable, "-m", "monitoring.rollback"]
-    with tracking.store(lived.config):
-        before = registry.champion(lived.config)
+    with tracking.store(lived.config) as store:
+        before = registry.champion(store)
         try:
             done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
             assert done.stdout == (
@@ -202,7 +201,7 @@ def test_the_alias_goes_back_by_one_command_and_no_further(lived):
             assert again.returncode == 1
             assert again.stderr.startswith("error: wine-quality has no earlier champion.")
         finally:
-            MlflowClient().set_registered_model_alias("wine-quality", registry.CHAMPION, before.version)
+            store.client.set_registered_model_alias("wine-quality", registry.CHAMPION, before.version)
 
 
 @pytest.mark.long

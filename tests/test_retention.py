@@ -19,26 +19,27 @@ from wine_quality import registry, retention, storage
 from wine_quality.config import Settings, settings
 from wine_quality.errors import SettingsError, StorageError
 from wine_quality.local_s3 import local_s3
+from wine_quality.tracking import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_for_commands")]
 
 
 @pytest.fixture
-def bucket(store, set_aws) -> Iterator[object]:
+def bucket(config, set_aws) -> Iterator[object]:
     """The laptop's own S3 server, named by the usual AWS settings."""
-    with local_s3(store) as endpoint:
+    with local_s3(config) as endpoint:
         set_aws(endpoint.url, endpoint.access_key, endpoint.secret_key)
-        yield bucket_of_environment(store)
+        yield bucket_of_environment(config)
 
 
 @pytest.fixture
-def published(store, bucket) -> Callable[[], ModelVersion]:
+def published(config, bucket) -> Callable[[], ModelVersion]:
     """A function that registers a version and pushes files of its run."""
 
     def publish() -> ModelVersion:
-        one = registered(store, "mean")
-        storage.add_to_outbox(store.outbox, one.run_id, {"wines.csv": b"a;b"})
-        storage.push_waiting(bucket, store.outbox)
+        one = registered(config, "mean")
+        storage.add_to_outbox(config.outbox, one.run_id, {"wines.csv": b"a;b"})
+        storage.push_waiting(bucket, config.outbox)
         return one
 
     return publish
@@ -53,78 +54,80 @@ def has_files(config: Settings, one: ModelVersion) -> list[bool]:
     ]
 
 
-def delete(config: Settings, bucket: object, keep: int) -> list[int]:
-    old = retention.beyond_newest(config, keep)
+def delete(config: Settings, store: Store, bucket: object, keep: int) -> list[int]:
+    old = retention.beyond_newest(store, keep)
     for one in old:
-        retention.delete_files(config, bucket, one)
+        retention.delete_files(store, bucket, one, config.mlruns)
     return [int(one.version) for one in old]
 
 
-def test_the_newest_and_what_is_needed_again_keep_their_files_and_the_others_say_so(store, bucket, published):
+def test_the_newest_and_what_is_needed_again_keep_their_files_and_the_others_say_so(config, store, bucket, published):
     all_versions = [published() for _ in range(6)]
     crown(all_versions[0])
     registry.promote(store, "3")  # version 1 is what a rollback returns to
-    assert delete(store, bucket, keep=2) == [2, 4]
+    assert delete(config, store, bucket, keep=2) == [2, 4]
     for one in all_versions:
         gone = int(one.version) in (2, 4)
-        assert has_files(store, one) == [not gone] * 3, one.version
-        said = version(store, str(one.version)).tags.get(registry.FILES, "")
+        assert has_files(config, one) == [not gone] * 3, one.version
+        said = version(config, str(one.version)).tags.get(registry.FILES, "")
         assert said.startswith("deleted on 20") == gone
         assert mlflow.get_run(one.run_id).data.metrics, "scores stay"
     assert registry.rollback(store) == "1"
-    assert delete(store, bucket, keep=2) == [3], "it is not needed any more, and what is gone is not deleted again"
+    assert delete(config, store, bucket, keep=2) == [3], (
+        "it is not needed any more, and what is gone is not deleted again"
+    )
 
 
-def test_the_challenger_keeps_its_files_however_old_it_is(store, bucket, published):
+def test_the_challenger_keeps_its_files_however_old_it_is(config, store, bucket, published):
     first = published()
     published()
     MlflowClient().set_registered_model_alias(first.name, registry.CHALLENGER, first.version)
-    published_last = registered(store, "mean")
+    published_last = registered(config, "mean")
     MlflowClient().set_registered_model_alias(first.name, registry.CHALLENGER, first.version)
-    assert delete(store, bucket, keep=1) == [2]
-    assert has_files(store, first) == [True] * 3
+    assert delete(config, store, bucket, keep=1) == [2]
+    assert has_files(config, first) == [True] * 3
     assert model_path(published_last).is_file()
 
 
-def test_what_was_cut_short_is_finished_by_the_next_run(store, bucket, published, monkeypatch):
+def test_what_was_cut_short_is_finished_by_the_next_run(config, store, bucket, published, monkeypatch):
     first = published()
     published()
     with monkeypatch.context() as away:
         away.setattr(storage, "delete", fail)
         with pytest.raises(StorageError):
-            delete(store, bucket, keep=1)
-    assert version(store, "1").tags[registry.FILES] == retention.BEGUN, "it says so before it is done"
-    assert delete(store, bucket, keep=1) == [1]
-    assert has_files(store, first) == [False] * 3
+            delete(config, store, bucket, keep=1)
+    assert version(config, "1").tags[registry.FILES] == retention.BEGUN, "it says so before it is done"
+    assert delete(config, store, bucket, keep=1) == [1]
+    assert has_files(config, first) == [False] * 3
 
 
 def fail(*_: object) -> None:
     raise StorageError("away")
 
 
-def test_a_version_without_files_is_not_taken_for_the_same_one(store, bucket, published):
+def test_a_version_without_files_is_not_taken_for_the_same_one(config, store, bucket, published):
     one = published()
     assert registry.trained_on_same_inputs(store, "a recipe") is None
     registry.tag_inputs(store, str(one.version), "a recipe")
     assert registry.trained_on_same_inputs(store, "a recipe").version == one.version
     assert registry.trained_on_same_inputs(store, "another") is None
     published()
-    delete(store, bucket, keep=1)
+    delete(config, store, bucket, keep=1)
     assert registry.trained_on_same_inputs(store, "a recipe") is None
 
 
-def test_files_outside_of_the_home_are_left_alone(store, bucket, tmp_path, published):
+def test_files_outside_of_the_home_are_left_alone(config, store, bucket, tmp_path, published):
     elsewhere = tmp_path / "elsewhere"
     experiment = mlflow.create_experiment("elsewhere", elsewhere.as_uri())
     mlflow.set_experiment(experiment_id=experiment)
-    one = registered(store, "mean")
+    one = registered(config, "mean")
     published()
-    assert delete(store, bucket, keep=1) == [1]
+    assert delete(config, store, bucket, keep=1) == [1]
     assert model_path(one).is_file()
 
 
-def test_without_any_version_there_is_nothing_to_delete(store, bucket):
-    assert delete(store, bucket, keep=1) == []
+def test_without_any_version_there_is_nothing_to_delete(config, store, bucket):
+    assert delete(config, store, bucket, keep=1) == []
 
 
 def clean(*words: str, typed: str = "") -> subprocess.CompletedProcess:
@@ -133,21 +136,21 @@ def clean(*words: str, typed: str = "") -> subprocess.CompletedProcess:
     )
 
 
-def test_clean_by_age_asks_and_deletes_what_is_older(store, bucket, published):
+def test_clean_by_age_asks_and_deletes_what_is_older(config, store, bucket, published):
     first, second = published(), published()
     long_ago = datetime.now(UTC) - timedelta(days=40)
-    with closing(sqlite3.connect(store.home / "mlflow.db", isolation_level=None)) as database:
+    with closing(sqlite3.connect(config.home / "mlflow.db", isolation_level=None)) as database:
         registered_at = int(1000 * long_ago.timestamp())
         database.execute("UPDATE model_versions SET creation_time = ? WHERE version = 1", [registered_at])
     assert clean("50").stdout.startswith("clean     nothing is older than ")
     refused = clean("30", typed="no\n")
     assert (refused.returncode, refused.stdout.splitlines()[-1][-22:]) == (1, "nothing was taken away")
-    assert has_files(store, first) == [True] * 3
+    assert has_files(config, first) == [True] * 3
     done = clean("30", typed="yes\n")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("1 run(s) and 0 drift report(s) are older than ")
-    assert has_files(store, first) == [False] * 3
-    assert has_files(store, second) == [True] * 3
+    assert has_files(config, first) == [False] * 3
+    assert has_files(config, second) == [True] * 3
 
 
 @pytest.mark.parametrize("words", [[], ["0"], ["-1"], ["soon"], ["²"], ["1", "2"]])

@@ -52,9 +52,9 @@ def row(columns: scoring.Columns, number: int) -> scoring.Columns:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "extra_trees_tuned" else []) for name in MODELS]
 )
-def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, store, asked):
-    made = registered(store, name, features)
-    scorer = load_scorer(store, made)
+def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, asked):
+    made = registered(config, name, features)
+    scorer = load_scorer(config, made)
     assert scorer.engine == ("onnx" if name in CONVERTED and features == "measured" else "pipeline")
     assert (scorer.version, scorer.run_id) == ("1", made.run_id)
     assert scorer.signature.inputs.input_names() == FEATURES
@@ -113,82 +113,82 @@ def refusal(config, made) -> str:
     ],
 )
 @pytest.mark.parametrize("find", [model_path, graph_path])
-def test_a_version_with_a_file_that_is_not_the_registered_one_is_refused(spoil, what, find, store):
-    made = registered(store, "decision_tree")
-    assert load_scorer(store, made).engine == "onnx"
+def test_a_version_with_a_file_that_is_not_the_registered_one_is_refused(spoil, what, find, config):
+    made = registered(config, "decision_tree")
+    assert load_scorer(config, made).engine == "onnx"
     spoil(find(made))
-    line = refusal(store, made)
+    line = refusal(config, made)
     assert what in line
     assert find(made).name in line
 
 
-def test_a_version_whose_folder_is_gone_is_refused(store):
-    made = registered(store, "linear")
+def test_a_version_whose_folder_is_gone_is_refused(config):
+    made = registered(config, "linear")
     folder = model_path(made).parent
     folder.rename(folder.with_name("elsewhere"))
-    assert "model.skops is missing or out of reach" in refusal(store, made)
+    assert "model.skops is missing or out of reach" in refusal(config, made)
 
 
-def test_a_version_whose_signature_is_gone_is_refused(store):
-    made = registered(store, "linear")
+def test_a_version_whose_signature_is_gone_is_refused(config):
+    made = registered(config, "linear")
     model_path(made).with_name("MLmodel").unlink()
-    assert "MLmodel is missing or out of reach" in refusal(store, made)
+    assert "MLmodel is missing or out of reach" in refusal(config, made)
 
 
 @pytest.mark.parametrize(("find", "tag"), [(model_path, MODEL_SUM), (graph_path, ONNX_SUM)])
-def test_a_registered_file_that_does_not_load_is_refused(find, tag, store):
-    made = registered(store, "decision_tree" if tag == ONNX_SUM else "linear")
+def test_a_registered_file_that_does_not_load_is_refused(find, tag, config):
+    made = registered(config, "decision_tree" if tag == ONNX_SUM else "linear")
     find(made).write_bytes(b"no model")
     MlflowClient().set_model_version_tag(made.name, "1", tag, sha256(find(made)))
-    assert f"{find(made).name} does not load or score (" in refusal(store, version(store, "1"))
+    assert f"{find(made).name} does not load or score (" in refusal(config, version(config, "1"))
 
 
-def test_a_version_without_a_noted_sum_is_refused(store):
-    made = registered(store, "linear")
+def test_a_version_without_a_noted_sum_is_refused(config):
+    made = registered(config, "linear")
     MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SUM)
-    assert "no sum of model.skops was noted" in refusal(store, version(store, "1"))
+    assert "no sum of model.skops was noted" in refusal(config, version(config, "1"))
 
 
-def test_a_version_of_other_columns_is_refused(store):
-    made = registered_otherwise(store, ["alcohol"], "float64")
-    assert "it takes other columns than those of wine" in refusal(store, made)
+def test_a_version_of_other_columns_is_refused(config):
+    made = registered_otherwise(config, ["alcohol"], "float64")
+    assert "it takes other columns than those of wine" in refusal(config, made)
 
 
 def tracked(made) -> Tracked:
     return Tracked(made.run_id, "1", made.source.removeprefix("models:/"))
 
 
-def test_a_version_has_the_sum_of_its_model_file_also_when_it_is_registered_again(store):
-    made = registered(store, "linear")
+def test_a_version_has_the_sum_of_its_model_file_also_when_it_is_registered_again(config, store):
+    made = registered(config, "linear")
     assert made.tags[MODEL_SUM] == sha256(model_path(made))
     MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SUM)
     assert registry.register(store, tracked(made), {}) == "1"
-    assert version(store, "1").tags == made.tags
+    assert version(config, "1").tags == made.tags
 
 
-def test_a_file_that_was_changed_does_not_become_the_registered_one_by_registering_again(store):
-    made = registered(store, "linear")
+def test_a_file_that_was_changed_does_not_become_the_registered_one_by_registering_again(config, store):
+    made = registered(config, "linear")
     tamper(model_path(made))
     registry.register(store, tracked(made), {})
-    assert version(store, "1").tags == made.tags
+    assert version(config, "1").tags == made.tags
 
 
-def test_a_version_with_a_graph_is_not_converted_twice(store, sides, monkeypatch):
-    made = registered(store, "decision_tree")
+def test_a_version_with_a_graph_is_not_converted_twice(config, store, sides, monkeypatch):
+    made = registered(config, "decision_tree")
     assert made.tags[ONNX_SUM] == sha256(graph_path(made))
     with monkeypatch.context() as broken:
         broken.setattr(scoring, "to_onnx", None)
-        scoring.prepare(store, "1", sides[1])
-    assert version(store, "1").tags == made.tags
+        scoring.log_graph(store, "1", sides[1])
+    assert version(config, "1").tags == made.tags
 
 
-def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole(store, sides):
-    made = registered(store, "decision_tree")
+def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole(config, store, sides):
+    made = registered(config, "decision_tree")
     MlflowClient().delete_model_version_tag(made.name, "1", ONNX_SUM)
     graph_path(made).write_bytes(graph_path(made).read_bytes()[:100])
-    assert load_scorer(store, version(store, "1")).why.startswith("converted to ONNX when it was loaded")
-    scoring.prepare(store, "1", sides[1])
-    assert load_scorer(store, version(store, "1")).engine == "onnx"
+    assert load_scorer(config, version(config, "1")).why.startswith("converted to ONNX when it was loaded")
+    scoring.log_graph(store, "1", sides[1])
+    assert load_scorer(config, version(config, "1")).engine == "onnx"
 
 
 def other_tree(train: pd.DataFrame) -> Callable:
@@ -196,28 +196,28 @@ def other_tree(train: pd.DataFrame) -> Callable:
     return lambda _pipeline: graph
 
 
-def test_a_graph_that_scores_otherwise_is_not_kept_and_the_version_says_why(store, sides, monkeypatch):
+def test_a_graph_that_scores_otherwise_is_not_kept_and_the_version_says_why(config, sides, monkeypatch):
     monkeypatch.setattr(scoring, "to_onnx", other_tree(sides[0]))
-    made = registered(store, "decision_tree")
+    made = registered(config, "decision_tree")
     assert ONNX_SUM not in made.tags
     assert made.tags[NO_ONNX].startswith("it differs from the pipeline by ")
     assert scoring.ONNX_FILE not in [file.path for file in MlflowClient().list_artifacts(made.run_id)]
-    assert load_scorer(store, made).engine == "pipeline"
+    assert load_scorer(config, made).engine == "pipeline"
 
 
-def test_a_version_that_gains_nothing_as_a_graph_says_so(store):
-    made = registered(store, "xgboost")
+def test_a_version_that_gains_nothing_as_a_graph_says_so(config):
+    made = registered(config, "xgboost")
     assert made.tags[NO_ONNX] == "it would gain nothing, or has no converter"
     assert mlflow.artifacts.list_artifacts(run_id=made.run_id, artifact_path=scoring.ONNX_FILE) == []
 
 
-def test_a_changed_model_is_not_converted(store, sides):
-    made = registered(store, "decision_tree")
+def test_a_changed_model_is_not_converted(config, store, sides):
+    made = registered(config, "decision_tree")
     MlflowClient().delete_model_version_tag(made.name, "1", ONNX_SUM)
     tamper(model_path(made))
     with pytest.raises(RegistryError, match=r"version 1 cannot be used: model\.skops is not the file that was noted"):
-        scoring.prepare(store, "1", sides[1])
-    assert ONNX_SUM not in version(store, "1").tags
+        scoring.log_graph(store, "1", sides[1])
+    assert ONNX_SUM not in version(config, "1").tags
 
 
 def unprepared(config, made):
@@ -228,27 +228,27 @@ def unprepared(config, made):
     return version(config, str(made.version))
 
 
-def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(store, asked):
-    made = registered(store, "extra_trees", n_estimators=10)
-    prepared, by_hand = load_scorer(store, made), load_scorer(store, unprepared(store, made))
+def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(config, asked):
+    made = registered(config, "extra_trees", n_estimators=10)
+    prepared, by_hand = load_scorer(config, made), load_scorer(config, unprepared(config, made))
     assert (prepared.engine, by_hand.engine) == ("onnx", "onnx")
     assert by_hand.why.startswith("converted to ONNX when it was loaded, and checked against its pipeline on ")
     assert np.array_equal(by_hand.score(columns_of(asked)), prepared.score(columns_of(asked)))
-    assert ONNX_SUM not in version(store, "1").tags
+    assert ONNX_SUM not in version(config, "1").tags
 
 
-def test_a_graph_made_at_loading_that_differs_from_its_pipeline_is_not_used(store, monkeypatch):
-    made = unprepared(store, registered(store, "decision_tree"))
+def test_a_graph_made_at_loading_that_differs_from_its_pipeline_is_not_used(config, monkeypatch):
+    made = unprepared(config, registered(config, "decision_tree"))
     exact = scoring.graph_predict
     monkeypatch.setattr(scoring, "graph_predict", lambda path: lambda columns: exact(path)(columns) + 0.01)
-    scorer = load_scorer(store, made)
+    scorer = load_scorer(config, made)
     assert (scorer.engine, scorer.why) == (
         "pipeline",
         "no ONNX graph: it differs from the pipeline by 0.01, more than 0.0001",
     )
 
 
-def test_a_model_without_a_converter_says_so_prepared_or_not(store):
-    made = registered(store, "linear")
+def test_a_model_without_a_converter_says_so_prepared_or_not(config):
+    made = registered(config, "linear")
     why = "no ONNX graph: it would gain nothing, or has no converter"
-    assert [load_scorer(store, one).why for one in (made, unprepared(store, made))] == [why, why]
+    assert [load_scorer(config, one).why for one in (made, unprepared(config, made))] == [why, why]

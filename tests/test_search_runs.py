@@ -121,9 +121,9 @@ def test_an_interrupted_search_says_so_and_is_finished_when_it_goes_on(store, fe
     assert mlflow.get_run(parent).info.status == "FINISHED"
 
 
-def test_a_database_that_was_taken_away_gets_all_kept_trials_again(store, empty_store, few_wines, monkeypatch):
+def test_a_database_that_was_taken_away_gets_all_kept_trials_again(config, empty_store, few_wines, monkeypatch):
     first, parent = search(few_wines, 3)
-    shutil.copyfile(empty_store, store.home / "mlflow.db")
+    shutil.copyfile(empty_store, config.home / "mlflow.db")
     monkeypatch.setattr(tuning.Objective, "rmse", None)
     again, new = search(few_wines, 3)
     assert again == first

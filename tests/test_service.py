@@ -5,6 +5,7 @@ import socket
 from collections import Counter
 
 import jsonschema
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from served import WINE, alias_moved, told, two_versions, wait_for, watchful_ser
 from servers import running, wait_until
 
 from deployment.serve import serve
-from wine_quality import predictions, registry, spool
+from wine_quality import predictions, spool
 from wine_quality.config import ROOT
 from wine_quality.data import load_wine
 from wine_quality.errors import DataError, SettingsError
@@ -52,7 +53,7 @@ def post(url, body, path="/predict"):
 
 
 def expected(version, *wines):
-    pipeline = registry.load_version(MlflowClient().get_model_version("wine-quality", version))
+    pipeline = mlflow.sklearn.load_model(f"models:/wine-quality/{version}")
     return predict(pipeline, pd.DataFrame(wines))
 
 

@@ -27,7 +27,8 @@ def folder(few_wines, tmp_path):
     return shutil.copytree(few_wines, tmp_path / "wine")
 
 
-def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(prefect_api, folder, capsys):
+@pytest.mark.usefixtures("prefect_api", "mlflow_at_home")
+def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
     run_id = train_wine_quality(data=str(folder), max_evals=2)
     config = settings()
 
@@ -42,7 +43,8 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(prefect_api, folder,
     files = {file.path for file in MlflowClient().list_artifacts(run_id)}
     assert files == {"report.md", "predicted_against_actual.png", "training_wines.txt", "wines.csv"}
 
-    version = registry.champion(config)
+    store = tracking.open_store(config)
+    version = registry.champion(store)
     assert version.run_id == run_id
     assert version.tags["data_source"] == "folder"
     assert load_scorer(config, version).engine == "pipeline"
@@ -55,7 +57,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(prefect_api, folder,
     train, gate_set = splits.train_gate_split(pd.read_csv(bucket / "wines.csv"))
     assert np.array_equal(
         predict(tracking.load_model(bucket / "model.skops"), gate_set),
-        predict(registry.load_version(version), gate_set),
+        predict(registry.load_version(store, version), gate_set),
     )
     trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
     assert set(trained_on) == set(splits.wine_keys(train))
@@ -84,7 +86,8 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(prefect_api, folder,
 def test_one_wine_is_answered_with_its_score_and_the_version(tmp_path_factory, few_wines):
     with two_versions(tmp_path_factory.mktemp("served"), few_wines) as config, service(config) as url:
         answer = requests.post(f"{url}/predict", json=WINE, timeout=30).json()
-        expected = predict(registry.load_version(registry.champion(config)), pd.DataFrame([WINE]))[0]
+        store = tracking.open_store(config)
+        expected = predict(registry.load_version(store, registry.champion(store)), pd.DataFrame([WINE]))[0]
     assert answer.keys() == {"score", "quality", "id", "version", "stored"}
     assert answer["score"] == pytest.approx(expected, abs=1e-5)
     assert (answer["quality"], answer["version"], answer["stored"]) == (round(answer["score"]), "1", True)

@@ -9,10 +9,8 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 from unittest import mock
 
-import mlflow
 import pytest
 from honcho.environ import parse_procfile
-from mlflow import MlflowClient
 from servers import wait_until
 from versions import few_sides
 
@@ -56,18 +54,18 @@ def at_once(work: Callable[..., None], *args: Any) -> None:
 def train_and_register(_start: Barrier) -> None:
     """Track and register a model in a store that may not be there yet."""
     config, (train, gate_set) = settings(), few_sides()
-    with tracking.store(config):
-        run = tracking.log_run("mean", fit(build("mean", 1), train), (train, gate_set), "uci", {})
-        registry.register(config, run, {})
+    with tracking.store(config) as store:
+        run = tracking.log_run(store, "mean", fit(build("mean", 1), train), (train, gate_set), "uci", {})
+        registry.register(store, run, {})
 
 
 @pytest.mark.parametrize("attempt", range(4))
 def test_processes_that_meet_in_an_empty_home_create_one_store(attempt, tmp_path):
     at_once(train_and_register)
-    tracking.use_store(settings())
-    assert len(mlflow.search_experiments()) == 2  # MLflow's own, and ours
-    assert len(mlflow.search_runs(experiment_names=["wine-quality-experiment"])) == AT_ONCE
-    versions = MlflowClient().search_model_versions("name = 'wine-quality'")
+    store = tracking.open_store(settings())
+    assert len(store.client.search_experiments()) == 2  # MLflow's own, and ours
+    assert len(store.client.search_runs([store.experiment_id])) == AT_ONCE
+    versions = store.client.search_model_versions("name = 'wine-quality'")
     assert sorted(int(one.version) for one in versions) == list(range(1, AT_ONCE + 1))
     assert len({one.run_id for one in versions}) == AT_ONCE
 
@@ -75,16 +73,17 @@ def test_processes_that_meet_in_an_empty_home_create_one_store(attempt, tmp_path
 def log_the_same(start: Barrier, rounds: int) -> None:
     """Log one dataset after the other, each at the same moment as the other processes do."""
     train, _ = few_sides()
-    tracking.use_store(settings())
-    with mlflow.start_run():
+    store = tracking.open_store(settings())
+    with tracking.running(store, "a run", {}) as run_id:
         for number in range(rounds):
             start.wait(WAIT)
-            tracking.log_wines(train.head(10 + number), "uci", "training")
+            tracking.log_dataset(store, run_id, train.head(10 + number), "uci", "training")
 
 
-def test_processes_that_log_the_same_datasets_at_once_all_have_them(store):
+def test_processes_that_log_the_same_datasets_at_once_all_have_them(config):
     at_once(log_the_same, 25)
-    for run in MlflowClient().search_runs([mlflow.get_experiment_by_name(store.experiment).experiment_id]):
+    store = tracking.open_store(config)
+    for run in store.client.search_runs([store.experiment_id]):
         assert len(run.inputs.dataset_inputs) == 25
 
 
@@ -104,9 +103,9 @@ def test_two_searches_that_start_in_an_empty_home_both_end_well(attempt, tmp_pat
     both = [subprocess.Popen([sys.executable, "-c", SEARCH, seed], stderr=subprocess.PIPE) for seed in ("1", "2")]
     said = [process.communicate(timeout=WAIT)[1].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    tracking.use_store(settings())
-    runs = mlflow.search_runs(experiment_names=["wine-quality-experiment"])
-    assert (len(runs), set(runs["status"])) == (6, {"FINISHED"})
+    store = tracking.open_store(settings())
+    runs = store.client.search_runs([store.experiment_id])
+    assert (len(runs), {run.info.status for run in runs}) == (6, {"FINISHED"})
 
 
 @pytest.mark.parametrize("attempt", range(2))
@@ -129,7 +128,8 @@ def test_the_servers_of_make_up_start_beside_a_service_in_an_empty_home(attempt,
         assert champion.trouble.startswith("no version has the alias champion")
         with mock.patch.dict(os.environ, {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{config.mlflow_port}"}):
             at_once(train_and_register)
-        wait_until(lambda: len(mlflow.search_runs(experiment_names=[config.experiment])) == AT_ONCE, "the runs")
+        store = tracking.open_store(config)
+        wait_until(lambda: len(store.client.search_runs([store.experiment_id])) == AT_ONCE, "the runs")
     finally:
         os.killpg(server.pid, 15)
         server.wait(timeout=30)

@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
 from servers import processes_at
 
 from tour import chapter_of, check, clean
-from wine_quality import files
+from wine_quality import files, tracking
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError
 from wine_quality.ports import free_port
@@ -91,13 +90,13 @@ def test_what_comes_with_the_checkout_is_not_taken_for_what_the_reader_did(tmp_p
     assert "done      the figure of notebook 3" in command("tour.check", "1", **own).stdout
 
 
-def test_a_run_of_make_run_is_not_taken_for_those_of_notebook_4(store):
-    with mlflow.start_run(run_name="svr-2026-01-02-030405"):
+def test_a_run_of_make_run_is_not_taken_for_those_of_notebook_4(config, store):
+    with tracking.running(store, "svr-2026-01-02-030405", {}):
         pass
-    assert "runs in MLflow: 1" in {found.what for found in check.experiment_tracking(store) if not found.there}
-    with mlflow.start_run(run_name="first-forest"):
+    assert "runs in MLflow: 1" in {found.what for found in check.experiment_tracking(config) if not found.there}
+    with tracking.running(store, "first-forest", {}):
         pass
-    assert "runs in MLflow: 2" in {found.what for found in check.experiment_tracking(store) if found.there}
+    assert "runs in MLflow: 2" in {found.what for found in check.experiment_tracking(config) if found.there}
 
 
 @pytest.mark.parametrize("target", ["check", "start"])

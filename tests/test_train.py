@@ -26,7 +26,7 @@ from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
 from wine_quality.tuning import Choice
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api", "mlflow_at_home")]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     trained = Trained(pd.DataFrame([held_out], index=["extra_trees"]), Choice("extra_trees", {}), forest, held_out)
     first, again = (publish_model(prepared, trained, seed, datetime.now().astimezone()) for seed in (1, 2))
 
-    version = registry.champion(config)
+    version = registry.champion(tracking.open_store(config))
     assert str(version.version) == first.version
     assert "model.onnx" in {file.path for file in MlflowClient().list_artifacts(first.run.run_id)}
     scorer = load_scorer(config, version)
@@ -72,7 +72,7 @@ def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto
     gate_set = splits.train_gate_split(splits.distinct_wines(data.load_wine(settings(data=str(folder))).table))[1]
     models = [tracking.load_model(saved_model(moto, run)) for run in (first, second)]
     assert np.array_equal(*(predict(model, gate_set) for model in models))
-    assert registry.champion(settings()).run_id == first.info.run_id
+    assert registry.champion(tracking.open_store(settings())).run_id == first.info.run_id
     assert "stays a **challenger**" in mlflow.artifacts.load_text(f"runs:/{second.info.run_id}/report.md")
 
 
@@ -106,7 +106,7 @@ def everything_published() -> dict[str, list]:
     bucket = config.local / "s3" / config.bucket
     return {
         "runs": [run.info.run_id for run in mlflow.search_runs(search_all_experiments=True, output_format="list")],
-        "versions": [(one.version, one.tags) for one in retention.versions(config)],
+        "versions": [(one.version, one.tags) for one in retention.versions(tracking.open_store(config))],
         "objects": sorted((path, path.stat().st_mtime_ns) for path in bucket.rglob("*") if path.is_file()),
     }
 
@@ -122,7 +122,7 @@ def test_a_bucket_that_is_away_loses_nothing(folder, moto, monkeypatch):
         away.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
         with pytest.raises(StorageError, match="nobody listens"):
             train_wine_quality(data=str(folder), max_evals=1)
-    first = registry.champion(settings()).run_id
+    first = registry.champion(tracking.open_store(settings())).run_id
     assert "Not pushed" in mlflow.artifacts.load_text(f"runs:/{first}/report.md")
 
     moto.create_bucket(Bucket="wine-quality")
@@ -135,7 +135,7 @@ def test_a_bucket_that_is_away_loses_nothing(folder, moto, monkeypatch):
 def test_a_bucket_that_is_missing_keeps_the_model_registered(folder, moto):
     with pytest.raises(StorageError, match="there is no such bucket"):
         train_wine_quality(data=str(folder), max_evals=1)
-    run_id = registry.champion(settings()).run_id
+    run_id = registry.champion(tracking.open_store(settings())).run_id
     assert (settings().outbox / run_id / "manifest.json").exists()
 
 

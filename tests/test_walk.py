@@ -102,7 +102,7 @@ def a_third_version_is_champion(reader: Reader, block: Block) -> Block:
             "from wine_quality import registry, tracking\n"
             "from wine_quality.config import settings\n"
             "config = settings()\n"
-            "tracking.use_store(config)\n"
+            "tracking.open_store(config)\n"
             "first, client = registry.champion(config), mlflow.MlflowClient()\n"
             "for _ in range(2):\n"
             "    client.create_model_version(first.name, first.source, first.run_id, dict(first.tags))\n"

@@ -157,8 +157,8 @@ def test_the_champions_rows_are_known_wherever_the_bucket_is(config, wines, set_
 
 def test_rows_that_only_an_earlier_bucket_has_are_named(config, set_aws, moto):
     moto.create_bucket(Bucket=config.bucket)
-    with tracking.store(config):
-        champion = registry.champion(config)
+    with tracking.store(config) as store:
+        champion = registry.champion(store)
         rows = artifacts(champion) / "wines.csv"
     shutil.rmtree(config.local / "reference", ignore_errors=True)
     text = rows.read_text()

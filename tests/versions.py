@@ -1,5 +1,7 @@
 """Versions of the model in a test's store: real runs of few wines, registered."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -14,7 +16,7 @@ from wine_quality.config import Settings
 from wine_quality.models import build, fit
 from wine_quality.schema import FEATURES
 from wine_quality.splits import distinct_wines, train_gate_split
-from wine_quality.tracking import Tracked
+from wine_quality.tracking import Store, Tracked
 
 
 def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -26,9 +28,10 @@ def registered(config: Settings, name: str, features: str = "measured", **params
     """Fit a model by its name, register it, make its graph, and return the version."""
     train, gate_set = few_sides()
     pipeline = fit(build(name, 1, features, **params), train)
-    run = tracking.log_run(name, pipeline, (train, gate_set), "uci", {})
-    number = registry.register(config, run, {})
-    scoring.prepare(config, number, gate_set)
+    with opened(config) as store:
+        run = tracking.log_run(store, name, pipeline, (train, gate_set), "uci", {})
+        number = registry.register(store, run, {})
+        scoring.log_graph(store, number, gate_set)
     return version(config, number)
 
 
@@ -39,16 +42,25 @@ def registered_otherwise(config: Settings, columns: list[str], scores: str) -> M
     if columns != FEATURES:
         pipeline = pipeline["model"].fit(train[columns], train["quality"])
     predicted = pipeline.predict(train[columns]).astype(scores)
-    with mlflow.start_run() as run:
-        logged = mlflow.sklearn.log_model(
-            pipeline,
-            name="model",
-            signature=infer_signature(train[columns], predicted),
-            pip_requirements=["scikit-learn"],
-            skops_trusted_types=tracking.TRUSTED_TYPES,
-        )
-    number = registry.register(config, Tracked(run.info.run_id, run.info.experiment_id, logged.model_id), {})
+    with opened(config) as store:
+        with mlflow.start_run(experiment_id=store.experiment_id) as run:
+            logged = mlflow.sklearn.log_model(
+                pipeline,
+                name="model",
+                signature=infer_signature(train[columns], predicted),
+                pip_requirements=["scikit-learn"],
+                skops_trusted_types=tracking.TRUSTED_TYPES,
+            )
+        number = registry.register(store, Tracked(run.info.run_id, store.experiment_id, logged.model_id), {})
     return version(config, number)
+
+
+@contextmanager
+def opened(config: Settings) -> Iterator[Store]:
+    """Open the project's store, and let MLflow's own functions in the test look into the same."""
+    mlflow.set_tracking_uri(config.mlflow_uri)
+    with tracking.store(config) as store:
+        yield store
 
 
 def version(config: Settings, number: str) -> ModelVersion:
@@ -74,7 +86,7 @@ def graph_path(one: ModelVersion) -> Path:
 
 def artifacts(one: ModelVersion) -> Path:
     """Return the folder with the artifacts of the run behind a version."""
-    return Path(urlparse(mlflow.get_run(one.run_id).info.artifact_uri).path)
+    return Path(urlparse(MlflowClient().get_run(one.run_id).info.artifact_uri).path)
 
 
 def tamper(path: Path) -> None:

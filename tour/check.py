@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import httpx
-import mlflow
-from mlflow import MlflowClient
 
 from orchestration import is_up, prepare_home  # isort: skip  it names Prefect's home, which Prefect reads when imported
 
@@ -50,9 +48,9 @@ def training(config: Settings) -> Iterator[Found]:
 
 def experiment_tracking(config: Settings) -> Iterator[Found]:
     """Chapter 2: runs, the search, and the lesson's model."""
-    with tracking.store(config):
-        runs = mlflow.search_runs(experiment_names=[config.experiment], output_format="list")
-        lesson = MlflowClient().search_registered_models(f"name = '{LESSON}'")
+    with tracking.store(config) as store:
+        runs = store.client.search_runs([store.experiment_id])
+        lesson = store.client.search_registered_models(f"name = '{LESSON}'")
     trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     first = any(run.info.run_name == FIRST_RUN for run in runs)  # make run leaves runs as well
     yield Found(f"runs in MLflow: {len(runs) - len(trials)}", first, "run 04-track-runs in make lab")
@@ -109,8 +107,8 @@ def monitoring(config: Settings) -> Iterator[Found]:
 
 def champion(config: Settings) -> Found:
     """Return whether a version is in use."""
-    with tracking.store(config):
-        version = registry.champion(config)
+    with tracking.store(config) as store:
+        version = registry.champion(store)
     return Found(f"champion: {f'version {version.version}' if version else 'none'}", version is not None, "make run")
 
 

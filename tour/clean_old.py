@@ -22,8 +22,8 @@ LONGEST = 36500  # days
 
 def clean_old(config: Settings, moment: datetime) -> int:
     """Count the runs and drift reports from before a moment, ask, and delete their files."""
-    with tracking.store(config), one_at_a_time(config.local / "registry.lock"):
-        old = retention.older_than(config, moment)
+    with tracking.store(config) as store, one_at_a_time(config.local / "registry.lock"):
+        old = retention.older_than(store, moment)
         pages = [page for page in config.reports.glob("*.html") if page.stat().st_mtime < moment.timestamp()]
         if not (old or pages):
             print(f"clean     nothing is older than {moment:%Y-%m-%d}")
@@ -34,7 +34,7 @@ def clean_old(config: Settings, moment: datetime) -> int:
         if old:
             with wine_bucket(config) as (bucket, _):
                 for version in old:
-                    retention.delete_files(config, bucket, version)
+                    retention.delete_files(store, bucket, version, config.mlruns)
         for page in pages:
             page.unlink(missing_ok=True)
     print("clean     done")

@@ -31,8 +31,8 @@ def run(name: str) -> None:
 
 def train(config: Settings) -> None:
     """Train a first champion, where there is none."""
-    with tracking.store(config):
-        there = registry.champion(config) is not None
+    with tracking.store(config) as store:
+        there = registry.champion(store) is not None
     if not there:
         run("orchestration.train")
 

@@ -1,4 +1,4 @@
-"""What the gate asks of a gain: a minimum effect, more than the seed can do, and more the more often it is asked."""
+"""Is a challenger better? A minimum effect, an interval over rows and seeds, and a correction for repeated use."""
 
 import joblib
 import numpy as np
@@ -8,6 +8,7 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
+from wine_quality.metrics import gain_interval
 from wine_quality.models import fit, predict
 from wine_quality.schema import TARGET
 
@@ -34,11 +35,31 @@ def level(use: int) -> str:
     return f"{100 * confidence(use):.4g} % level, use {use} of this gate set"
 
 
-def too_little(gain: float, low: float, use: int, minimum: float) -> str:
-    """Return why a gain does not pass the gate, or an empty text."""
+def rejection_reason(gain: float, low: float, use: int, minimum: float) -> str:
+    """Return why a gain is not enough for a promotion, or an empty text."""
     if gain < minimum:
         return f"its gain is below the minimum effect of {minimum:g}"
     return f"not better by more than chance ({level(use)})" if low <= 0 else ""
+
+
+def gain(
+    challenger: Pipeline,
+    champion: Pipeline | None,
+    train: pd.DataFrame,
+    gate_set: pd.DataFrame,
+    seed: int,
+    use: int,
+) -> tuple[float, float, float]:
+    """Return by how much a challenger's RMSE on the gate set is below the champion's, and the interval of that gain.
+
+    Without a champion the challenger is compared with the mean of the training set. The level of the interval follows
+    from `use`, the number of this comparison on the gate set.
+    """
+    pipelines, baseline = [challenger], np.full(len(gate_set), train[TARGET].mean())
+    if champion is not None:
+        pipelines, baseline = [challenger, champion], predict(champion, gate_set)
+    variance = between_seeds(pipelines, train, gate_set, seed)
+    return gain_interval(gate_set[TARGET].to_numpy(), baseline, predict(challenger, gate_set), variance, tail(use))
 
 
 def between_seeds(pipelines: list[Pipeline], train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         return self.home / "models"
 
     @property
+    def mlruns(self) -> Path:
+        """Artifacts of MLflow runs, where MLflow has no server elsewhere."""
+        return self.home / "mlruns"
+
+    @property
     def images(self) -> Path:
         """Where the figures land that a README shows."""
         return self.home / "images"

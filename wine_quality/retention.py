@@ -13,54 +13,53 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-import mlflow
-from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from wine_quality import storage
-from wine_quality.config import Settings
 from wine_quality.registry import CHALLENGER, CHAMPION, FILES, REPLACED
+from wine_quality.tracking import Store
 
 BEGUN = "being deleted"  # the value of the tag as long as that is not done
 
 
-def beyond_newest(config: Settings, keep: int) -> list[ModelVersion]:
+def beyond_newest(store: Store, keep: int) -> list[ModelVersion]:
     """Return the versions whose files may go because `keep` newer runs have theirs, the oldest first."""
-    return deletable(config, versions(config)[:-keep])
+    return deletable(store, versions(store)[:-keep])
 
 
-def older_than(config: Settings, moment: datetime) -> list[ModelVersion]:
+def older_than(store: Store, moment: datetime) -> list[ModelVersion]:
     """Return the versions whose files may go because they were registered before a moment, the oldest first."""
-    old = [one for one in versions(config) if one.creation_timestamp < 1000 * moment.timestamp()]
-    return deletable(config, old)
+    old = [one for one in versions(store) if one.creation_timestamp < 1000 * moment.timestamp()]
+    return deletable(store, old)
 
 
-def versions(config: Settings) -> list[ModelVersion]:
+def versions(store: Store) -> list[ModelVersion]:
     """Return all versions of the model, the oldest first."""
-    found = MlflowClient().search_model_versions(f"name = '{config.registered_model}'")
+    found = store.client.search_model_versions(f"name = '{store.model_name}'")
     return sorted(found, key=lambda one: int(one.version))
 
 
-def deletable(config: Settings, found: list[ModelVersion]) -> list[ModelVersion]:
+def deletable(store: Store, found: list[ModelVersion]) -> list[ModelVersion]:
     """Return those of some versions that are not needed again and still have files."""
-    needed = needed_again(config)
+    needed = needed_again(store)
     return [one for one in found if str(one.version) not in needed and one.tags.get(FILES, BEGUN) == BEGUN]
 
 
-def needed_again(config: Settings) -> set[str]:
+def needed_again(store: Store) -> set[str]:
     """Return the numbers of the champion, of the version that a rollback returns to, and of the challenger."""
-    client = MlflowClient()
-    if not client.search_registered_models(f"name = '{config.registered_model}'"):
+    client = store.client
+    if not client.search_registered_models(f"name = '{store.model_name}'"):
         return set()
-    aliases = client.get_registered_model(config.registered_model).aliases
+    aliases = client.get_registered_model(store.model_name).aliases
     needed = {str(aliases[name]) for name in (CHAMPION, CHALLENGER) if name in aliases}
     if CHAMPION in aliases:
-        champion = client.get_model_version(config.registered_model, aliases[CHAMPION])
+        champion = client.get_model_version(store.model_name, aliases[CHAMPION])
         needed |= {champion.tags[REPLACED]} if REPLACED in champion.tags else set()
     return needed
 
 
-def delete_files(config: Settings, bucket: Any, version: ModelVersion) -> None:
+def delete_files(store: Store, bucket: Any, version: ModelVersion, mlruns: Path) -> None:
     """Delete a version's files from the bucket and from MLflow's store on this machine, and note that on the version.
 
     An MLflow server elsewhere keeps what it has: its store is not this machine's to delete from.
@@ -70,25 +69,23 @@ def delete_files(config: Settings, bucket: Any, version: ModelVersion) -> None:
     StorageError
         The bucket cannot be used, or the keys may not delete.
     """
-    client = MlflowClient()
+    client = store.client
     client.set_model_version_tag(version.name, version.version, FILES, BEGUN)
-    for folder in local_folders(config, version):
+    for folder in local_folders(store, version, mlruns):
         if folder.is_dir():
             shutil.rmtree(folder)
     storage.delete(bucket, version.run_id)
     client.set_model_version_tag(version.name, version.version, FILES, f"deleted on {datetime.now(UTC):%Y-%m-%d}")
 
 
-def local_folders(config: Settings, version: ModelVersion) -> list[Path]:
-    """Return the folders under `mlruns/` in which the files of a version and of its run lie."""
-    client = MlflowClient()
-    run = client.get_run(version.run_id)
-    places = [run.info.artifact_uri, *(mlflow.get_logged_model(id).artifact_location for id in model_ids(run))]
+def local_folders(store: Store, version: ModelVersion, mlruns: Path) -> list[Path]:
+    """Return the folders under `mlruns` in which the files of a version and of its run lie."""
+    run = store.client.get_run(version.run_id)
+    places = [run.info.artifact_uri, *(store.client.get_logged_model(id).artifact_location for id in model_ids(run))]
     folders = [Path(url2pathname(urlparse(place).path)) for place in places if urlparse(place).scheme in ("file", "")]
-    store = (config.home / "mlruns").resolve()
-    return [folder for folder in folders if store in folder.resolve().parents]
+    return [folder for folder in folders if mlruns.resolve() in folder.resolve().parents]
 
 
-def model_ids(run: mlflow.entities.Run) -> list[str]:
+def model_ids(run: Run) -> list[str]:
     """Return the ids of the models that a run has logged."""
     return [output.model_id for output in run.outputs.model_outputs] if run.outputs else []

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 import skl2onnx
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -30,10 +28,10 @@ from wine_quality.data import sample
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.models import predict
-from wine_quality.registry import MODEL_SUM
+from wine_quality.registry import MLMODEL, MODEL_SUM, model_folder
 from wine_quality.schema import FEATURES, MEASUREMENTS
 from wine_quality.splits import distinct_wines
-from wine_quality.tracking import MODEL_FILE
+from wine_quality.tracking import MODEL_FILE, Store
 
 ONNX_FILE = "model.onnx"  # an artifact of the run behind a version
 ONNX_SUM, NO_ONNX = "onnx_sha256", "no_onnx"  # tags of a version: the sum of that file, or why there is none
@@ -117,14 +115,14 @@ def to_onnx(pipeline: Pipeline) -> bytes | None:
         return None
 
 
-def prepare(config: Settings, version: str, wines: pd.DataFrame) -> None:
-    """Keep a version's ONNX graph as an artifact of its run, and its sum as a tag; or as a tag, why there is none.
+def log_graph(store: Store, version: str, wines: pd.DataFrame) -> None:
+    """Log a version's ONNX graph as an artifact of its run, and its checksum as a tag; or as a tag, why there is none.
 
     What was done before is not done again: the tag comes last, and without it there is no graph.
 
     Parameters
     ----------
-    config : Settings
+    store : Store
     version : str
     wines : DataFrame of shape (n wines, 13)
         On which graph and pipeline must agree, as they are and with a blank in each.
@@ -134,18 +132,17 @@ def prepare(config: Settings, version: str, wines: pd.DataFrame) -> None:
     RegistryError
         The version's model is not the one that was registered, or cannot be opened.
     """
-    client = MlflowClient()
-    wanted = client.get_model_version(config.registered_model, version)
+    wanted = store.client.get_model_version(store.model_name, version)
     if ONNX_SUM in wanted.tags or NO_ONNX in wanted.tags:
         return
     with tempfile.TemporaryDirectory() as aside:
-        pipeline = opened(wanted, model_file(wanted, aside), tracking.load_model)
+        pipeline = opened(wanted, model_file(store, wanted, aside), tracking.load_model)
         path = Path(aside) / ONNX_FILE
         refusal = write_graph(pipeline, path, wines)
         if not refusal:
-            client.log_artifact(wanted.run_id, str(path))
+            store.client.log_artifact(wanted.run_id, str(path))
         tag, value = (NO_ONNX, refusal) if refusal else (ONNX_SUM, sha256(path))
-        client.set_model_version_tag(wanted.name, version, tag, value)
+        store.client.set_model_version_tag(wanted.name, version, tag, value)
 
 
 def write_graph(pipeline: Pipeline, path: Path, wines: pd.DataFrame) -> str:
@@ -206,26 +203,26 @@ def load_scorer(config: Settings, version: ModelVersion) -> Scorer:
     TrackingError
         The store cannot be read. Trying again may help.
     """
-    with tracking.store(config), tempfile.TemporaryDirectory() as aside:
-        model = model_file(version, aside)
-        signature = signature_of(version, aside)
+    with tracking.store(config) as store, tempfile.TemporaryDirectory() as aside:
+        model = model_file(store, version, aside)
+        signature = signature_of(store, version, aside)
         if signature is None or signature.inputs.input_names() != FEATURES:
             raise unusable(version, "it takes other columns than those of wine")
-        path, why = best_file(version, model, aside)
+        path, why = best_file(store, version, model, aside)
         engine, load = ("pipeline", pipeline_predict) if path == model else ("onnx", graph_predict)
         scorer = Scorer(str(version.version), version.run_id, engine, why, signature, opened(version, path, load))
         opened(version, path, lambda _: scorer.score(ONE_WINE))
     return scorer
 
 
-def best_file(version: ModelVersion, model: Path, aside: str) -> tuple[Path, str]:
+def best_file(store: Store, version: ModelVersion, model: Path, aside: str) -> tuple[Path, str]:
     """Return the file that a version scores by, and why: its ONNX graph where there is one, else its model.
 
-    A version that never went through `prepare`, because the alias was moved to it by hand, is converted here and
-    compared with its pipeline on the sample. That stays in memory: only `prepare` writes to the store.
+    A version that never went through `log_graph`, because the alias was moved to it by hand, is converted here and
+    compared with its pipeline on the sample. That stays in memory: only `log_graph` writes to the store.
     """
     if ONNX_SUM in version.tags:
-        return graph_file(version, aside), "its ONNX graph was checked when it was promoted"
+        return graph_file(store, version, aside), "its ONNX graph was checked when it was promoted"
     if NO_ONNX in version.tags:
         return model, f"no ONNX graph: {version.tags[NO_ONNX]}"
     path, wines = Path(aside) / ONNX_FILE, distinct_wines(sample("to check a graph").table)
@@ -235,31 +232,26 @@ def best_file(version: ModelVersion, model: Path, aside: str) -> tuple[Path, str
     return path, f"converted to ONNX when it was loaded, and checked against its pipeline on {len(wines):,} rows"
 
 
-def model_file(version: ModelVersion, aside: str) -> Path:
+def model_file(store: Store, version: ModelVersion, aside: str) -> Path:
     """Copy a version's model file into a folder and return it, checked against its sum."""
-    return checked(version, fetched(version, model_folder(version), MODEL_FILE, aside), MODEL_SUM)
+    return checked(version, fetched(store, version, model_folder(store, version), MODEL_FILE, aside), MODEL_SUM)
 
 
-def graph_file(version: ModelVersion, aside: str) -> Path:
+def graph_file(store: Store, version: ModelVersion, aside: str) -> Path:
     """Copy a version's ONNX graph into a folder and return it, checked against its sum."""
-    folder = MlflowClient().get_run(version.run_id).info.artifact_uri
-    return checked(version, fetched(version, folder, ONNX_FILE, aside), ONNX_SUM)
+    folder = store.client.get_run(version.run_id).info.artifact_uri
+    return checked(version, fetched(store, version, folder, ONNX_FILE, aside), ONNX_SUM)
 
 
-def signature_of(version: ModelVersion, aside: str) -> ModelSignature | None:
+def signature_of(store: Store, version: ModelVersion, aside: str) -> ModelSignature | None:
     """Return what a version takes and gives."""
-    return opened(version, fetched(version, model_folder(version), "MLmodel", aside), Model.load).signature
+    return opened(version, fetched(store, version, model_folder(store, version), MLMODEL, aside), Model.load).signature
 
 
-def model_folder(version: ModelVersion) -> str:
-    """Return the address of the folder in which the store keeps a version's model."""
-    return MlflowClient().get_model_version_download_uri(version.name, str(version.version))
-
-
-def fetched(version: ModelVersion, folder: str, name: str, aside: str) -> Path:
+def fetched(store: Store, version: ModelVersion, folder: str, name: str, aside: str) -> Path:
     """Copy a file of a version from an address into a folder, and return it."""
     try:
-        return Path(mlflow.artifacts.download_artifacts(f"{folder}/{name}", dst_path=aside))
+        return store.download(f"{folder}/{name}", aside)
     except (MlflowException, OSError) as error:
         raise unusable(version, f"{name} is missing or out of reach") from error
 

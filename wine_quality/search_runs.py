@@ -7,9 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from textwrap import shorten
 
-import mlflow
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -20,7 +18,7 @@ from wine_quality.config import Settings
 from wine_quality.data import table_checksum
 from wine_quality.errors import TrackingError
 from wine_quality.journal import Journal
-from wine_quality.tracking import SHOWN, advice, log_wines, of_disk, store
+from wine_quality.tracking import SHOWN, Store, advice, log_dataset, root_cause, running, store
 from wine_quality.tuning import Families, Trial
 
 log = logging.getLogger("wine_quality.search")
@@ -54,8 +52,8 @@ def tracked_search(
     key = hashlib.sha256(f"{table_checksum(wines)} {space}".encode()).hexdigest()[:12]
     path = config.local / "searches" / f"{config.seed}-{key}.jsonl"
     with Journal(path) as journal:
-        with store(config):
-            run = SearchRun(config, journal, name, wines, source)
+        with store(config) as opened:
+            run = SearchRun(opened, config.seed, journal, name, wines, source)
         try:
             trials = tuning.search(wines, max_evals, config.seed, searched=families, kept=journal, tell=run.take)
             run.end()
@@ -69,12 +67,12 @@ def tracked_search(
 class SearchRun:
     """The runs of a search. What cannot be sent waits in the journal, and the search goes on."""
 
-    def __init__(self, config: Settings, journal: Journal, name: str, wines: pd.DataFrame, source: str) -> None:
-        self.client, self.journal = MlflowClient(), journal
-        self.experiment_id = mlflow.get_experiment_by_name(config.experiment).experiment_id
+    def __init__(self, store: Store, seed: int, journal: Journal, name: str, wines: pd.DataFrame, source: str) -> None:
+        self.store, self.client, self.journal = store, store.client, journal
+        self.experiment_id = store.experiment_id
         self.waiting: list[Trial] = []
         self.try_at, self.error = 0.0, ""
-        self.run_id = self.known_run() or self.new_run(name, config, wines, source)
+        self.run_id = self.known_run() or self.new_run(name, seed, wines, source)
         self.client.update_run(self.run_id, RunStatus.to_string(RunStatus.RUNNING))
         lines = journal.lines
         self.sent = {line["sent"] for line in lines if line.get("run") == self.run_id and "sent" in line}
@@ -91,13 +89,13 @@ class SearchRun:
             return None
         return ids[-1] if known else None
 
-    def new_run(self, name: str, config: Settings, wines: pd.DataFrame, source: str) -> str:
+    def new_run(self, name: str, seed: int, wines: pd.DataFrame, source: str) -> str:
         """Start a parent run, and note its id."""
-        with mlflow.start_run(run_name=name) as run:
-            mlflow.log_params({"seed": config.seed, "wines": len(wines)})
-            log_wines(wines, source, "training")
-        self.journal.add({"run": run.info.run_id})
-        return run.info.run_id
+        with running(self.store, name, {}) as run_id:
+            self.client.log_batch(run_id, params=[Param("seed", str(seed)), Param("wines", str(len(wines)))])
+            log_dataset(self.store, run_id, wines, source, "training")
+        self.journal.add({"run": run_id})
+        return run_id
 
     def children(self) -> dict[int, str]:
         """Return the runs of trials that MLflow has, also of those that a killed process had no time to note."""
@@ -117,7 +115,7 @@ class SearchRun:
             if not self.error:
                 log.warning(
                     "MLflow: %s. The search goes on; its trials are kept in %s and sent later.",
-                    shorten(str(of_disk(error)), SHOWN),
+                    shorten(str(root_cause(error)), SHOWN),
                     self.journal.path,
                 )
             self.try_at, self.error = time.monotonic() + WAIT, str(error)
@@ -161,7 +159,7 @@ class SearchRun:
             self.client.log_dict(self.run_id, asdict(best.choice), "best.json")
             self.close(RunStatus.FINISHED)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            cause = of_disk(error)
+            cause = root_cause(error)
             raise TrackingError(
                 f"MLflow: {shorten(str(cause), SHOWN)}. {len(self.waiting)} finished trials wait in "
                 f"{self.journal.path}; the same search sends them, and none is repeated. {advice(cause)}"

@@ -1,5 +1,6 @@
 """Runs: what was done, on which wine, and what came of it, kept in MLflow."""
 
+import getpass
 import hashlib
 import logging
 import os
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -21,8 +23,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import mlflow
 import pandas as pd
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 from sklearn.pipeline import Pipeline
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -101,9 +107,55 @@ retried = retry(
 )
 
 
+@dataclass(frozen=True)
+class Store:
+    """A tracking store of MLflow, and the names that this project uses in it.
+
+    Attributes
+    ----------
+    client : MlflowClient
+        Of the store's address; nothing here depends on the address that is current in the process.
+    experiment_id : str
+    model_name : str
+        Of the registered model.
+    """
+
+    client: MlflowClient
+    experiment_id: str
+    model_name: str
+
+    def download(self, uri: str, folder: Path | str | None = None) -> Path:
+        """Download an artifact to a folder; without one, a file on this machine is returned where it is."""
+        target = None if folder is None else str(folder)
+        return Path(download_artifacts(uri, dst_path=target, tracking_uri=self.client.tracking_uri))
+
+    def read_text(self, run_id: str, name: str) -> str:
+        """Return a text artifact of a run."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.download(f"runs:/{run_id}/{name}", folder).read_text()
+
+
+@contextmanager
+def store(config: Settings) -> Iterator[Store]:
+    """Open the project's store for the block; its errors, or those of its disk, become one line.
+
+    The experiment is created if it does not exist.
+
+    Raises
+    ------
+    TrackingError
+        The store cannot be read or written.
+    """
+    try:
+        yield open_store(config)
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        cause = root_cause(error)
+        raise TrackingError(f"MLflow: {shorten(str(cause), SHOWN)}. {advice(cause)}") from error
+
+
 @retried
-def use_store(config: Settings) -> None:
-    """Point MLflow at the project's store and experiment, made where they are not there yet.
+def open_store(config: Settings) -> Store:
+    """Return the project's store, its experiment created if need be.
 
     Where MLflow creates the database itself, its migrations must not run twice at once: one process at a time.
     """
@@ -113,16 +165,16 @@ def use_store(config: Settings) -> None:
     if config.mlflow_uri.startswith("sqlite:"):  # where it cannot be opened, MLflow would go on trying for minutes
         with closing(sqlite3.connect(make_url(config.mlflow_uri).database)) as database:
             database.execute("PRAGMA schema_version")
-    mlflow.set_tracking_uri(without_password(config.mlflow_uri))
     on_server = config.mlflow_uri.startswith("http")
     with nullcontext() if on_server else one_at_a_time(config.local / "mlflow.lock"):
-        if mlflow.get_experiment_by_name(config.experiment) is None:
-            folder = None if on_server else (config.home / "mlruns").resolve().as_uri()
-            mlflow.create_experiment(config.experiment, folder)
-    mlflow.set_experiment(config.experiment)
+        client = MlflowClient(move_credentials_to_environment(config.mlflow_uri))
+        if experiment := client.get_experiment_by_name(config.experiment):
+            return Store(client, experiment.experiment_id, config.registered_model)
+        folder = None if on_server else config.mlruns.resolve().as_uri()
+        return Store(client, client.create_experiment(config.experiment, folder), config.registered_model)
 
 
-def without_password(address: str) -> str:
+def move_credentials_to_environment(address: str) -> str:
     """Return the address of a server without user and password; MLflow quotes the address in errors and tracebacks.
 
     The two go where MLflow looks for them as well: `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`.
@@ -135,29 +187,12 @@ def without_password(address: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-@contextmanager
-def store(config: Settings) -> Iterator[None]:
-    """Use the project's store in the block, and tell its errors, or those of its disk, in one line.
-
-    Raises
-    ------
-    TrackingError
-        The store cannot be read or written.
-    """
-    try:
-        use_store(config)
-        yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        cause = of_disk(error)
-        raise TrackingError(f"MLflow: {shorten(str(cause), SHOWN)}. {advice(cause)}") from error
-
-
 def advice(error: BaseException) -> str:
     """Return what to do about an error of the store, by its cause."""
     return next((what for cause, what in ADVICE.items() if re.search(cause, str(error), re.IGNORECASE)), RUN_AGAIN)
 
 
-def of_disk(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """Return the error of the disk behind one of MLflow, which may call it something else, or that of MLflow."""
     cause: BaseException | None = error
     while cause and not isinstance(cause, OSError):
@@ -184,37 +219,34 @@ def load_model(path: Path) -> Pipeline:
     return skops.io.load(path, trusted=TRUSTED_TYPES)
 
 
-class CompactFlavor:
-    """MLflow's scikit-learn flavor, its model file compressed to a fifth."""
+def log_model(store: Store, run_id: str, pipeline: Pipeline, example: pd.DataFrame) -> str:
+    """Log a fitted pipeline to a run, with signature and input example, and return the model's id.
 
-    @staticmethod
-    def save_model(path: str, sk_model: Pipeline, **kwargs: Any) -> None:
-        """Save as `mlflow.sklearn.save_model` does, then write the model file again, compressed."""
-        mlflow.sklearn.save_model(sk_model, path, **kwargs)
-        save_model(sk_model, Path(path) / MODEL_FILE)
-
-
-def log_model(pipeline: Pipeline, example: pd.DataFrame) -> str:
-    """Log a fitted pipeline to the active run, with signature and input example, and return the model's id.
-
-    Every model is signed as giving float64, into which the float32 of XGBoost and the whole numbers of a classifier
-    fit: so that one can take the place of another. The model carries the little code of this package that it needs, so
-    it also loads where only its requirements are installed.
+    The signature always declares float64 output, which holds the float32 of XGBoost and the integers of a classifier,
+    so that one can replace the other. The model carries the little code of this package that it needs, so it also loads
+    where only its requirements are installed. MLflow writes skops files uncompressed; this one is a fifth as large.
     """
     features = example[FEATURES]
-    with own_code() as package:
-        info = Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=CompactFlavor,
-            sk_model=pipeline,
+    model = store.client.create_logged_model(
+        store.experiment_id, "model", run_id, params=store.client.get_run(run_id).data.params
+    )
+    with own_code() as package, tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside) / "model"
+        mlflow.sklearn.save_model(
+            pipeline,
+            folder,
+            mlflow_model=Model(artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id),
             signature=infer_signature(features, predict(pipeline, features)),
             input_example=features,
             pip_requirements=requirements(),
             skops_trusted_types=TRUSTED_TYPES,
             code_paths=[package],
         )
-    return info.model_id
+        save_model(pipeline, folder / MODEL_FILE)
+        store.client.log_model_artifacts(model.model_id, str(folder))
+    store.client.finalize_logged_model(model.model_id, "READY")
+    store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return model.model_id
 
 
 def requirements() -> list[str]:
@@ -242,26 +274,39 @@ def own_code() -> Iterator[str]:
         yield str(package)
 
 
-def copy_model(model_id: str, path: Path) -> Path:
+def download_model(store: Store, model_id: str, path: Path) -> Path:
     """Copy the file of a logged model, byte for byte, to `path`, and return that."""
-    kept = mlflow.get_logged_model(model_id).artifact_location
+    location = store.client.get_logged_model(model_id).artifact_location
     with whole_file(path) as part:
-        copied = mlflow.artifacts.download_artifacts(f"{kept}/{MODEL_FILE}", dst_path=str(part.parent))
-        Path(copied).rename(part)
+        store.download(f"{location}/{MODEL_FILE}", part.parent).rename(part)
     return path
 
 
-def log_wines(wines: pd.DataFrame, name: str, context: str) -> None:
-    """Log a table as an MLflow dataset of the active run; `context` is `training` or `evaluation`."""
-    numbers = wines.astype({TARGET: "float64"})
-    dataset = mlflow.data.from_pandas(numbers, name=name, targets=TARGET)
-    retried(mlflow.log_input)(dataset, context=context)  # another run may log the same dataset at the same moment
+def log_dataset(store: Store, run_id: str, rows: pd.DataFrame, name: str, context: str) -> None:
+    """Log a table as a dataset of a run; `context` is `training` or `evaluation`."""
+    described = mlflow.data.from_pandas(rows.astype({TARGET: "float64"}), name=name, targets=TARGET).to_dict()
+    logged = DatasetInput(Dataset(**described), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+    retried(store.client.log_inputs)(run_id, [logged])  # another run may log the same dataset at the same moment
+
+
+@contextmanager
+def running(store: Store, name: str, tags: dict[str, str]) -> Iterator[str]:
+    """Create a run and yield its id; it ends with the block, as failed if the block raises."""
+    about = {MLFLOW_USER: getpass.getuser(), MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name, MLFLOW_SOURCE_TYPE: "LOCAL"}
+    run_id = store.client.create_run(store.experiment_id, tags=about | tags, run_name=name).info.run_id
+    try:
+        yield run_id
+    except BaseException:
+        store.client.set_terminated(run_id, "FAILED")
+        raise
+    store.client.set_terminated(run_id)
 
 
 def log_run(
+    store: Store,
     name: str,
     pipeline: Pipeline,
-    sides: tuple[pd.DataFrame, pd.DataFrame | None],
+    split: tuple[pd.DataFrame, pd.DataFrame | None],
     source: str,
     params: dict[str, Any],
     metrics: dict[str, float] | None = None,
@@ -271,38 +316,42 @@ def log_run(
 
     Parameters
     ----------
+    store : Store
     name : str
         Of the run, for people.
     pipeline : Pipeline
-        Fitted on the first of the sides.
-    sides : tuple of a DataFrame of shape (n rows, 13) and another or None
+        Fitted on the training set.
+    split : tuple of a DataFrame of shape (n rows, 13) and another or None
         The training set and the gate set. Without a gate set the run cannot be compared with the champion.
     source : str
         Where the data came from, as `data.Wine.source`.
     params, metrics, tags : dict
-        What else is known of the run. The metrics on the gate set are added as `gate_set_<name>`.
+        What else is known of the run. The metrics on the gate set are added as `gate_<name>`.
     """
-    train, gate_set = sides
-    with mlflow.start_run(run_name=name) as run:
-        mlflow.set_tags({SOURCE: source, **(tags or {})})
-        mlflow.log_params(params)
-        mlflow.log_metrics(metrics or {})
-        log_wines(train, source, "training")
-        mlflow.log_text("\n".join(wine_keys(train)), TRAINED_ON)
+    train, gate_set = split
+    with running(store, name, {SOURCE: source, **(tags or {})}) as run_id:
+        store.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        log_dataset(store, run_id, train, source, "training")
+        store.client.log_text(run_id, "\n".join(wine_keys(train)), TRAINED_ON)
+        measured = dict(metrics or {})
         if gate_set is not None:
-            log_gate_set(name, pipeline, gate_set, source)
-        model_id = log_model(pipeline, train.head(3))
-    return Tracked(run.info.run_id, run.info.experiment_id, model_id)
+            measured |= log_gate_set(store, run_id, name, pipeline, gate_set, source)
+        model_id = log_model(store, run_id, pipeline, train.head(3))
+        now = round(1000 * time.time())
+        store.client.log_batch(run_id, [Metric(key, float(value), now, 0, model_id) for key, value in measured.items()])
+    return Tracked(run_id, store.experiment_id, model_id)
 
 
-def log_gate_set(name: str, pipeline: Pipeline, gate_set: pd.DataFrame, source: str) -> None:
-    """Log the gate set to the active run, with the pipeline's metrics on it and a figure of its predictions."""
+def log_gate_set(
+    store: Store, run_id: str, name: str, pipeline: Pipeline, gate_set: pd.DataFrame, source: str
+) -> dict[str, float]:
+    """Log the gate set to a run, with a figure of the pipeline's predictions, and return its metrics by name."""
     actual, predicted = gate_set[TARGET].to_numpy(), predict(pipeline, gate_set)
-    mlflow.set_tag(SCORED_ON, checksum(gate_set))
-    mlflow.log_metrics({f"gate_{measure}": value for measure, value in scores(actual, predicted).items()})
-    log_wines(gate_set, source, "evaluation")
+    store.client.set_tag(run_id, SCORED_ON, checksum(gate_set))
+    log_dataset(store, run_id, gate_set, source, "evaluation")
     figure = predicted_against_actual(actual, predicted, f"{name} on the gate set, {len(gate_set):,} rows")
-    mlflow.log_figure(figure, FIGURE)
+    store.client.log_figure(run_id, figure, FIGURE)
+    return {f"gate_{measure}": value for measure, value in scores(actual, predicted).items()}
 
 
 def checksum(wines: pd.DataFrame) -> str:
