@@ -62,7 +62,7 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
     "06-register-the-model": [
         ("(gains > 0).mean()", "np.mean([gain > 0.15 for gain in gains])"),
         ("not solution_2",
-         "registry.compare(config, fit(build('random_forest', 42), train), *sides, wine.source).low > 0"),
+         "registry.compare(lesson, fit(build('random_forest', 42), train), *sides, wine.source, **rules).low > 0"),
     ],
     "07-read-a-drift-report": [
         ("['pH', 'density']", "['pH']"),

@@ -98,15 +98,13 @@ def a_third_version_is_champion(reader: Reader, block: Block) -> Block:
     """Register two more versions, of which the last is champion."""
     reader.runs(
         SCRIPT.format(
-            "import mlflow\n"
             "from wine_quality import registry, tracking\n"
             "from wine_quality.config import settings\n"
-            "config = settings()\n"
-            "tracking.open_store(config)\n"
-            "first, client = registry.champion(config), mlflow.MlflowClient()\n"
+            "store = tracking.open_store(settings())\n"
+            "first = registry.champion(store)\n"
             "for _ in range(2):\n"
-            "    client.create_model_version(first.name, first.source, first.run_id, dict(first.tags))\n"
-            "registry.promote(config, '3')\n"
+            "    store.client.create_model_version(first.name, first.source, first.run_id, dict(first.tags))\n"
+            "registry.promote(store, '3')\n"
         )
     )
     return block
