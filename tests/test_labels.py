@@ -5,8 +5,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from keeper import made
 from postgres import Postgres, postgres_server
+from prediction_writer import made
 from servers import wait_until
 
 from wine_quality import labels

@@ -12,11 +12,12 @@ from uuid import uuid4
 import numpy as np
 import psycopg
 import pytest
-from keeper import WINE, made
 from postgres import PASSWORD, Postgres, postgres_server
+from prediction_writer import WINE, made
 from servers import wait_until
 
-from wine_quality import predictions, spool
+from wine_quality import disk_queue as spool
+from wine_quality import predictions
 from wine_quality.errors import PredictionsError, SettingsError
 from wine_quality.predictions import Prediction, Predictions, read
 from wine_quality.schema import FEATURES

@@ -4,14 +4,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from keeper import made
 from postgres import Postgres, postgres_server
+from prediction_writer import made
 from servers import running, wait_until
 
 from wine_quality import predictions
 from wine_quality.predictions import Predictions, read
 
-KEEPER = str(Path(__file__).with_name("keeper.py"))
+KEEPER = str(Path(__file__).with_name("prediction_writer.py"))
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from served import WINE, alias_moved, told, two_versions, wait_for, watchful_ser
 from servers import running, wait_until
 
 from deployment.serve import serve
-from wine_quality import predictions, registry, spool
+from wine_quality import disk_queue as spool
+from wine_quality import predictions, registry
 from wine_quality.config import ROOT
 from wine_quality.data import load_wine
 from wine_quality.errors import DataError, SettingsError

@@ -27,9 +27,9 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeDecorator
 
+from wine_quality.disk_queue import Spool, Trouble, opened
 from wine_quality.errors import PredictionsError, SettingsError
 from wine_quality.schema import FEATURES, MEASUREMENTS
-from wine_quality.spool import Spool, Trouble, opened
 
 SHIP_SECONDS, LONGEST_WAIT = 1.0, 30.0  # from one shipment to the next, and at most where the database is away
 CLOSE_SECONDS = 5.0

@@ -1,6 +1,6 @@
 """A process that keeps predictions in a spool and prints the id of each that is acknowledged, one a line.
 
-    python tests/keeper.py SPOOL [COUNT]
+    python tests/prediction_writer.py SPOOL [COUNT]
 
 The database is that of `WINE_PREDICTIONS`. Without a count it goes on until it is killed.
 """

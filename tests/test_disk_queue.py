@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from servers import running, wait_until
 
-from wine_quality import spool
+from wine_quality import disk_queue as spool
+from wine_quality.disk_queue import Spool, opened
 from wine_quality.errors import DataError
-from wine_quality.spool import Spool, opened
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from wine_quality.spool import Spool
+from wine_quality.disk_queue import Spool
 kept = Spool(Path(sys.argv[1]))
 kept.add(b"a line\\n")
 time.sleep(600)
