@@ -69,7 +69,7 @@ class Year:
 
 def lived(config: Settings, weeks: list[Week], lines: list[dict[str, Any]]) -> Year:
     """Read what became of the weeks."""
-    made = predictions.read(config.predictions_uri).set_index("id")
+    made = predictions.load(config.predictions_uri).set_index("id")
     with tracking.store(config):
         first = load_scorer(config, MlflowClient().get_model_version(config.registered_model, "1"))
     rows, found = {}, {record.reading.name: record for record in records(config)}

@@ -54,8 +54,8 @@ SERVICE_IS_AWAY = "the service does not answer, so nobody knows how many request
 def read(since: datetime, until: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the predictions of a time, and all that are labelled by now."""
     address = settings().predictions_uri
-    made = predictions.read(address, since)
-    return made[made["time"] < until], labels.labelled(address)
+    made = predictions.load(address, since)
+    return made[made["time"] < until], labels.labelled_predictions(address)
 
 
 @task(name="load what the champion knows", task_run_name="load what the champion knows", **outside)

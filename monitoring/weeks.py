@@ -126,7 +126,7 @@ class Life:
     def wait_for_store(self, ids: list[str], since: datetime) -> None:
         """Return once the predictions are in the database."""
         url = self.config.predictions_uri
-        wait_until(lambda: set(ids) <= set(predictions.read(url, since)["id"]), "the predictions in the database")
+        wait_until(lambda: predictions.count(url, since) >= len(ids), "the predictions in the database")
 
 
 def cases(wines: pd.DataFrame) -> list[list[dict[str, Any]]]:

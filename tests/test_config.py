@@ -29,7 +29,7 @@ def test_without_any_setting_the_usual_ones_hold(monkeypatch):
 def test_everything_a_run_makes_lies_in_its_home(tmp_path):
     config = settings()
     assert config.home == tmp_path
-    assert {config.raw_data, config.models, config.local, config.outbox, config.spool} == {
+    assert {config.raw_data, config.models, config.local, config.outbox, config.prediction_queue} == {
         tmp_path / "wine_data" / "raw",
         tmp_path / "models",
         tmp_path / ".local",

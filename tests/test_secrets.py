@@ -34,7 +34,7 @@ from wine_quality.config import settings
 from wine_quality.errors import TrackingError
 from wine_quality.local_s3 import local_s3
 from wine_quality.ports import free_port
-from wine_quality.predictions import Prediction, Store
+from wine_quality.predictions import Database, Prediction
 from wine_quality.schema import FEATURES
 from wine_quality.splits import distinct_wines
 
@@ -134,7 +134,7 @@ def predict(wines: pd.DataFrame) -> None:
     """Put predictions of wines into the database."""
     now = datetime.now(UTC)
     made = [Prediction(str(uuid4()), now, "1", wine, 5.8) for wine in wines[FEATURES].to_dict("records")]
-    Store(settings().predictions_uri).insert([orjson.dumps(one) for one in made])
+    Database(settings().predictions_uri).insert([orjson.dumps(one) for one in made])
 
 
 def spoil_block(home: Path, command) -> None:

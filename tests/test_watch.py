@@ -25,7 +25,7 @@ from wine_quality import data, labels, registry, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError, StorageError
 from wine_quality.ports import free_port
-from wine_quality.predictions import Prediction, Store
+from wine_quality.predictions import Database, Prediction
 from wine_quality.schema import FEATURES
 from wine_quality.splits import distinct_wines
 
@@ -69,7 +69,7 @@ def wines() -> pd.DataFrame:
 def scored(config: Settings, wines: pd.DataFrame, score: float | None = 5.8, version: str = "1") -> list[str]:
     """Put predictions of wines into the database, and return their ids."""
     made = [Prediction(str(uuid4()), NOW, version, wine, score) for wine in wines[FEATURES].to_dict("records")]
-    Store(config.predictions_uri).insert([orjson.dumps(one) for one in made])
+    Database(config.predictions_uri).insert([orjson.dumps(one) for one in made])
     return [one.id for one in made]
 
 

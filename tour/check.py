@@ -85,7 +85,7 @@ def deployment(config: Settings) -> Iterator[Found]:
     except httpx.HTTPError:
         ready = "away"
     yield Found(f"the service: {ready}", ready == "green", "run make serve in another terminal")
-    kept = len(predictions.read(config.predictions_uri))
+    kept = predictions.count(config.predictions_uri)
     yield Found(
         f"predictions kept: {kept:,}",
         kept > 0,

@@ -44,7 +44,7 @@ def deploy(config: Settings) -> None:
 
 def predict(config: Settings) -> None:
     """Let the service score the gate set, if it has scored nothing yet, so that there is something to look at."""
-    if len(predictions.read(config.predictions_uri)):
+    if predictions.count(config.predictions_uri):
         return
     print("start     deployment.serve", flush=True)
     _, wines = splits.train_gate_split(splits.distinct_wines(data.load_wine(config).table))

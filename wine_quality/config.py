@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         return self.local / "outbox"
 
     @property
-    def spool(self) -> Path:
+    def prediction_queue(self) -> Path:
         """Predictions that wait for their database."""
         return self.local / "predictions"
 

@@ -1,7 +1,7 @@
-"""Lines that wait on the local disk, so that what is slow or away need not be waited for.
+"""A durable queue of lines on the local disk, so that nobody waits for a consumer that is slow or away.
 
-A spool is a folder of files, its segments. A process appends to one that it alone holds by a lock; one that nobody
-holds, as its process has gone on to the next or has died, is anyone's to take.
+A queue is a folder of files, its segments. A process appends to one segment that it holds by a lock. A segment that
+nobody holds, because its process started another one or died, may be consumed by any process.
 """
 
 import errno
@@ -18,38 +18,37 @@ from uuid import uuid4
 
 from wine_quality.files import disk_errors_told
 
-SEGMENT_BYTES, SPOOL_BYTES = 1_000_000, 1_000_000_000
+SEGMENT_BYTES, MAX_BYTES = 1_000_000, 1_000_000_000
 
 log = logging.getLogger("wine_quality.predictions")
 
 
-class Trouble:
-    """What is wrong now, empty where nothing is. It is logged once when it begins, and once when it is over."""
+class Outage:
+    """The current `error`, empty while all is well. Its beginning and its end are logged, once each."""
 
     def __init__(self, where: str) -> None:
-        self.where = where
-        self.now = ""
+        self.where, self.error = where, ""
 
-    def begins(self, what: str) -> None:
-        """Note that something is wrong."""
-        if not self.now:
-            log.warning("%s: %s", self.where, what)
-        self.now = what
+    def begin(self, error: str) -> None:
+        """Note that something fails."""
+        if not self.error:
+            log.warning("%s: %s", self.where, error)
+        self.error = error
 
-    def ends(self) -> None:
+    def end(self) -> None:
         """Note that all is well."""
-        if self.now:
+        if self.error:
             log.warning("%s: works again", self.where)
-        self.now = ""
+        self.error = ""
 
 
-class Spool:
-    """A folder of lines that wait, in segments. A segment belongs to the process that has its lock, until it dies.
+class DiskQueue:
+    """A queue in a folder that several processes may share.
 
     Raises
     ------
     DataError
-        The folder cannot be made.
+        The folder cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,77 +56,77 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.segment: FileIO | None = None
-        self.turn = threading.RLock()
-        self.trouble = Trouble(str(folder))
+        self.lock = threading.RLock()
+        self.outage = Outage(str(folder))
         self.measure()
 
     def add(self, lines: bytes) -> bool:
-        """Append lines to the segment by one write, and say whether all of them are there; else none is."""
-        with self.turn:
+        """Append lines to the segment by one write; return whether all of them are on disk, else none is."""
+        with self.lock:
             try:
                 self.append(lines)
             except OSError as error:
-                self.trouble.begins(
-                    f"predictions are not kept ({error.strerror}). Free some space or start the database."
+                self.outage.begin(
+                    f"predictions are not stored ({error.strerror}). Free some space or start the database."
                 )
                 return False
-            self.trouble.ends()
+            self.outage.end()
             return True
 
     def append(self, lines: bytes) -> None:
-        """Append lines to the segment, a new one where there is none; raise where they do not all fit."""
-        if self.waiting + len(lines) > SPOOL_BYTES:
-            raise OSError(errno.ENOSPC, f"{self.waiting / 1e9:.1f} GB wait for the database already")
+        """Append lines to the segment, or to a new one if there is none; raise unless all of them fit."""
+        if self.bytes + len(lines) > MAX_BYTES:
+            raise OSError(errno.ENOSPC, f"{self.bytes / 1e9:.1f} GB wait for the database already")
         self.segment = self.segment or new_segment(self.folder)
         end = self.segment.seek(0, os.SEEK_END)
         if self.segment.write(lines) < len(lines):
-            self.take_back(end)
+            self.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.waiting += len(lines)
+        self.bytes += len(lines)
         if end + len(lines) >= SEGMENT_BYTES:
-            self.cut()
+            self.release()
 
-    def take_back(self, end: int) -> None:
-        """Take away what stands after `end`; nothing is appended to a segment where that fails."""
+    def truncate(self, end: int) -> None:
+        """Remove a partial write; if that fails, nothing more is appended to this segment."""
         try:
             self.segment.truncate(end)
         except OSError:
-            self.cut()
+            self.release()
             raise
 
-    def cut(self) -> None:
-        """Close the segment; the next line begins another one."""
-        with self.turn:
+    def release(self) -> None:
+        """Close the segment, so that it may be consumed; the next line starts another one."""
+        with self.lock:
             segment, self.segment = self.segment, None
             if segment:
                 segment.close()
 
     def measure(self) -> None:
-        """See anew how many bytes lie in the folder, of all processes."""
-        sizes = 0
+        """Update how many bytes wait in the folder, of all processes."""
+        size = 0
         for path in self.folder.glob("*"):
-            with suppress(FileNotFoundError):  # another process has shipped it
-                sizes += path.stat().st_size
-        self.waiting = sizes
+            with suppress(FileNotFoundError):  # another process has consumed it
+                size += path.stat().st_size
+        self.bytes = size
 
     def segments(self) -> list[Path]:
-        """Return the segments, oldest first, also those that a process holds."""
+        """Return all segments, oldest first, including those that a process holds."""
         return sorted(self.folder.glob("*.jsonl"))
 
 
 def new_segment(folder: Path) -> FileIO:
-    """Return a new segment to append to. It has its name only once it is locked, so that nobody else takes it."""
+    """Return a new segment to append to. It is locked before it gets its name, so that nobody else can take it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{time.time_ns()}-{uuid4().hex}.jsonl"
-    aside = path.with_suffix(".part")
-    segment = aside.open("ab", buffering=0)
+    part = path.with_suffix(".part")
+    segment = part.open("ab", buffering=0)
     fcntl.flock(segment, fcntl.LOCK_EX)
-    aside.rename(path)
+    part.rename(path)
     return segment
 
 
-def opened(segment: Path) -> BinaryIO | None:
-    """Return a segment to read, locked; None where a process holds it, or has shipped it."""
+def open_segment(segment: Path) -> BinaryIO | None:
+    """Return a segment to read, locked; None if a process holds it or has consumed it."""
     with suppress(FileNotFoundError):
         file = segment.open("rb")
         try:
