@@ -78,10 +78,10 @@ score: setup ## score the files under incoming/ in the bucket with the champion
 ## Chapter 5: monitoring
 
 watch: setup ## look at the model in use: drift, error, refused requests; ask for a new model where that may help
-	@$(PY) -m monitoring.watch
+	@$(PY) -m monitoring.monitor
 
 replay: setup ## replay a year of wine with the whole loop, in a home of its own; make replay SHORT=1 for six weeks
-	@$(PY) -m monitoring.replay $(if $(SHORT),--short)
+	@$(PY) -m monitoring.simulation.servers $(if $(SHORT),--short)
 
 rollback: setup ## give the alias champion back to the version before
 	@$(PY) -m monitoring.rollback
@@ -104,7 +104,7 @@ sample: setup ## fit and write wine_data/sample from the real wine in WINE_DATA
 	@$(PY) wine_data/make_sample.py
 
 bench: setup ## measure scores, time and memory into benchmarks/results
-	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && $(PY) -m benchmarks.year && \
+	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && $(PY) -m benchmarks.simulation && \
 	  $(PY) -m benchmarks.sample && $(PY) -m benchmarks.tracking && $(PY) -m benchmarks.search
 
 lock: setup ## pin pyproject.toml anew into requirements.txt

@@ -37,7 +37,7 @@ def fill(home: Path) -> None:
     """Execute copies of the notebooks and live through the year, in a home of its own; both draw figures into it."""
     own = {"WINE_HOME": str(home), "LOGNAME": "you"}  # MLflow shows who made a run
     run_module("notebooks.execute", *(shutil.copy(path, home) for path in all_notebooks()), **own)
-    run_module("monitoring.replay", **own)
+    run_module("monitoring.simulation.servers", **own)
 
 
 def photograph(home: Path, browser: str) -> None:

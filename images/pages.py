@@ -30,7 +30,7 @@ class Page:
 
 
 LARGEST = 250_000  # bytes of a picture
-FIGURES = ("correlation", "search", "the-loop", "the-year", "three-worlds")
+FIGURES = ("correlation", "search", "the-loop", "simulation", "three-worlds")
 FIGURE = "predicted_against_actual.png"  # an artifact of the first run
 MLFLOW_EMPTY = {"mlflow-empty": Page("/#/experiments", "Default", height=320)}
 MLFLOW = {
@@ -65,6 +65,6 @@ PREFECT = {
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
 SERVICE = {"service-page": Page("/", "Tasters gave", height=900)}
 WATCHED = "week 21"
-WEEK = {"watched-week": Page("/artifacts/artifact/{week}", "what follows", height=580)}
+WEEK = {"monitoring-report": Page("/artifacts/artifact/{week}", "what follows", height=580)}
 
 PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *WEEK])

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from wine_quality.config import Settings
 from wine_quality.errors import DataError
 from wine_quality.files import whole_file
-from wine_quality.health import Finding, Reading
+from wine_quality.thresholds import Finding, Reading
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ from wine_quality import data, splits, tracking  # noqa: E402
 from wine_quality.config import Settings, settings  # noqa: E402
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
 
-LONGEST = ("test_replay.py", "test_notebooks_run.py")
+LONGEST = ("test_simulation.py", "test_notebooks_run.py")
 
 
 @pytest.hookimpl(trylast=True)

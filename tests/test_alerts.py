@@ -11,8 +11,8 @@ from monitoring import alerts
 from monitoring.records import Counters, Record, keep, records
 from wine_quality.config import settings
 from wine_quality.errors import AlertError, DataError
-from wine_quality.health import Finding, Quality, Reading
 from wine_quality.ports import free_port
+from wine_quality.thresholds import Finding, Quality, Reading
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 RECORD = Record(

@@ -11,7 +11,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from pydantic import ValidationError
 from sqlalchemy import create_engine
 
-from monitoring import replay
+from monitoring.simulation import servers as replay
 from orchestration import up
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError

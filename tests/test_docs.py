@@ -37,7 +37,7 @@ def span(found: dict, form: str = ".0f") -> str:
 def measured() -> list[str]:
     """Return what the front page says of measurements, in its words, with the figures of the results."""
     run, setup, tests, start = results("run"), results("setup"), results("tests"), results("start")["seconds"]
-    notebooks, year, found = results("notebooks")["chapter_seconds"], results("year"), results("scores")
+    notebooks, year, found = results("notebooks")["chapter_seconds"], results("simulation"), results("scores")
     first, second, last = (span(notebooks[name]) for name in CHAPTERS)
     wines, trees = found["wines"], found["models"]["extra_trees_tuned"]
     return [
@@ -234,7 +234,7 @@ def test_the_cost_of_tracking_is_what_was_measured():
 
 
 def test_the_year_is_told_as_it_came_out():
-    measured = results("year")
+    measured = results("simulation")
     assert measured["all_the_same"]
     text = " ".join((ROOT / "monitoring" / "README.md").read_text().split())
     assert f"It took {span(measured['seconds'])} seconds on two cores" in text

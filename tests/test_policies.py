@@ -9,7 +9,7 @@ from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 
 from deployment import batch
-from monitoring import watch
+from monitoring import monitor as watch
 from orchestration import policies, train
 from orchestration.policies import recipe, same_work, world_failed
 from wine_quality.config import Settings

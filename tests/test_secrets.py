@@ -100,7 +100,7 @@ def lived(tmp_path_factory, few_wines) -> Iterator[tuple[Path, Path, list[tuple[
             wines.head(20).to_csv(incoming / "monday.csv", index=False)
             command("-m", "deployment.batch")
             predict(unlike(wines[wines["type"] == "white"].head(40)))
-            command("-m", "monitoring.watch")
+            command("-m", "monitoring.monitor")
             command("-m", "orchestration.deploy")
             assert [code for code, _ in ended] == [0] * 4, ended
             assert len(chat.got) == 1, ended[2]
@@ -110,9 +110,9 @@ def lived(tmp_path_factory, few_wines) -> Iterator[tuple[Path, Path, list[tuple[
             predict(unlike(wines[wines["type"] == "red"].head(40)))
             chat.answers = [503] * 4
             (home / "monitoring" / "reports").rename(home / "monitoring" / "earlier")  # so that it is news again
-            command("-m", "monitoring.watch")
+            command("-m", "monitoring.monitor")
             wrong = os.environ["WINE_PREDICTIONS"].replace(CANARIES["database"], CANARIES["wrong-database"])
-            command("-m", "monitoring.watch", WINE_PREDICTIONS=wrong)
+            command("-m", "monitoring.monitor", WINE_PREDICTIONS=wrong)
         spoil_block(home, command)
     return home, database.data, ended
 

@@ -100,8 +100,8 @@ def test_make_serve_ends(ports, tmp_path, number):
 @pytest.mark.parametrize("number", CODES)
 def test_make_replay_ends_with_all_that_it_started(ports, tmp_path, number):
     log = tmp_path / "log"
-    with started(log, "monitoring.replay", "--short") as replay:
-        wait_for(replay, lambda: runs(replay, "monitoring.weeks"), log)
+    with started(log, "monitoring.simulation.servers", "--short") as replay:
+        wait_for(replay, lambda: runs(replay, "monitoring.simulation.run"), log)
         assert assert_ends(replay, number) == CODES[number], log.read_text()
     assert "Traceback" not in log.read_text()
 

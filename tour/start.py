@@ -10,7 +10,10 @@ from contextlib import nullcontext
 
 import httpx
 
-from monitoring.replay import beside, wait_for  # not in orchestration, which makes a folder as it is imported
+from monitoring.simulation.servers import (  # not in orchestration, which makes a folder as it is imported
+    beside,
+    wait_for,
+)
 from orchestration import is_up, prepare_home
 from orchestration.prefect_server import assert_answers
 from tour import CHAPTERS, chapter_of

@@ -19,8 +19,8 @@ from evidently.metrics import ValueDrift
 
 from wine_quality.errors import DataError
 from wine_quality.files import whole_file
-from wine_quality.health import FEWEST_COMPARED, LEAST_CHANCE, MOST_DISTANCE
 from wine_quality.schema import FEATURES
+from wine_quality.thresholds import FEWEST_COMPARED, LEAST_CHANCE, MOST_DISTANCE
 
 SCORE = "score"  # the column of what the model said
 

@@ -56,7 +56,7 @@ def environment(home: Path) -> dict[str, str]:
 def replay(home: Path, **more: str) -> str:
     """Replay six weeks to their end, and return what is printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "monitoring.replay", "--short"],
+        [sys.executable, "-m", "monitoring.simulation.servers", "--short"],
         cwd=ROOT,
         env={**os.environ, **environment(home), **more},
         capture_output=True,
@@ -181,7 +181,7 @@ def test_a_year_that_is_over_is_not_lived_again(lived):
 
 
 def test_another_year_does_not_mix_with_the_one_that_was_begun(lived):
-    command = [sys.executable, "-m", "monitoring.replay"]
+    command = [sys.executable, "-m", "monitoring.simulation.servers"]
     own = {**os.environ, **environment(lived.home)}
     done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
@@ -209,7 +209,7 @@ def test_the_alias_goes_back_by_one_command_and_no_further(lived):
 def test_a_replay_that_is_killed_goes_on_where_it_was_and_ends_as_one_that_was_not(lived, tmp_path):
     journal = tmp_path / "monitoring" / "year" / ".local" / "year.jsonl"
     log = tmp_path.with_suffix(".log")
-    with running(["-m", "monitoring.replay", "--short"], log, **environment(tmp_path)) as process:
+    with running(["-m", "monitoring.simulation.servers", "--short"], log, **environment(tmp_path)) as process:
         wait_until(lambda: journal.is_file() and len(journal.read_text().splitlines()) == 2, "two weeks", 300)
         os.kill(process.pid, signal.SIGKILL)
     wait_until(lambda: processes_at(tmp_path) == [], "the end of all that the replay had started")

@@ -2,12 +2,12 @@
 
 The flow reads what the service has kept: the predictions of a time, by default the last seven days. It compares their
 wines with those that the champion was trained on, measures the error where the true quality has come in meanwhile, and
-counts the requests that were refused. `wine_quality.health` has the limits. Beyond one it tells people, and where there
-is something new to learn it writes the wines that are labelled by now into a folder and emits an event. Prefect's
+counts the requests that were refused. `wine_quality.thresholds` has the limits. Beyond one it tells people, and where
+there is something new to learn it writes the wines that are labelled by now into a folder and emits an event. Prefect's
 trigger starts the deployment `retrain` on that folder, and the gate before the champion decides the rest.
 
-Nothing here changes the model. Run it with `python -m monitoring.watch`, or `make watch`; the deployment `watch-weekly`
-runs it on Monday mornings.
+Nothing here changes the model. Run it with `python -m monitoring.monitor`, or `make watch`; the deployment
+`watch-weekly` runs it on Monday mornings.
 """
 
 import logging
@@ -35,12 +35,13 @@ from monitoring.records import Counters, Record
 from monitoring.reference import Reference, load_reference
 from orchestration.policies import outside, uncached
 from orchestration.show import only_own_lines
-from wine_quality import data, drift, health, labels, predictions
+from wine_quality import data, drift, labels, predictions
+from wine_quality import thresholds as health
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
 from wine_quality.errors import exit_code
-from wine_quality.health import Quality, Reading
 from wine_quality.schema import COLUMNS, FEATURES, TARGET
+from wine_quality.thresholds import Quality, Reading
 
 log = logging.getLogger("wine_quality.watch")
 

@@ -1,4 +1,4 @@
-"""Measure the replayed year, on real wine: `python -m benchmarks.year` with WINE_DATA set to its folder.
+"""Measure the replayed year, on real wine: `python -m benchmarks.simulation` with WINE_DATA set to its folder.
 
 Three times from nothing, each in a home of its own: how long it takes, and whether it comes out the same.
 """
@@ -22,7 +22,7 @@ def replayed() -> tuple[float, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as home:
         own = {**os.environ, "WINE_HOME": home}
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "monitoring.replay"], cwd=ROOT, env=own, check=True)
+        subprocess.run([sys.executable, "-m", "monitoring.simulation.servers"], cwd=ROOT, env=own, check=True)
         seconds = time.perf_counter() - started
         return seconds, json.loads((Path(home) / "monitoring" / "year" / "summary.json").read_text())
 
@@ -31,7 +31,9 @@ def main() -> None:
     runs = [replayed() for _ in range(REPEATS)]
     summaries = [summary for _, summary in runs]
     same = all(summary == summaries[0] for summary in summaries)
-    write_results("year", {"seconds": spread([seconds for seconds, _ in runs]), "all_the_same": same, **summaries[0]})
+    write_results(
+        "simulation", {"seconds": spread([seconds for seconds, _ in runs]), "all_the_same": same, **summaries[0]}
+    )
 
 
 if __name__ == "__main__":

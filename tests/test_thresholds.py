@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wine_quality import health
-from wine_quality.health import Finding, Quality, Reading
+from wine_quality import thresholds as health
+from wine_quality.thresholds import Finding, Quality, Reading
 
 CALM = Reading("week 01", "1", asked=100, refused=1, wines=99, drift=0.1)
 BAD, DRIFT, LOST = Finding("bad data", "…"), Finding("drift", "…"), Finding("quality", "…")

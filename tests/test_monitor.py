@@ -18,7 +18,8 @@ from prefect.settings import PREFECT_API_URL
 from servers import artifact_keys, prefect_server
 from versions import artifacts
 
-from monitoring import alerts, records, watch
+from monitoring import alerts, records
+from monitoring import monitor as watch
 from monitoring.records import Record
 from orchestration.train import train_wine_quality
 from wine_quality import data, labels, registry, tracking

@@ -15,8 +15,9 @@ from mlflow import MlflowClient
 
 from monitoring.alerts import what_follows
 from monitoring.records import Record, records
-from monitoring.year import Plan, Week
-from wine_quality import health, predictions, tracking
+from monitoring.simulation.scenario import Plan, Week
+from wine_quality import predictions, tracking
+from wine_quality import thresholds as health
 from wine_quality.config import Settings
 from wine_quality.files import whole_file
 from wine_quality.plots import TYPE_COLOURS, as_png
@@ -100,7 +101,7 @@ def write(config: Settings, plan: Plan, weeks: list[Week], lines: list[dict[str,
     with whole_file(config.home / "summary.json") as part:
         part.write_text(json.dumps(told, indent=2))
     if plan.weeks > 12:
-        with whole_file(root / "images" / "the-year.png") as part:
+        with whole_file(root / "images" / "simulation.png") as part:
             part.write_bytes(picture)
 
 

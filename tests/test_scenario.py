@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from monitoring import year
-from monitoring.year import SIX_WEEKS, YEAR, Plan, plan_year
+from monitoring.simulation import scenario as year
+from monitoring.simulation.scenario import SIX_WEEKS, YEAR, Plan, plan_year
 from wine_quality import data
 from wine_quality.errors import DataError
 from wine_quality.schema import FEATURES, MEASUREMENTS

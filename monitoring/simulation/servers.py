@@ -1,8 +1,8 @@
 """Replay a year in minutes: a champion that knows red wine, white wine that creeps in, and the loop that follows it.
 
 A home of its own, `monitoring/year/`, has the servers, runs, versions and predictions of the year, so that yours are
-left alone. A year that was stopped goes on where it was. Run it with `python -m monitoring.replay`, or `make replay`;
-`--short` lives through six weeks in place of 52.
+left alone. A year that was stopped goes on where it was. Run it with `python -m monitoring.simulation.servers`, or
+`make replay`; `--short` lives through six weeks in place of 52.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def run(home: Path, name: str) -> int:
         ports = (int(own[f"WINE_{server}_PORT"]) for server in ("MLFLOW", "PREFECT"))
         servers.enter_context(beside(logs / "up.log", *ports, own))
         servers.enter_context(companion(module("deployment.serve"), logs / "serve.log", own))
-        return run_to_end(module("monitoring.weeks", name), own)
+        return run_to_end(module("monitoring.simulation.run", name), own)
 
 
 def show(config: Settings, home: Path) -> int:
@@ -107,7 +107,9 @@ def show(config: Settings, home: Path) -> int:
 
 def main() -> int:
     """Replay the year, and say where to look."""
-    parser = argparse.ArgumentParser(prog="python -m monitoring.replay", description="Replay a year in minutes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m monitoring.simulation.servers", description="Replay a year in minutes."
+    )
     parser.add_argument("--short", action="store_true", help="six weeks in place of 52")
     name = "six-weeks" if parser.parse_args().short else "year"
     config = settings()

@@ -1,7 +1,7 @@
 """Live through the year: wine comes, is scored by the service, is tasted later, and each week is looked at.
 
-`monitoring.replay` starts the servers that this needs, and then this, in a process of its own. What is done is written
-down week by week, so that a year that was stopped goes on with the week in which it was.
+`monitoring.simulation.servers` starts the servers that this needs, and then this, in a process of its own. What is done
+is written down week by week, so that a year that was stopped goes on with the week in which it was.
 """
 
 import subprocess
@@ -24,11 +24,12 @@ from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from tqdm import tqdm
 
-from monitoring import page, year
 from monitoring.alerts import what_follows
+from monitoring.monitor import watch_wine
 from monitoring.records import Record
-from monitoring.watch import watch_wine
-from monitoring.year import Plan, Week
+from monitoring.simulation import report as page
+from monitoring.simulation import scenario as year
+from monitoring.simulation.scenario import Plan, Week
 from orchestration.policies import one_heartbeat
 from orchestration.show import quiet
 from orchestration.train import train_wine_quality
