@@ -1,6 +1,6 @@
-"""Measure the replayed year, on real wine: `python -m benchmarks.simulation` with WINE_DATA set to its folder.
+"""Measure the simulation on real data: `python -m benchmarks.simulation` with WINE_DATA set to its folder.
 
-Three times from nothing, each in a home of its own: how long it takes, and whether it comes out the same.
+Three times from nothing, each in a home of its own: how long it takes, and whether the outcome is the same.
 """
 
 import json
@@ -17,18 +17,18 @@ from benchmarks.machine import write_results
 from wine_quality.config import ROOT
 
 
-def replayed() -> tuple[float, dict[str, Any]]:
-    """Replay the year, and return how many seconds it took and its summary."""
+def simulate() -> tuple[float, dict[str, Any]]:
+    """Run the simulation, and return how many seconds it took and its summary."""
     with tempfile.TemporaryDirectory() as home:
         own = {**os.environ, "WINE_HOME": home}
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "monitoring.simulation.servers"], cwd=ROOT, env=own, check=True)
+        subprocess.run([sys.executable, "-m", "monitoring.simulation"], cwd=ROOT, env=own, check=True)
         seconds = time.perf_counter() - started
-        return seconds, json.loads((Path(home) / "monitoring" / "year" / "summary.json").read_text())
+        return seconds, json.loads((Path(home) / ".local" / "simulation" / "summary.json").read_text())
 
 
 def main() -> None:
-    runs = [replayed() for _ in range(REPEATS)]
+    runs = [simulate() for _ in range(REPEATS)]
     summaries = [summary for _, summary in runs]
     same = all(summary == summaries[0] for summary in summaries)
     write_results(

@@ -11,7 +11,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from pydantic import ValidationError
 from sqlalchemy import create_engine
 
-from monitoring.simulation import servers as replay
+from monitoring.simulation import servers
 from orchestration import up
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError
@@ -71,10 +71,10 @@ def test_a_shell_starts_the_servers_with_the_folders_of_such_a_home(tmp_path, mo
         assert len(given) == command.count('"$')
 
 
-def test_the_replay_reads_back_its_settings_in_such_a_home(tmp_path, few_wines):
+def test_the_simulation_reads_back_its_settings_in_such_a_home(tmp_path, few_wines):
     home = tmp_path / ODD_HOME
-    replay.prepare(home, "short", settings(data=str(few_wines)))
-    assert replay.environment(home)["WINE_DATA"] == str(home / "wine")
+    servers.create_home(home, "short", settings(data=str(few_wines)))
+    assert servers.environment(home)["WINE_DATA"] == str(home / "wine")
 
 
 def test_a_home_that_no_database_address_can_hold_is_refused(tmp_path, monkeypatch):

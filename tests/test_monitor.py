@@ -1,4 +1,4 @@
-"""The watch on a small store of its own: what a look finds, leaves and keeps, whoever is away."""
+"""Monitoring runs on a small store of their own: what they measure, publish and store, whoever is away."""
 
 import logging
 import shutil
@@ -18,9 +18,9 @@ from prefect.settings import PREFECT_API_URL
 from servers import artifact_keys, prefect_server
 from versions import artifacts
 
-from monitoring import alerts, records
-from monitoring import monitor as watch
-from monitoring.records import Record
+from monitoring import alerts, monitor
+from monitoring.records import Record, load_records
+from monitoring.reference import load_reference
 from orchestration.train import train_wine_quality
 from wine_quality import data, labels, registry, tracking
 from wine_quality.config import Settings, settings
@@ -37,7 +37,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("watched")
+    return tmp_path_factory.mktemp("monitored")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +48,7 @@ def prefect(home) -> Iterator[int]:
 
 @pytest.fixture
 def config(home, few_wines, monkeypatch) -> Settings:
-    """The settings of a home with a champion of few wines, with no look yet and no service."""
+    """The settings of a home with a champion of few wines, without records and without a service."""
     monkeypatch.setenv("WINE_DATA", str(few_wines))
     monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
     monkeypatch.setenv("WINE_HOME", str(home))
@@ -67,93 +67,95 @@ def wines() -> pd.DataFrame:
     return distinct_wines(data.sample("a test").table).dropna().sample(frac=1, random_state=1)
 
 
-def scored(config: Settings, wines: pd.DataFrame, score: float | None = 5.8, version: str = "1") -> list[str]:
+def store_predictions(
+    config: Settings, wines: pd.DataFrame, score: float | None = 5.8, version: str = "1"
+) -> list[str]:
     """Put predictions of wines into the database, and return their ids."""
-    made = [Prediction(str(uuid4()), NOW, version, wine, score) for wine in wines[FEATURES].to_dict("records")]
-    Database(config.predictions_uri).insert([orjson.dumps(one) for one in made])
-    return [one.id for one in made]
+    rows = [Prediction(str(uuid4()), NOW, version, wine, score) for wine in wines[FEATURES].to_dict("records")]
+    Database(config.predictions_uri).insert([orjson.dumps(row) for row in rows])
+    return [row.id for row in rows]
 
 
-def look(name: str) -> tuple[Record, FlowRun]:
-    """Look at the last hour; return the record and the flow run."""
-    state = watch.watch_wine(NOW - timedelta(hours=1), NOW + timedelta(hours=1), name, return_state=True)
+def run_flow(name: str) -> tuple[Record, FlowRun]:
+    """Monitor the last hour; return the record and the flow run."""
+    state = monitor.monitor_wine_quality(NOW - timedelta(hours=1), NOW + timedelta(hours=1), name, return_state=True)
     assert state.is_completed(), state
     with get_client(sync_client=True) as client:
         return state.result(), client.read_flow_run(state.state_details.flow_run_id)
 
 
-def test_a_calm_week_leaves_a_report_and_no_alert(config, wines):
-    scored(config, wines[:60])
-    record, run = look("calm")
-    assert (record.findings, record.event, record.news) == ([], "", False)
-    assert (record.reading.wines, record.reading.version) == (60, "1")
+def test_a_calm_week_has_a_report_and_no_alert(config, wines):
+    store_predictions(config, wines[:60])
+    record, run = run_flow("calm")
+    assert (record.alerts, record.trigger, record.notify) == ([], "", False)
+    assert (record.result.predictions, record.result.version) == (60, "1")
     assert run.name == "calm"
-    assert artifact_keys(run) == {"watch-report", "drift"}
-    assert records.records(config) == [record]
+    assert artifact_keys(run) == {"monitoring-report", "drift"}
+    assert load_records(config) == [record]
     assert not list(config.reports.glob("*.html"))
 
 
-def test_a_service_that_is_away_is_told_and_stops_nothing(config, wines, caplog):
-    scored(config, wines[:60])
-    record, _ = look("alone")
-    assert record.reading.asked is None
-    assert watch.SERVICE_IS_AWAY in caplog.text
-    assert watch.SERVICE_IS_AWAY in watch.report(record)
+def test_a_service_that_is_away_is_reported_and_stops_nothing(config, wines, caplog):
+    store_predictions(config, wines[:60])
+    record, _ = run_flow("alone")
+    assert record.result.requests is None
+    assert monitor.SERVICE_AWAY in caplog.text
+    assert monitor.SERVICE_AWAY in monitor.report(record)
 
 
-def test_wines_that_are_unlike_are_drift_with_an_alert_and_a_page(config, wines, caplog):
-    scored(config, wines[wines["type"] == "white"][:60])
-    record, run = look("all white")
-    assert [finding.kind for finding in record.findings] == ["drift"]
-    assert "type" in record.reading.drifted
-    assert {"watch-report", "drift", "alert"} == artifact_keys(run)
+def test_rows_that_differ_are_drift_with_an_alert_and_a_page(config, wines, caplog):
+    store_predictions(config, wines[wines["type"] == "white"][:60])
+    record, run = run_flow("all white")
+    assert [alert.kind for alert in record.alerts] == ["drift"]
+    assert "type" in record.result.drifted
+    assert {"monitoring-report", "drift", "alert"} == artifact_keys(run)
     assert (config.reports / "all-white.html").is_file()
     assert "drift" in [line.split()[0] for line in caplog.messages if line]
-    assert record.news
-    again, _ = look("white again")
-    assert again.findings
-    assert not again.news, "what is not new is told once"
+    assert record.notify
+    again, _ = run_flow("white again")
+    assert again.alerts
+    assert not again.notify, "what is not new is not sent again"
 
 
-def test_lost_quality_with_new_labels_asks_for_a_model_on_what_is_known_by_now(config, wines):
-    known = len(watch.load_reference(config).wines)
-    some = wines[: known // 2]
-    ids = scored(config, some, score=9.0)
+def test_a_higher_error_with_new_labels_requests_a_retraining_on_all_rows(config, wines):
+    before = len(load_reference(config).table)
+    some = wines[: before // 2]
+    ids = store_predictions(config, some, score=9.0)
     labels.add(config.predictions_uri, dict.fromkeys(ids, 4))
-    record, _ = look("lost")
-    assert record.event == "quality"
-    table = data.load_wine(settings(data=record.data)).table
-    assert len(table) == record.known >= known
+    record, _ = run_flow("lost")
+    assert record.trigger == "quality"
+    table = data.load_wine(settings(data=record.training_data)).table
+    assert len(table) == record.rows >= before
     merged = table.merge(some[FEATURES], on=FEATURES)
     assert len(merged) == len(some)
-    assert (merged["quality"] == 4).all(), "what tasters said last goes before what was known"
+    assert (merged["quality"] == 4).all(), "the newest label counts"
 
 
-def test_a_measurement_that_was_null_all_week_is_a_finding_and_the_rest_is_compared(config, wines):
-    scored(config, wines[wines["type"] == "white"][:60].assign(sulphates=None))
-    record, run = look("null")
-    assert str(record.findings[0]) == "missing data: sulphates: measured in 0 of 60 rows"
-    assert [finding.kind for finding in record.findings] == ["missing data", "drift"]
-    assert "type" in record.reading.drifted
-    assert {"watch-report", "drift", "alert"} == artifact_keys(run)
-    assert "| missing | sulphates: measured in 0 of 60 rows |" in watch.report(record)
-    assert records.records(config) == [record]
+def test_a_measurement_that_was_null_all_week_is_an_alert_and_the_rest_is_compared(config, wines):
+    store_predictions(config, wines[wines["type"] == "white"][:60].assign(sulphates=None))
+    record, run = run_flow("null")
+    assert str(record.alerts[0]) == "missing data: sulphates: measured in 0 of 60 rows"
+    assert [alert.kind for alert in record.alerts] == ["missing data", "drift"]
+    assert "type" in record.result.drifted
+    assert {"monitoring-report", "drift", "alert"} == artifact_keys(run)
+    assert "| missing data | sulphates: measured in 0 of 60 rows |" in monitor.report(record)
+    assert load_records(config) == [record]
 
 
 def test_predictions_without_a_score_are_compared_by_their_measurements(config, wines):
-    labels.add(config.predictions_uri, dict.fromkeys(scored(config, wines[:60], score=None), 6))
-    record, _ = look("no scores")
-    assert record.reading.missing == ["score: measured in 0 of 60 rows"]
-    assert record.reading.quality is None
-    assert records.records(config) == [record]
+    labels.add(config.predictions_uri, dict.fromkeys(store_predictions(config, wines[:60], score=None), 6))
+    record, _ = run_flow("no scores")
+    assert record.result.missing == ["score: measured in 0 of 60 rows"]
+    assert record.result.quality is None
+    assert load_records(config) == [record]
 
 
-def test_the_champions_rows_are_known_wherever_the_bucket_is(config, wines, set_aws):
+def test_the_reference_does_not_need_the_bucket(config, wines, set_aws):
     shutil.rmtree(config.local / "reference", ignore_errors=True)
     set_aws(f"http://127.0.0.1:{free_port()}")
-    scored(config, wines[:60])
-    record, _ = look("moved")
-    assert record.reading.wines == 60
+    store_predictions(config, wines[:60])
+    record, _ = run_flow("moved")
+    assert record.result.wines == 60
 
 
 def test_rows_that_only_an_earlier_bucket_has_are_named(config, set_aws, moto):
@@ -166,17 +168,17 @@ def test_rows_that_only_an_earlier_bucket_has_are_named(config, set_aws, moto):
     rows.unlink()
     try:
         with pytest.raises(StorageError, match=rf"runs/{champion.run_id}/manifest\.json is not there"):
-            watch.load_reference(config)
+            load_reference(config)
     finally:
         rows.write_text(text)
 
 
-def test_too_few_wines_tell_nothing(config, wines):
-    scored(config, wines[:9])
-    record, run = look("few")
-    assert record.reading.drift is None
-    assert "too few wines to tell" in watch.report(record)
-    assert artifact_keys(run) == {"watch-report"}
+def test_too_few_predictions_are_not_tested(config, wines):
+    store_predictions(config, wines[:9])
+    record, run = run_flow("few")
+    assert record.result.drift_share is None
+    assert "too few predictions to test" in monitor.report(record)
+    assert artifact_keys(run) == {"monitoring-report"}
 
 
 class Silent(socketserver.BaseRequestHandler):
@@ -195,15 +197,15 @@ def silent() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_webhook_that_never_answers_stops_nothing_and_is_told(config, wines, silent, monkeypatch, caplog):
+def test_a_webhook_that_never_answers_stops_nothing_and_is_logged(config, wines, silent, monkeypatch, caplog):
     monkeypatch.setenv("WINE_WEBHOOK", silent)
     monkeypatch.setattr(alerts, "TIMEOUT", 0.2)
-    monkeypatch.setattr(watch, "webhook", alerts.webhook.with_options(retries=1, retry_delay_seconds=0))
-    scored(config, wines[wines["type"] == "white"][:60])
-    record, run = look("unheard")
-    assert record.news
+    monkeypatch.setattr(monitor, "send_webhook", alerts.send_webhook.with_options(retries=1, retry_delay_seconds=0))
+    store_predictions(config, wines[wines["type"] == "white"][:60])
+    record, run = run_flow("unheard")
+    assert record.notify
     assert "alert" in artifact_keys(run)
-    assert records.records(config) == [record]
+    assert load_records(config) == [record]
     errors = [entry.message for entry in caplog.records if entry.levelno == logging.ERROR]
     assert any("the webhook does not answer" in message for message in errors)
     assert "a-secret-path" not in caplog.text
@@ -212,5 +214,5 @@ def test_a_webhook_that_never_answers_stops_nothing_and_is_told(config, wines, s
 def test_without_a_champion_one_line_says_what_to_do(config, tmp_path, monkeypatch):
     monkeypatch.setenv("WINE_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it when it is told of a store
-    with pytest.raises(RegistryError, match="has no champion to watch"):
-        watch.watch_wine(name="nobody")
+    with pytest.raises(RegistryError, match="has no champion to monitor"):
+        monitor.monitor_wine_quality(name="nobody")

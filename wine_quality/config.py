@@ -91,7 +91,7 @@ class Settings(BaseSettings):
 
     @property
     def reports(self) -> Path:
-        """What each look at the model in use has found."""
+        """The records of the monitoring runs."""
         return self.home / "monitoring" / "reports"
 
     @property

@@ -35,6 +35,7 @@ CLOSE_SECONDS = 5.0
 BATCH = 100  # rows a statement: the thread gives way to requests in between
 TRANSACTION = 10_000  # lines of a file in one transaction
 LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC
+EPOCH = datetime.fromtimestamp(0, UTC)
 SHOWN = 300  # characters of an error of the database
 
 log = logging.getLogger(__name__)
@@ -219,15 +220,15 @@ def invalid_url() -> SettingsError:
     )
 
 
-def load(url: str, since: datetime | None = None) -> pd.DataFrame:
+def load(url: str, since: datetime = EPOCH) -> pd.DataFrame:
     """Load the predictions that are in the database, oldest first; those of the last second may still be in the queue.
 
     Parameters
     ----------
     url : str
         See `Database`.
-    since : datetime, optional
-        Load only those of this time or later.
+    since : datetime
+        Load those of this time or later.
 
     Returns
     -------
@@ -239,19 +240,14 @@ def load(url: str, since: datetime | None = None) -> pd.DataFrame:
     PredictionsError
         The database is away, or refuses.
     """
-    statement = select(TABLE).where(*later(since)).order_by(TABLE.c.time, TABLE.c.id)
+    statement = select(TABLE).where(TABLE.c.time >= since).order_by(TABLE.c.time, TABLE.c.id)
     return pd.DataFrame(Database(url).fetch(statement, TABLE), columns=TABLE.columns.keys()).astype(DTYPES)
 
 
-def count(url: str, since: datetime | None = None) -> int:
+def count(url: str, since: datetime = EPOCH) -> int:
     """Return how many predictions `load` would return."""
-    rows = Database(url).fetch(select(func.count()).select_from(TABLE).where(*later(since)), TABLE)
+    rows = Database(url).fetch(select(func.count()).select_from(TABLE).where(TABLE.c.time >= since), TABLE)
     return rows[0][0] if rows else 0
-
-
-def later(since: datetime | None) -> list[Any]:
-    """Return the condition of a query for rows of a time or later."""
-    return [] if since is None else [TABLE.c.time >= since]
 
 
 def one_line(error: Exception) -> str:

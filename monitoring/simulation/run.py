@@ -1,13 +1,12 @@
-"""Live through the year: wine comes, is scored by the service, is tasted later, and each week is looked at.
+"""Run a simulation week by week: the service scores the wines, labels come in later, and each week is monitored.
 
-`monitoring.simulation.servers` starts the servers that this needs, and then this, in a process of its own. What is done
-is written down week by week, so that a year that was stopped goes on with the week in which it was.
+`monitoring.simulation` starts the servers that this needs, and then this, in a process of its own. Its progress is
+stored week by week, so that a simulation that was stopped goes on with the week in which it was.
 """
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import UTC, datetime
 from io import StringIO
@@ -24,12 +23,10 @@ from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from tqdm import tqdm
 
-from monitoring.alerts import what_follows
-from monitoring.monitor import watch_wine
+from monitoring.monitor import monitor_wine_quality
 from monitoring.records import Record
-from monitoring.simulation import report as page
-from monitoring.simulation import scenario as year
-from monitoring.simulation.scenario import Plan, Week
+from monitoring.simulation.report import write_report
+from monitoring.simulation.scenario import SCENARIOS, Scenario, Week, draw_weeks, labels_due, taster_labels
 from orchestration.policies import one_heartbeat
 from orchestration.show import quiet
 from orchestration.train import train_wine_quality
@@ -37,56 +34,45 @@ from wine_quality import data, labels, predictions, registry, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
 from wine_quality.journal import Journal
+from wine_quality.processes import module, wait_until
 from wine_quality.schema import FEATURES
 
-PLANS = {"year": year.YEAR, "six-weeks": year.SIX_WEEKS}
-PATIENCE = 300  # seconds for a training run, or whatever else is waited for
-CASE = 6  # bottles
-RETRAIN = "retrain"
-Line = dict[str, Any]
-
-
-def wait_until(true: Callable[[], Any], what: str) -> Any:
-    """Return what `true` gives once that is something."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := true()):
-        if time.monotonic() > deadline:
-            raise DeploymentError(f"{what}: not in {PATIENCE} s. Look into the logs under .local, and run it again.")
-        time.sleep(0.1)
-    return found
+TIMEOUT = 300  # seconds for a training run, or whatever else is waited for
+ROWS_PER_REQUEST = 6
+Progress = dict[str, Any]
 
 
 @contextmanager
-def making_deployments() -> Iterator[None]:
-    """Make the deployments while the block runs, as `make deploy` does."""
-    deploy = subprocess.Popen([sys.executable, "-m", "orchestration.deploy"], stdout=subprocess.DEVNULL)
+def creating_deployments() -> Iterator[None]:
+    """Create the deployments while the block runs, as `make deploy` does."""
+    deploy = subprocess.Popen(module("orchestration.deploy"), stdout=subprocess.DEVNULL)
     try:
         yield
     finally:
         code = deploy.wait()
     if code:
-        raise DeploymentError("the deployments of the year could not be made; the line above says why.")
+        raise DeploymentError("the deployments of the simulation failed; the line above says why.")
 
 
-class Life:
-    """The servers of the replay, and what is done with them."""
+class Simulation:
+    """The servers of a simulation, and what it does with them."""
 
     def __init__(self, config: Settings, prefect: SyncPrefectClient, service: httpx.Client) -> None:
         self.config, self.prefect, self.service = config, prefect, service
 
     def pause_schedules(self) -> None:
-        """Let nothing start by the clock: a year goes by in minutes."""
+        """Start nothing by the clock, because a year passes in minutes."""
         for deployment in self.prefect.read_deployments():
             self.prefect.pause_deployment(deployment.id)
 
-    def first_champion(self, known: pd.DataFrame) -> None:
-        """Train the first champion, where there is none yet."""
+    def train_first_champion(self, table: pd.DataFrame) -> None:
+        """Train the first champion, if there is none yet."""
         if self.champion() is None:
             folder = self.config.local / "labelled" / "week-00"
-            data.write_table(known, folder)
+            data.write_table(table, folder)
             with redirect_stdout(StringIO()):  # its report is with the run
                 train_wine_quality(data=str(folder), max_evals=1)
-        self.wait_for_swap()
+        self.wait_until_served()
 
     def champion(self) -> str | None:
         """Return the number of the version that has the alias."""
@@ -94,102 +80,104 @@ class Life:
             version = registry.champion(self.config)
         return version and str(version.version)
 
-    def wait_for_training(self, folder: str, since: datetime) -> None:
-        """Return once a run that was made since then has trained on a folder."""
-        run = wait_until(lambda: self.training_on(folder, since), f"the training on {folder}")
+    def wait_until_retrained(self, folder: str, since: datetime) -> None:
+        """Return once a run that was created since then has trained on a folder."""
+        run = wait_until(lambda: self.training_run(folder, since), f"the training on {folder}", TIMEOUT)
         if not run.state.is_completed():
             raise DeploymentError(f"training run {run.name} is {run.state.name.lower()}. Look into its log in Prefect.")
 
-    def training_on(self, folder: str, since: datetime) -> FlowRun | None:
-        """Return the run that has trained on a folder, None where it has not ended."""
-        own = DeploymentFilter(name=DeploymentFilterName(any_=[RETRAIN]))
-        runs = [run for run in self.prefect.read_flow_runs(deployment_filter=own) if run.created >= since]
+    def training_run(self, folder: str, since: datetime) -> FlowRun | None:
+        """Return the run that has trained on a folder, None if it has not ended."""
+        retrain = DeploymentFilter(name=DeploymentFilterName(any_=["retrain"]))
+        runs = [run for run in self.prefect.read_flow_runs(deployment_filter=retrain) if run.created >= since]
         return next((run for run in runs if run.parameters["data"] == folder and run.state.is_final()), None)
 
-    def wait_for_swap(self) -> None:
-        """Return once the service answers with the champion."""
+    def wait_until_served(self) -> None:
+        """Return once the service responds with the champion."""
         champion = self.champion()
-        wait_until(lambda: self.serving() == champion, "the swap of the service")
+        wait_until(lambda: self.served_version() == champion, f"version {champion} in the service", TIMEOUT)
 
-    def serving(self) -> str | None:
-        """Return the number of the version that serves, None where the service is not there yet."""
+    def served_version(self) -> str | None:
+        """Return the number of the version that serves, None if the service does not answer yet."""
         with suppress(httpx.TransportError):
             return self.service.get("/model").json().get("version")
         return None
 
     def score(self, week: Week) -> list[str]:
-        """Send a week's wines to the service, a case a request, and return the ids of the predictions."""
-        for case in cases(week.garbled):
-            self.service.post("/predict", json=case)
-        answers = [self.service.post("/predict", json=case).raise_for_status() for case in cases(week.wines[FEATURES])]
-        return [one["id"] for answer in answers for one in answer.json()["predictions"]]
-
-    def wait_for_store(self, ids: list[str], since: datetime) -> None:
-        """Return once the predictions are in the database."""
-        url = self.config.predictions_uri
-        wait_until(lambda: predictions.count(url, since) >= len(ids), "the predictions in the database")
-
-
-def cases(wines: pd.DataFrame) -> list[list[dict[str, Any]]]:
-    """Return wines as the service takes them, six to a case."""
-    each = wines.to_dict("records")
-    return [each[first : first + CASE] for first in range(0, len(each), CASE)]
+        """Send a week's wines to the service, and return the ids of the predictions once they are in the database."""
+        since, url = datetime.now(UTC), self.config.predictions_uri
+        for rows in requests(week.invalid):
+            self.service.post("/predict", json=rows)
+        responses = [
+            self.service.post("/predict", json=rows).raise_for_status() for rows in requests(week.table[FEATURES])
+        ]
+        ids = [one["id"] for response in responses for one in response.json()["predictions"]]
+        wait_until(lambda: predictions.count(url, since) >= len(ids), "the predictions in the database", TIMEOUT)
+        return ids
 
 
-def live_week(life: Life, plan: Plan, weeks: list[Week], week: Week, lines: list[Line]) -> tuple[Line, Record]:
-    """Live through a week, and return what is to be noted of it, and its record."""
-    for told, right in year.told_in(plan, week.number).items():
-        truth = year.qualities(weeks[told - 1].wines, right)
-        labels.add(life.config.predictions_uri, dict(zip(lines[told - 1]["ids"], truth, strict=True)))
+def requests(table: pd.DataFrame) -> list[list[dict[str, Any]]]:
+    """Return rows as the service takes them, six to a request."""
+    rows = table.to_dict("records")
+    return [rows[first : first + ROWS_PER_REQUEST] for first in range(0, len(rows), ROWS_PER_REQUEST)]
+
+
+def simulate_week(
+    simulation: Simulation, scenario: Scenario, weeks: list[Week], week: Week, progress: list[Progress]
+) -> tuple[Progress, Record]:
+    """Simulate a week; return what is to be stored of it, and the record of its monitoring run."""
+    for number, correct in labels_due(scenario, week.number).items():
+        values = taster_labels(weeks[number - 1].table, correct)
+        labels.add(simulation.config.predictions_uri, dict(zip(progress[number - 1]["ids"], values, strict=True)))
     since = datetime.now(UTC)
-    ids = life.score(week)
-    life.wait_for_store(ids, since)
-    record = watch_wine(since, datetime.now(UTC), week.name)
-    if record.event:
-        life.wait_for_training(record.data, since)
-        life.wait_for_swap()
-    return {"week": week.number, "ids": ids, "champion": life.champion()}, record
+    ids = simulation.score(week)
+    record = monitor_wine_quality(since, datetime.now(UTC), week.name)
+    if record.trigger:
+        simulation.wait_until_retrained(record.training_data, since)
+        simulation.wait_until_served()
+    return {"week": week.number, "ids": ids, "champion": simulation.champion()}, record
 
 
-def say(week: Week, record: Record, champion: str) -> None:
-    """Write what is special about a week above the progress bar."""
-    found = [str(finding) for finding in record.findings] if record.news else []
-    for line in ([week.story] if week.story else []) + found:
+def print_week(week: Week, record: Record, champion: str) -> None:
+    """Print what is special about a week above the progress bar."""
+    lines = [week.incident] if week.incident else []
+    lines += map(str, record.alerts if record.notify else [])
+    if record.trigger:
+        promoted = champion != record.result.version
+        lines.append(f"{record.outcome}: {f'promoted as version {champion}' if promoted else 'rejected by the gate'}")
+    for line in lines:
         tqdm.write(f"{week.name}   {line}", file=sys.stdout)
-    if record.event:
-        fate = "is not good enough" if champion == record.reading.version else f"is champion now, as version {champion}"
-        tqdm.write(f"{week.name}   {what_follows(record)}; it {fate}", file=sys.stdout)
 
 
-@flow(name="replay-year", flow_run_name="{name}")
-def replay_year(name: str) -> None:
-    """Live through all weeks of a plan that are not done yet, each with a look at the model at its end."""
-    config, plan = settings(), PLANS[name]
-    known, weeks = year.plan_year(plan, data.load_wine(settings(data=str(config.home / "wine"))).table, config.seed)
-    address = f"http://127.0.0.1:{config.serve_port}"
+@flow(name="simulation", flow_run_name="{name}")
+def simulate(name: str) -> None:
+    """Simulate the weeks of a scenario that are left, and write the report."""
+    config, scenario = settings(), SCENARIOS[name]
+    wines = data.load_wine(settings(data=str(config.home / "wine"))).table
+    training, weeks = draw_weeks(scenario, wines, config.seed)
     with (
-        Journal(config.local / "year.jsonl") as journal,
+        Journal(config.local / "progress.jsonl") as journal,
         get_client(sync_client=True) as prefect,
-        httpx.Client(base_url=address, timeout=30) as service,
+        httpx.Client(base_url=f"http://127.0.0.1:{config.serve_port}", timeout=30) as service,
         one_heartbeat(),
     ):
-        life = Life(config, prefect, service)
-        with making_deployments():
-            life.first_champion(known)
-        life.pause_schedules()
+        simulation = Simulation(config, prefect, service)
+        with creating_deployments():
+            simulation.train_first_champion(training)
+        simulation.pause_schedules()
         left = weeks[len(journal.lines) :]
         for week in tqdm(left, desc=name, unit="week", initial=len(journal.lines), total=len(weeks)):
-            line, record = live_week(life, plan, weeks, week, journal.lines)
-            say(week, record, line["champion"])
-            journal.add(line)
-        page.write(config, plan, weeks, journal.lines)
+            progress, record = simulate_week(simulation, scenario, weeks, week, journal.lines)
+            print_week(week, record, progress["champion"])
+            journal.add(progress)
+        write_report(config, scenario, weeks, journal.lines)
 
 
 def main() -> None:
-    """Live through the year on a quiet screen."""
+    """Run a simulation on a quiet screen."""
     prepare_home()
     quiet()
-    replay_year(sys.argv[1])
+    simulate(sys.argv[1])
 
 
 if __name__ == "__main__":
