@@ -9,9 +9,8 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from orchestration.bucket import wine_bucket
 from orchestration.report import WINES
-from wine_quality import registry, storage, tracking
+from wine_quality import registry, tracking
 from wine_quality.config import Settings
 from wine_quality.drift import SCORE
 from wine_quality.errors import RegistryError
@@ -50,9 +49,7 @@ def load_reference(config: Settings) -> Reference:
     Raises
     ------
     RegistryError
-        There is no champion, or it does not load.
-    StorageError
-        An earlier release registered it, so that its rows are in the bucket alone, and they are not there.
+        There is no champion, or it does not load, or its rows are not with its run in MLflow.
     """
     with tracking.store(config):
         version = registry.champion(config)
@@ -69,23 +66,17 @@ def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd
     """Return a version's rows, with its scores of those in the gate set."""
     with tracking.store(config):
         trained_on = mlflow.artifacts.load_text(f"runs:/{version.run_id}/{TRAINED_ON}").split()
-    table = read_wines(download_rows(config, version, folder), both_types=False).reset_index(drop=True)
+        path = download_rows(version, folder)
+    table = read_wines(path, both_types=False).reset_index(drop=True)
     gate_set = ~wine_keys(table).isin(trained_on)
     scores = load_scorer(config, version).score(columns_of(table.loc[gate_set]))
     return table.assign(**{SCORE: pd.Series(scores, index=table.index[gate_set])})
 
 
-def download_rows(config: Settings, version: ModelVersion, folder: Path) -> Path:
-    """Return the file of a version's rows, from MLflow.
-
-    Versions of earlier releases have it in the outbox or in the bucket only.
-    """
-    with tracking.store(config):
-        if WINES in {file.path for file in MlflowClient().list_artifacts(version.run_id)}:
-            return Path(mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{WINES}", dst_path=str(folder)))
-    waiting = config.outbox / version.run_id / WINES
-    if waiting.is_file():
-        return waiting
-    with wine_bucket(config) as (bucket, _):
-        storage.pull(bucket, version.run_id, folder)
-    return folder / WINES
+def download_rows(version: ModelVersion, folder: Path) -> Path:
+    """Return the file of a version's rows, from MLflow."""
+    if WINES not in {file.path for file in MlflowClient().list_artifacts(version.run_id)}:
+        raise RegistryError(
+            f"{version.name} version {version.version} has no {WINES} in MLflow. Train again: make run."
+        )
+    return Path(mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{WINES}", dst_path=str(folder)))

@@ -68,7 +68,7 @@ def test_the_sulphured_week_has_the_most_sulphured_of_the_red_wines(scenario, dr
 
 
 def test_labels_come_late_some_of_them_wrong_at_first_and_then_corrected(scenario):
-    due = {week: labels_due(scenario, week) for week in range(1, scenario.weeks + 1)}
+    due = {week: labels_due(scenario, week) for week in range(1, len(scenario.arrivals) + 1)}
     assert all(not due[week] for week in range(1, scenario.label_delay + 1))
     first_time = {
         week - scenario.label_delay: right
@@ -78,7 +78,7 @@ def test_labels_come_late_some_of_them_wrong_at_first_and_then_corrected(scenari
     assert {week for week, right in first_time.items() if right is False} == set(scenario.wrong_labels) & set(
         first_time
     )
-    if scenario.correction <= scenario.weeks:
+    if scenario.correction <= len(scenario.arrivals):
         assert all(due[scenario.correction][week] for week in scenario.wrong_labels)
 
 

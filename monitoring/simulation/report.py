@@ -116,7 +116,7 @@ def write_report(config: Settings, scenario: Scenario, weeks: list[Week], progre
         part.write_text(text, encoding="utf-8")
     with whole_file(config.home / "summary.json") as part:
         part.write_text(json.dumps(summary, indent=2))
-    if scenario.weeks > 12:
+    if len(weeks) > 12:
         with whole_file(root / "images" / "simulation.png") as part:
             part.write_bytes(picture)
 

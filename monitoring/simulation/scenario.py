@@ -44,11 +44,6 @@ class Scenario:
     wrong_labels: tuple[int, ...]
 
     @property
-    def weeks(self) -> int:
-        """How many weeks there are."""
-        return len(self.arrivals)
-
-    @property
     def shift(self) -> int:
         """The week in which the first white wine arrives."""
         return next(week for week, (_, white) in enumerate(self.arrivals, 1) if white)
