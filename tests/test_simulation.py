@@ -44,8 +44,7 @@ class Simulated:
         return self.records[number - 1]
 
     def champion_after(self, number: int) -> str:
-        progress = (self.config.local / "progress.jsonl").read_text().splitlines()
-        return json.loads(progress[number - 1])["champion"]
+        return json.loads((self.config.local / "progress.json").read_text())[number - 1]["champion"]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -175,10 +174,10 @@ def test_nothing_is_written_outside_its_own_folder_and_no_process_is_left(simula
 
 
 def test_a_complete_simulation_is_not_repeated(simulated):
-    before = (simulated.config.local / "progress.jsonl").read_bytes()
+    before = (simulated.config.local / "progress.json").read_bytes()
     printed = simulate(simulated.home)
     assert printed.startswith("done      ")
-    assert (simulated.config.local / "progress.jsonl").read_bytes() == before
+    assert (simulated.config.local / "progress.json").read_bytes() == before
 
 
 def test_another_simulation_does_not_mix_with_the_one_that_was_begun(simulated):
@@ -208,13 +207,13 @@ def test_the_alias_goes_back_by_one_command_and_no_further(simulated):
 
 @pytest.mark.long
 def test_a_simulation_that_is_killed_goes_on_and_ends_as_one_that_was_not(simulated, tmp_path):
-    progress = tmp_path / ".local" / "simulation" / ".local" / "progress.jsonl"
+    progress = tmp_path / ".local" / "simulation" / ".local" / "progress.json"
     log = tmp_path.with_suffix(".log")
     with running(["-m", "monitoring.simulation", "--short"], log, **environment(tmp_path)) as process:
-        wait_until(lambda: progress.is_file() and len(progress.read_text().splitlines()) == 2, "two weeks", 300)
+        wait_until(lambda: progress.is_file() and len(json.loads(progress.read_text())) == 2, "two weeks", 300)
         os.kill(process.pid, signal.SIGKILL)
     wait_until(lambda: processes_at(tmp_path) == [], "the end of all that the simulation had started")
-    assert len(progress.read_text().splitlines()) < 6
+    assert len(json.loads(progress.read_text())) < 6
     whole = load(tmp_path, simulate(tmp_path), [])
     assert whole.summary == simulated.summary
     assert [plain(record) for record in whole.records] == [plain(record) for record in simulated.records]

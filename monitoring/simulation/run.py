@@ -4,6 +4,7 @@
 stored week by week, so that a simulation that was stopped goes on with the week in which it was.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,13 +34,13 @@ from orchestration.train import train_wine_quality
 from wine_quality import data, labels, predictions, registry, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
-from wine_quality.journal import Journal
+from wine_quality.files import whole_file
 from wine_quality.processes import module, wait_until
 from wine_quality.schema import FEATURES
 
 TIMEOUT = 300  # seconds for a training run, or whatever else is waited for
 ROWS_PER_REQUEST = 6
-Progress = dict[str, Any]
+Line = dict[str, Any]
 
 
 @contextmanager
@@ -123,8 +124,8 @@ def requests(table: pd.DataFrame) -> list[list[dict[str, Any]]]:
 
 
 def simulate_week(
-    simulation: Simulation, scenario: Scenario, weeks: list[Week], week: Week, progress: list[Progress]
-) -> tuple[Progress, Record]:
+    simulation: Simulation, scenario: Scenario, weeks: list[Week], week: Week, progress: list[Line]
+) -> tuple[Line, Record]:
     """Simulate a week; return what is to be stored of it, and the record of its monitoring run."""
     for number, correct in labels_due(scenario, week.number).items():
         values = taster_labels(weeks[number - 1].table, correct)
@@ -155,8 +156,9 @@ def simulate(name: str) -> None:
     config, scenario = settings(), SCENARIOS[name]
     wines = data.load_wine(settings(data=str(config.home / "wine"))).table
     training, weeks = draw_weeks(scenario, wines, config.seed)
+    path = config.local / "progress.json"
+    progress = json.loads(path.read_text()) if path.exists() else []
     with (
-        Journal(config.local / "progress.jsonl") as journal,
         get_client(sync_client=True) as prefect,
         httpx.Client(base_url=f"http://127.0.0.1:{config.serve_port}", timeout=30) as service,
         one_heartbeat(),
@@ -165,12 +167,13 @@ def simulate(name: str) -> None:
         with creating_deployments():
             simulation.train_first_champion(training)
         simulation.pause_schedules()
-        left = weeks[len(journal.lines) :]
-        for week in tqdm(left, desc=name, unit="week", initial=len(journal.lines), total=len(weeks)):
-            progress, record = simulate_week(simulation, scenario, weeks, week, journal.lines)
-            print_week(week, record, progress["champion"])
-            journal.add(progress)
-        write_report(config, scenario, weeks, journal.lines)
+        for week in tqdm(weeks[len(progress) :], desc=name, unit="week", initial=len(progress), total=len(weeks)):
+            line, record = simulate_week(simulation, scenario, weeks, week, progress)
+            print_week(week, record, line["champion"])
+            progress.append(line)
+            with whole_file(path) as part:
+                part.write_text(json.dumps(progress))
+        write_report(config, scenario, weeks, progress)
 
 
 def main() -> None:
