@@ -8,7 +8,7 @@ IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BY_FILE = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run data test test-slow test-all start check clean setup lab notebooks up deploy bucket push serve score watch replay rollback lint check-docs format images sample bench lock
+.PHONY: help run data test test-slow test-all start check clean setup lab notebooks up deploy bucket push serve score monitor simulate rollback lint check-docs format images sample bench lock
 
 ## First
 
@@ -77,11 +77,11 @@ score: setup ## score the files under incoming/ in the bucket with the champion
 
 ## Chapter 5: monitoring
 
-watch: setup ## look at the model in use: drift, error, refused requests; ask for a new model where that may help
-	@$(PY) -m monitoring.watch
+monitor: setup ## monitor the model in use: drift, error, rejected requests; request a retraining if that may help
+	@$(PY) -m monitoring.monitor
 
-replay: setup ## replay a year of wine with the whole loop, in a home of its own; make replay SHORT=1 for six weeks
-	@$(PY) -m monitoring.replay $(if $(SHORT),--short)
+simulate: setup ## simulate a year of the whole loop, in a home of its own; make simulate SHORT=1 for six weeks
+	@$(PY) -m monitoring.simulation $(if $(SHORT),--short)
 
 rollback: setup ## give the alias champion back to the version before
 	@$(PY) -m monitoring.rollback
@@ -104,7 +104,7 @@ sample: setup ## fit and write wine_data/sample from the real wine in WINE_DATA
 	@$(PY) wine_data/make_sample.py
 
 bench: setup ## measure scores, time and memory into benchmarks/results
-	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && $(PY) -m benchmarks.year && \
+	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && $(PY) -m benchmarks.simulation && \
 	  $(PY) -m benchmarks.sample && $(PY) -m benchmarks.tracking && $(PY) -m benchmarks.search
 
 lock: setup ## pin pyproject.toml anew into requirements.txt

@@ -36,7 +36,7 @@ from deployment.telemetry import Measured, Telemetry
 from deployment.wines import Answer, Answers, Kind, Measure, Model, Preview, Ready, Refusal, Wine
 from wine_quality.config import Settings
 from wine_quality.data import load_wine
-from wine_quality.predictions import Prediction, Predictions
+from wine_quality.predictions import Prediction, PredictionStore
 from wine_quality.same_origin import SameOrigin
 from wine_quality.schema import MEASUREMENTS, TYPES
 from wine_quality.scoring import Scorer
@@ -55,7 +55,7 @@ class Service:
         self.cellar = Cellar(load_wine(config))
         self.telemetry = Telemetry()
         self.champion = Champion(config)
-        self.predictions = Predictions(config.spool, config.predictions_uri)
+        self.predictions = PredictionStore(config.prediction_queue, config.predictions_uri)
         self.threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scoring")
 
     @asynccontextmanager
@@ -101,7 +101,7 @@ class Service:
             Prediction(str(uuid4()), now, scorer.version, wine, score)
             for wine, score in zip(asked, scores, strict=True)
         ]
-        source = {"version": scorer.version, "stored": self.predictions.keep(made)}
+        source = {"version": scorer.version, "stored": self.predictions.add(made)}
         self.telemetry.kept(len(made), source["stored"])
         told = [{"score": one.score, "quality": round(one.score), "id": one.id} for one in made]
         return to_json({"predictions": told, **source} if many else {**told[0], **source})

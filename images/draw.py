@@ -1,6 +1,6 @@
 """Draw every picture of the READMEs anew: `make images`.
 
-The figures are drawn by the notebooks' code, the year's replay and the results of the benchmarks. The pages are of
+The figures are drawn by the notebooks' code, the simulation and the results of the benchmarks. The pages are of
 real servers, filled by the same notebooks and by runs of the pipeline. All of it happens in a folder that is thrown
 away, with the wine that `WINE_DATA` names, and nothing in `images/` changes before every picture is there.
 """
@@ -34,10 +34,10 @@ def chromium() -> str:
 
 
 def fill(home: Path) -> None:
-    """Execute copies of the notebooks and live through the year, in a home of its own; both draw figures into it."""
+    """Execute copies of the notebooks and run the simulation, in a home of its own; both draw figures into it."""
     own = {"WINE_HOME": str(home), "LOGNAME": "you"}  # MLflow shows who made a run
     run_module("notebooks.execute", *(shutil.copy(path, home) for path in all_notebooks()), **own)
-    run_module("monitoring.replay", **own)
+    run_module("monitoring.simulation", **own)
 
 
 def photograph(home: Path, browser: str) -> None:

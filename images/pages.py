@@ -30,7 +30,7 @@ class Page:
 
 
 LARGEST = 250_000  # bytes of a picture
-FIGURES = ("correlation", "search", "the-loop", "the-year", "three-worlds")
+FIGURES = ("correlation", "search", "simulation", "the-loop", "three-worlds")
 FIGURE = "predicted_against_actual.png"  # an artifact of the first run
 MLFLOW_EMPTY = {"mlflow-empty": Page("/#/experiments", "Default", height=320)}
 MLFLOW = {
@@ -55,7 +55,7 @@ MLFLOW = {
 TALL = 2000  # Prefect draws only the lines in view
 PREFECT = {
     "prefect-dashboard": Page("/dashboard", "Active Work Pools", height=500),
-    "prefect-deployments": Page("/deployments", "watch-weekly", height=560),
+    "prefect-deployments": Page("/deployments", "monitor-weekly", height=560),
     "prefect-run": Page("/runs/flow-run/{run}", "Task runs", height=500),
     "prefect-details": Page("/runs/flow-run/{run}?tab=Details", "^Retries$", height=TALL, top="^Logs$"),
     "prefect-logs": Page("/runs/flow-run/{subflow}", r"score\s+on", height=TALL, top=r"baseline\s+skipped"),
@@ -64,7 +64,7 @@ PREFECT = {
 }
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
 SERVICE = {"service-page": Page("/", "Tasters gave", height=900)}
-WATCHED = "week 21"
-WEEK = {"watched-week": Page("/artifacts/artifact/{week}", "what follows", height=580)}
+MONITORED = "week 21"
+MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "outcome", height=580)}
 
-PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *WEEK])
+PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *MONITORING])

@@ -183,11 +183,15 @@ def take_prefect(camera: Camera, home: Path) -> None:
         camera.take(bucket, pages.BUCKET, run_id=run_id)
 
 
-def take_week(camera: Camera, home: Path) -> None:
-    """Take the picture of a week of the year, as Prefect has it."""
+def take_monitoring(camera: Camera, home: Path) -> None:
+    """Take the picture of a monitoring run of the simulation, as Prefect has it."""
     with servers(home) as (at, _):
-        week = {"flow_runs": {"name": {"any_": [pages.WATCHED]}}, "artifacts": {"key": {"any_": ["watch-report"]}}}
-        camera.take(at["PREFECT"], pages.WEEK, week=asked(f"{at['PREFECT']}/api/artifacts/filter", week)[0]["id"])
+        wanted = {
+            "flow_runs": {"name": {"any_": [pages.MONITORED]}},
+            "artifacts": {"key": {"any_": ["monitoring-report"]}},
+        }
+        report = asked(f"{at['PREFECT']}/api/artifacts/filter", wanted)[0]["id"]
+        camera.take(at["PREFECT"], pages.MONITORING, report=report)
 
 
 def main() -> None:
@@ -199,7 +203,7 @@ def main() -> None:
         camera.page.add_init_script(PLAIN)
         take_mlflow(camera, home)
         take_prefect(camera, home / "pipeline")
-        take_week(camera, home / "monitoring" / "year")
+        take_monitoring(camera, home / ".local" / "simulation")
         browser.close()
 
 

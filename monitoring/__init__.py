@@ -1,1 +1,1 @@
-"""Chapter 5: the model in use is watched, and trained anew where that may help."""
+"""Chapter 5: the model in use is monitored, and retrained if that may help."""

@@ -1,6 +1,6 @@
-"""Tell people: a line in the log and an artifact in Prefect always, a webhook where one is set.
+"""Notify people: a line in the log and an artifact in Prefect each time, and a webhook if one is set.
 
-The webhook is for people who do other things meanwhile: it gets what is new, not the same line every week.
+The webhook is sent only what is new, because nobody reads an alert that repeats itself every week.
 """
 
 import logging
@@ -12,58 +12,53 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from monitoring.records import Record
+from monitoring.report import render
 from orchestration.policies import UNCACHED
 from wine_quality.config import settings
 from wine_quality.errors import AlertError
 
-TIMEOUT = 3.0  # seconds that a webhook has to answer
+TIMEOUT = 3.0  # seconds that a webhook has to respond
 
-log = logging.getLogger("wine_quality.watch")
-
-
-def tell(record: Record) -> None:
-    """Write what is wrong into the log, and leave it as an artifact."""
-    for finding in record.findings:
-        log.warning("%-9s %s", finding.kind, finding.line)
-    lines = [f"- **{finding.kind}**: {finding.line}" for finding in record.findings]
-    text = "\n".join([f"# {record.reading.name}", "", *lines, "", f"What follows: {what_follows(record)}."])
-    create_markdown_artifact(text, key="alert", description="What is beyond a limit, and what follows")
+log = logging.getLogger("wine_quality.monitor")
 
 
-def what_follows(record: Record) -> str:
-    """Say what follows from a record."""
-    return f"a new model is asked for ({record.why})" if record.event else f"nothing is trained ({record.why})"
+def publish(record: Record) -> None:
+    """Log the alerts of a run, and leave them as an artifact."""
+    for alert in record.alerts:
+        log.warning("%-9s %s", alert.kind, alert.message)
+    text = render("alert.md.j2", result=record.result, alerts=record.alerts, outcome=record.outcome)
+    create_markdown_artifact(text, key="alert", description="The thresholds that were crossed, and the outcome")
 
 
-def message(record: Record) -> dict[str, object]:
-    """Return what a webhook is sent: `text`, as chat programs take it, and the findings for programs."""
-    lines = map(str, record.findings)
+def payload(record: Record) -> dict[str, object]:
+    """Return what a webhook is sent: `text`, which chat programs show, and the alerts for programs."""
+    lines = [f"wine-quality, {record.result.name}", *map(str, record.alerts), f"Outcome: {record.outcome}."]
     return {
-        "text": "\n".join([f"wine-quality, {record.reading.name}", *lines, f"What follows: {what_follows(record)}."]),
-        "name": record.reading.name,
-        "version": record.reading.version,
-        "findings": [asdict(finding) for finding in record.findings],
-        "event": record.event,
+        "text": "\n".join(lines),
+        "name": record.result.name,
+        "version": record.result.version,
+        "alerts": [asdict(alert) for alert in record.alerts],
+        "trigger": record.trigger,
     }
 
 
 @task(
-    name="webhook",
-    task_run_name="webhook",
+    name="send webhook",
+    task_run_name="send webhook",
     retries=3,
     retry_delay_seconds=exponential_backoff(backoff_factor=1),
     **UNCACHED,
 )
-def webhook(told: dict[str, object]) -> None:
-    """Send an alert to `WINE_WEBHOOK`. The address may contain a secret, so no parameter and no error shows it.
+def send_webhook(content: dict[str, object]) -> None:
+    """Post JSON to `WINE_WEBHOOK`. The address may contain a secret, so no parameter and no error shows it.
 
     Raises
     ------
     AlertError
-        Nobody takes it.
+        It was not accepted.
     """
     try:
-        httpx.post(settings().webhook.get_secret_value(), json=told, timeout=TIMEOUT).raise_for_status()
+        httpx.post(settings().webhook.get_secret_value(), json=content, timeout=TIMEOUT).raise_for_status()
     except httpx.HTTPStatusError as error:
         raise AlertError(f"the webhook answered {error.response.status_code}. Mend WINE_WEBHOOK.") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:

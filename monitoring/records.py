@@ -1,4 +1,4 @@
-"""What each look at the model found, kept as a file: the next look needs it, and so does the page of the year."""
+"""What each monitoring run measured and decided, stored as a file for the next run and for the simulation's report."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -10,86 +10,91 @@ from pydantic import TypeAdapter, ValidationError
 from wine_quality.config import Settings
 from wine_quality.errors import DataError
 from wine_quality.files import whole_file
-from wine_quality.health import Finding, Reading
+from wine_quality.thresholds import Alert, MonitoringResult
 
 
 @dataclass(frozen=True)
-class Counters:
-    """What the service has counted since its start (seconds since 1970): requests with wines, and the refused ones."""
+class RequestCounters:
+    """Prediction requests since the service `started` (seconds since 1970), and how many of them were rejected."""
 
     started: float
-    asked: int
-    refused: int
+    requests: int
+    rejected: int
 
-    def since(self, earlier: "Counters | None") -> "Counters":
-        """Return what was counted since an earlier time; all of it where the service was started anew meanwhile."""
+    def since(self, earlier: "RequestCounters | None") -> "RequestCounters":
+        """Return the difference to an earlier time; all of it if the service was restarted meanwhile."""
         if earlier is None or earlier.started != self.started:
             return self
-        return Counters(self.started, self.asked - earlier.asked, self.refused - earlier.refused)
+        return RequestCounters(self.started, self.requests - earlier.requests, self.rejected - earlier.rejected)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One look: what was read, what is wrong, and what follows.
+    """One monitoring run.
 
     Attributes
     ----------
     since, until : datetime
-        The time looked at.
-    counters : Counters or None
-        Those of the service at its end.
-    known : int
-        How many labelled wines there are to learn from.
-    event : str
-        `drift` or `quality` where a new model was asked for, else empty.
-    why : str
+        The period.
+    counters : RequestCounters or None
+        Those of the service at the end of it.
+    rows : int
+        How many labelled rows there are to train on.
+    trigger : str
+        `drift` or `quality` if a retraining was requested, else empty.
+    reason : str
         Why, or why not.
-    data : str
-        The folder of wines that the new model is to be trained on, or an empty text.
-    news : bool
-        Whether something is wrong that was not wrong at the look before, or a new model was asked for.
+    training_data : str
+        The folder of the rows to train on, or empty.
+    notify : bool
+        Whether there is an alert that the run before did not have, or a retraining was requested.
     """
 
-    reading: Reading
-    findings: list[Finding]
+    result: MonitoringResult
+    alerts: list[Alert]
     since: datetime
     until: datetime
-    counters: Counters | None
-    known: int
-    event: str
-    why: str
-    data: str
-    news: bool
+    counters: RequestCounters | None
+    rows: int
+    trigger: str
+    reason: str
+    training_data: str
+    notify: bool
+
+    @property
+    def outcome(self) -> str:
+        """Whether a retraining was requested, and why."""
+        return f"{'retraining requested' if self.trigger else 'no retraining'} ({self.reason})"
 
 
 PARSED = TypeAdapter(Record)
 
 
-def path_of(config: Settings, name: str, ending: str) -> Path:
-    """Return the file of a look by its name, with its ending."""
-    return config.reports / f"{name.replace(' ', '-')}{ending}"
+def record_path(config: Settings, name: str, suffix: str) -> Path:
+    """Return the path of a file of a monitoring run."""
+    return config.reports / f"{name.replace(' ', '-')}{suffix}"
 
 
-def keep(config: Settings, record: Record) -> None:
-    """Write a record, whole or not at all; one of the same name is written over."""
-    with whole_file(path_of(config, record.reading.name, ".json")) as part:
+def save_record(config: Settings, record: Record) -> None:
+    """Write a record, whole or not at all; it replaces one of the same name."""
+    with whole_file(record_path(config, record.result.name, ".json")) as part:
         part.write_text(json.dumps(asdict(record), indent=2, default=str))
 
 
-def records(config: Settings) -> list[Record]:
+def load_records(config: Settings) -> list[Record]:
     """Return all records, oldest first.
 
     Raises
     ------
     DataError
-        A file is not one of them.
+        A file is not a record.
     """
-    return sorted((read(path) for path in config.reports.glob("*.json")), key=lambda record: record.until)
+    return sorted(map(load_record, config.reports.glob("*.json")), key=lambda record: record.until)
 
 
-def read(path: Path) -> Record:
+def load_record(path: Path) -> Record:
     """Return the record in a file."""
     try:
         return PARSED.validate_json(path.read_bytes())
     except ValidationError:
-        raise DataError(f"{path}: not the record of a look. Take it away, and what it knew with it.") from None
+        raise DataError(f"{path}: not a record of a monitoring run. Delete it, and monitor again.") from None

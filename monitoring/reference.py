@@ -1,4 +1,4 @@
-"""What the champion was trained on, from MLflow, and how well it scored the rows of its gate set."""
+"""The reference of monitoring: the rows that the champion was trained on, and its scores of the gate set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from orchestration.bucket import wine_bucket
 from orchestration.report import WINES
-from wine_quality import registry, storage, tracking
+from wine_quality import registry, tracking
 from wine_quality.config import Settings
 from wine_quality.drift import SCORE
 from wine_quality.errors import RegistryError
@@ -18,73 +17,64 @@ from wine_quality.reading import read_wines
 from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
 from wine_quality.splits import wine_keys
-from wine_quality.tracking import TRAINED_ON
+from wine_quality.tracking import TRAINED_ON, Store
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A version of the model and its wines.
+    """A version of the model and its data.
 
     Attributes
     ----------
     version : str
         Its number.
-    wines : DataFrame of shape (n wines, 14)
-        The training set and the gate set, with their quality; and its `score` of the rows of the gate set,
-        NaN for the others.
+    table : DataFrame of shape (n rows, 14)
+        The training set and the gate set, with their quality; and the version's `score` of the gate set, NaN elsewhere.
     """
 
     version: str
-    wines: pd.DataFrame
+    table: pd.DataFrame
 
     @property
-    def expected(self) -> float:
+    def gate_rmse(self) -> float:
         """The RMSE on the gate set, in points of quality."""
-        return float(np.sqrt(((self.wines[SCORE] - self.wines[TARGET]) ** 2).mean()))
+        return float(np.sqrt(((self.table[SCORE] - self.table[TARGET]) ** 2).mean()))
 
 
 def load_reference(config: Settings) -> Reference:
-    """Return the champion and its wines. They are put together once for each version and kept as a file.
+    """Return the champion and its data. They are computed once for each version and cached as a file.
 
     Raises
     ------
     RegistryError
-        There is no champion, or it does not load.
-    StorageError
-        An earlier release registered it, so that its rows are in the bucket alone, and they are not there.
+        There is no champion, or it does not load, or its rows are not with its run in MLflow.
     """
     with tracking.store(config) as store:
         version = registry.champion(store)
     if version is None:
-        raise RegistryError(f"{config.registered_model} has no champion to watch. Train one first: make run.")
+        raise RegistryError(f"{config.registered_model} has no champion to monitor. Train one first: make run.")
     path = config.local / "reference" / f"{version.run_id}.csv"
     if not path.is_file():
         with whole_file(path) as part:
-            scored_wines(config, version, part.parent).to_csv(part, index=False)
+            reference_table(config, version, part.parent).to_csv(part, index=False)
     return Reference(str(version.version), pd.read_csv(path, float_precision="round_trip"))
 
 
-def scored_wines(config: Settings, version: ModelVersion, aside: Path) -> pd.DataFrame:
+def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd.DataFrame:
     """Return a version's rows, with its scores of those in the gate set."""
     with tracking.store(config) as store:
-        known = store.read_text(version.run_id, TRAINED_ON).split()
-    wines = read_wines(wines_file(config, version, aside), both_types=False).reset_index(drop=True)
-    held = ~wine_keys(wines).isin(known)
-    scores = load_scorer(config, version).score(columns_of(wines.loc[held]))
-    return wines.assign(**{SCORE: pd.Series(scores, index=wines.index[held])})
+        trained_on = store.read_text(version.run_id, TRAINED_ON).split()
+        path = download_rows(store, version, folder)
+    table = read_wines(path, both_types=False).reset_index(drop=True)
+    gate_set = ~wine_keys(table).isin(trained_on)
+    scores = load_scorer(config, version).score(columns_of(table.loc[gate_set]))
+    return table.assign(**{SCORE: pd.Series(scores, index=table.index[gate_set])})
 
 
-def wines_file(config: Settings, version: ModelVersion, aside: Path) -> Path:
-    """Return the file of a version's rows, fetched from MLflow into a folder.
-
-    MLflow has had it since the bucket may change; that of an earlier version waits for the bucket or is in it.
-    """
-    with tracking.store(config) as store:
-        if WINES in {file.path for file in store.client.list_artifacts(version.run_id)}:
-            return store.download(f"runs:/{version.run_id}/{WINES}", aside)
-    waiting = config.outbox / version.run_id / WINES
-    if waiting.is_file():
-        return waiting
-    with wine_bucket(config) as (bucket, _):
-        storage.pull(bucket, version.run_id, aside)
-    return aside / WINES
+def download_rows(store: Store, version: ModelVersion, folder: Path) -> Path:
+    """Return the file of a version's rows, from MLflow."""
+    if WINES not in {file.path for file in store.client.list_artifacts(version.run_id)}:
+        raise RegistryError(
+            f"{version.name} version {version.version} has no {WINES} in MLflow. Train again: make run."
+        )
+    return store.download(f"runs:/{version.run_id}/{WINES}", folder)

@@ -1,6 +1,6 @@
-"""Give the alias `champion` back to the version that had it before, as when a new one turns out to be a mistake.
+"""Give the alias `champion` back to the version that had it before, if a new champion turns out to be a mistake.
 
-The service takes it in within ten seconds. Run it with `python -m monitoring.rollback`, or `make rollback`.
+The service loads it within ten seconds. Run it with `python -m monitoring.rollback`, or `make rollback`.
 """
 
 import sys
@@ -11,7 +11,7 @@ from wine_quality.errors import exit_code
 
 
 def roll_back(config: Settings) -> None:
-    """Roll back, and say from which version to which."""
+    """Roll back, and print from which version to which."""
     with tracking.store(config) as store:
         before = registry.champion(store)
         now = registry.rollback(store)

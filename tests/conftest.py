@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from unittest import mock
+from uuid import uuid4
 
 import pytest
 
@@ -54,7 +55,7 @@ from wine_quality import data, splits, tracking  # noqa: E402
 from wine_quality.config import Settings, settings  # noqa: E402
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
 
-LONGEST = ("test_replay.py", "test_notebooks_run.py")
+LONGEST = ("test_simulation.py", "test_notebooks_run.py")
 
 
 @pytest.hookimpl(trylast=True)
@@ -274,3 +275,20 @@ def shared_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def prefect_for_commands(shared_prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands report to the server of the module, instead of starting one each."""
     monkeypatch.setenv("PREFECT_API_URL", shared_prefect)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator:
+    """A PostgreSQL server that all tests share, each with databases of its own."""
+    from postgres import postgres_server
+
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/predictions.db?timeout=0.1"
+    return request.getfixturevalue("postgres").new_database(f"test-{uuid4()}")

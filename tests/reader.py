@@ -28,7 +28,7 @@ PORTS = {  # those of the text, and the setting that moves each
 SERVERS = {  # the ports at which each listens once it is there, or what it says then
     "make lab": ("8888",),
     "make up": ("4200", "5500", "9000"),
-    "WINE_HOME=monitoring/year make up": ("4200", "5500", "9000"),
+    "WINE_HOME=.local/simulation make up": ("4200", "5500", "9000"),
     "make serve": ("8000",),
     "mlflow ui": ("5500",),
     "rclone serve http": ("9001",),

@@ -103,7 +103,7 @@ def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
 
 def stored(config: Settings) -> pd.DataFrame:
     """Return the predictions in the database, by their ids."""
-    return predictions.read(config.predictions_uri).set_index("id")
+    return predictions.load(config.predictions_uri).set_index("id")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -119,7 +119,7 @@ def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(mo
     assert made["score"].tolist() == scored["score"].tolist()
     assert set(made["version"]) == {"1"}
     labels.add(config.predictions_uri, {scored.index[0]: 7})
-    assert labels.labelled(config.predictions_uri)["id"].tolist() == [scored.index[0]]
+    assert labels.labelled_predictions(config.predictions_uri)["id"].tolist() == [scored.index[0]]
 
 
 def test_a_batch_that_is_scored_again_after_a_failure_stores_each_row_once(moto_bucket, config, wines, monkeypatch):
@@ -153,7 +153,7 @@ def test_two_files_of_one_content_are_traffic_twice_and_rows_alike_are_too(moto_
 def test_without_the_database_of_predictions_the_file_waits_for_the_next_run(moto_bucket, config, wines):
     put(moto_bucket, "wines.csv", wines)
     away = config.model_copy(update={"predictions": SecretStr(f"sqlite:///{config.home}/missing/predictions.db")})
-    with pytest.raises(PredictionsError, match=r"predictions cannot be stored .*run again: each is stored once"):
+    with pytest.raises(PredictionsError, match=r"predictions cannot be stored .* and run again"):
         run(moto_bucket, away)
     assert set(held(moto_bucket)) == {"incoming/wines.csv"}
     assert run(moto_bucket, config) == {"wines.csv": "scored"}

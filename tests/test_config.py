@@ -11,7 +11,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from pydantic import ValidationError
 from sqlalchemy import create_engine
 
-from monitoring import replay
+from monitoring.simulation import servers
 from orchestration import up
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError
@@ -29,7 +29,7 @@ def test_without_any_setting_the_usual_ones_hold(monkeypatch):
 def test_everything_a_run_makes_lies_in_its_home(tmp_path):
     config = settings()
     assert config.home == tmp_path
-    assert {config.raw_data, config.models, config.local, config.outbox, config.spool} == {
+    assert {config.raw_data, config.models, config.local, config.outbox, config.prediction_queue} == {
         tmp_path / "wine_data" / "raw",
         tmp_path / "models",
         tmp_path / ".local",
@@ -71,10 +71,10 @@ def test_a_shell_starts_the_servers_with_the_folders_of_such_a_home(tmp_path, mo
         assert len(given) == command.count('"$')
 
 
-def test_the_replay_reads_back_its_settings_in_such_a_home(tmp_path, few_wines):
+def test_the_simulation_reads_back_its_settings_in_such_a_home(tmp_path, few_wines):
     home = tmp_path / ODD_HOME
-    replay.prepare(home, "short", settings(data=str(few_wines)))
-    assert replay.environment(home)["WINE_DATA"] == str(home / "wine")
+    servers.create_home(home, "short", settings(data=str(few_wines)))
+    assert servers.environment(home)["WINE_DATA"] == str(home / "wine")
 
 
 def test_a_home_that_no_database_address_can_hold_is_refused(tmp_path, monkeypatch):

@@ -134,7 +134,7 @@ def test_the_deployments_are_those_of_the_file(client):
     batches = client.read_deployment_by_name("score-wine-batches/score-batches")
     assert (batches.schedules[0].schedule.cron, batches.schedules[0].active) == ("0 * * * *", True)
     assert batches.concurrency_options.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW
-    weekly = client.read_deployment_by_name("watch-wine/watch-weekly")
+    weekly = client.read_deployment_by_name("monitor-wine-quality/monitor-weekly")
     assert weekly.schedules[0].schedule.cron == "0 6 * * 1"
     assert deployment(client, "retrain").concurrency_options.collision_strategy is ConcurrencyLimitStrategy.ENQUEUE
     pool = client.read_work_pool("wine")
@@ -179,7 +179,7 @@ def test_deploying_again_keeps_what_was_edited_in_prefect(client):
 
 
 def test_only_a_deployment_that_is_missing_or_was_changed_in_the_file_is_deployed(client, tmp_path, monkeypatch):
-    weekly = client.read_deployment_by_name("watch-wine/watch-weekly")
+    weekly = client.read_deployment_by_name("monitor-wine-quality/monitor-weekly")
     file = deploy.ROOT / deploy.PREFECT_FILE
     (tmp_path / "prefect.yaml").write_text(file.read_text().replace('"0 6 * * 1"', '"0 7 * * 1"'))
     monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
@@ -209,7 +209,7 @@ def test_what_is_deployed_as_the_file_says_is_left_alone():
 
 
 def test_automations_say_what_they_do(client):
-    for name, title in {"on-new-wine": "train on new wine", "retrain": "retrain on drift or lost quality"}.items():
+    for name, title in {"on-new-wine": "train on new wine", "retrain": "retrain on drift or a higher error"}.items():
         found = client.read_resource_related_automations(f"prefect.deployment.{deployment(client, name).id}")
         assert [(one.name, one.description.startswith(f"Starts {name} ")) for one in found] == [(title, True)]
 
@@ -284,7 +284,7 @@ def test_pages_of_the_servers_themselves_may_do_all_of_that(client, servers, chr
 def test_prefects_pages_list_the_deployments(client, servers, chromium, host):
     chromium.get(f"http://{servers['PREFECT'].replace('127.0.0.1', host)}/deployments")
     wait_until(lambda: "nightly" in chromium.page_source, "the deployments on the page")
-    assert "watch-weekly" in chromium.page_source
+    assert "monitor-weekly" in chromium.page_source
 
 
 def test_the_secret_of_the_block_is_masked(client, home):

@@ -37,7 +37,8 @@ def span(found: dict, form: str = ".0f") -> str:
 def measured() -> list[str]:
     """Return what the front page says of measurements, in its words, with the figures of the results."""
     run, setup, tests, start = results("run"), results("setup"), results("tests"), results("start")["seconds"]
-    notebooks, year, found = results("notebooks")["chapter_seconds"], results("year"), results("scores")
+    notebooks, found = results("notebooks")["chapter_seconds"], results("scores")
+    simulation = results("simulation")
     first, second, last = (span(notebooks[name]) for name in CHAPTERS)
     wines, trees = found["wines"], found["models"]["extra_trees_tuned"]
     return [
@@ -58,9 +59,9 @@ def measured() -> list[str]:
         f"The set-up takes {span(setup['seconds_with_packages_cached'])} seconds",
         f"{setup['environment_gb']:.2f} GB of disk",
         f"an RMSE of {trees['folds']['rmse']:.2f}, by cross-validation",
-        f"Three panels over the {year['weeks']} weeks",
-        f"in week {quiet_drift(year)} and from week {year['asked'][0]} on",
-        f"until week {year['promoted'][0]}",
+        f"Three panels over the {simulation['weeks']} weeks",
+        f"in week {quiet_drift(simulation)} and from week {simulation['retrained'][0]} on",
+        f"until week {simulation['promoted'][0]}",
         "at 200 words a minute",
         *(f"{minutes_to_read(chapter)} min {minutes_to_run(chapter)} min" for chapter in tour.CHAPTERS.values()),
         *table_of_models(),
@@ -68,9 +69,9 @@ def measured() -> list[str]:
     ]
 
 
-def quiet_drift(year: dict) -> int:
-    """Return the week of drift after which no new model was asked for."""
-    return next(int(week) for week, kinds in year["alerts"].items() if kinds == ["drift"])
+def quiet_drift(simulation: dict) -> int:
+    """Return the week of drift after which no retraining was requested."""
+    return next(int(week) for week, kinds in simulation["alerts"].items() if kinds == ["drift"])
 
 
 def minutes_to_read(chapter: str) -> int:
@@ -233,8 +234,8 @@ def test_the_cost_of_tracking_is_what_was_measured():
     assert f"at most {server} through" in words
 
 
-def test_the_year_is_told_as_it_came_out():
-    measured = results("year")
+def test_the_simulation_is_described_as_it_came_out():
+    measured = results("simulation")
     assert measured["all_the_same"]
     text = " ".join((ROOT / "monitoring" / "README.md").read_text().split())
     assert f"It took {span(measured['seconds'])} seconds on two cores" in text
@@ -243,7 +244,7 @@ def test_the_year_is_told_as_it_came_out():
     told = re.findall(r"- \*\*Weeks? ([\d and]+): ([a-z ]+)\.\*\*", text)
     weeks = {what: [int(week) for week in numbers.split(" and ")] for numbers, what in told}
     assert weeks["promoted"] == measured["promoted"]
-    assert weeks["too early"] + weeks["wrong labels"] == measured["refused"]
+    assert weeks["too early"] + weeks["wrong labels"] == measured["rejected"]
     assert [week for week, kinds in measured["alerts"].items() if kinds == ["bad data"]] == [
         str(week) for week in weeks["bad data"]
     ]

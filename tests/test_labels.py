@@ -1,96 +1,96 @@
-"""True qualities, kept beside the predictions, on both kinds of database."""
+"""Labels, stored beside the predictions, on both kinds of database."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from uuid import uuid4
+from datetime import timedelta
 
+import orjson
 import pytest
-from keeper import made
-from postgres import Postgres, postgres_server
+from prediction_writer import new_predictions
 from servers import wait_until
 
 from wine_quality import labels
 from wine_quality.errors import DataError, PredictionsError
-from wine_quality.predictions import Prediction, Predictions, read
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/predictions.db"
-    return request.getfixturevalue("server").new_database(f"labels-{uuid4()}")
+from wine_quality.predictions import Database, Prediction, PredictionStore, count
 
 
 @pytest.fixture
-def kept(url: str, tmp_path: Path) -> list[Prediction]:
+def stored(database_url: str) -> list[Prediction]:
     """Three predictions that are in the database."""
-    predictions, keeper = made(3), Predictions(tmp_path / "spool", url)
-    assert keeper.keep(predictions)
-    keeper.close()
-    wait_until(lambda: len(read(url)) == 3, "predictions in the database")
+    predictions = new_predictions(3)
+    Database(database_url).insert([orjson.dumps(prediction) for prediction in predictions])
     return predictions
 
 
-def test_without_a_label_there_is_nothing_to_read(url):
-    assert labels.labelled(url).empty
+def by_id(url: str) -> dict[str, int]:
+    return labels.labelled_predictions(url).set_index("id")["quality"].to_dict()
 
 
-def test_a_label_joins_its_prediction(url, kept):
-    labels.add(url, {kept[0].id: 7, kept[2].id: 4})
-    found = labels.labelled(url)
-    assert dict(zip(found["id"], found["quality"], strict=True)) == {kept[0].id: 7, kept[2].id: 4}
-    assert (found["score"] == 5.5).all()
-    assert str(found["quality"].dtype) == "int64"
+def test_without_labels_there_is_no_row(database_url):
+    assert labels.labelled_predictions(database_url).empty
 
 
-def test_a_label_that_is_told_again_takes_the_place_of_the_first(url, kept):
-    labels.add(url, {kept[0].id: 3})
-    labels.add(url, {kept[0].id: 8, kept[1].id: 5})
-    found = labels.labelled(url).set_index("id")["quality"]
-    assert found.to_dict() == {kept[0].id: 8, kept[1].id: 5}
+def test_without_labels_predictions_are_no_rows(database_url, stored):
+    assert labels.labelled_predictions(database_url).empty
 
 
-def test_ids_of_no_prediction_are_named_and_no_label_is_stored(url, kept):
+def test_a_label_joins_its_prediction(database_url, stored):
+    labels.add(database_url, {stored[0].id: 7, stored[2].id: 4})
+    assert by_id(database_url) == {stored[0].id: 7, stored[2].id: 4}
+    table = labels.labelled_predictions(database_url)
+    assert (table["score"] == 5.5).all()
+    assert str(table["quality"].dtype) == "int64"
+
+
+def test_the_order_is_by_time_and_features_and_not_by_the_random_ids(database_url):
+    first, *others = new_predictions(4)
+    alcohol = [first.wine | {"alcohol": value} for value in (12.0, None, 9.0)]
+    rows = [Prediction(one.id, first.time, "1", wine, 5.0) for one, wine in zip(others, alcohol, strict=True)]
+    later = Prediction(first.id, first.time + timedelta(seconds=1), "1", first.wine, 5.0)
+    Database(database_url).insert([orjson.dumps(one) for one in (later, *rows)])
+    labels.add(database_url, dict.fromkeys((one.id for one in (later, *rows)), 5))
+    assert list(labels.labelled_predictions(database_url)["id"]) == [rows[2].id, rows[0].id, rows[1].id, later.id]
+
+
+def test_a_correction_replaces_the_earlier_label(database_url, stored):
+    labels.add(database_url, {stored[0].id: 3})
+    labels.add(database_url, {stored[0].id: 8, stored[1].id: 5})
+    assert by_id(database_url) == {stored[0].id: 8, stored[1].id: 5}
+
+
+def test_unknown_ids_are_named_and_no_label_is_stored(database_url, stored):
     with pytest.raises(DataError, match=r"^2 of 3 ids have no stored prediction: typo, other\. No label is stored"):
-        labels.add(url, {kept[0].id: 7, "typo": 5, "other": 6})
-    assert labels.labelled(url).empty
-    labels.add(url, {kept[0].id: 7})
-    assert len(labels.labelled(url)) == 1
+        labels.add(database_url, {stored[0].id: 7, "typo": 5, "other": 6})
+    assert by_id(database_url) == {}
+    labels.add(database_url, {stored[0].id: 7})
+    assert by_id(database_url) == {stored[0].id: 7}
 
 
-def test_of_many_unknown_ids_the_first_ten_are_named(url):
+def test_of_many_unknown_ids_the_first_ten_are_named(database_url):
     with pytest.raises(DataError, match=r"^250 of 250 ids .*: id-0, .*, id-9 and 240 more\. No label"):
-        labels.add(url, {f"id-{n}": 5 for n in range(250)})
+        labels.add(database_url, {f"id-{n}": 5 for n in range(250)})
 
 
-def test_a_label_is_taken_once_its_prediction_has_arrived(url, tmp_path):
-    (early,) = made(1)
-    keeper = Predictions(tmp_path / "spool", url)
-    with pytest.raises(DataError, match=rf"{early.id}.*may still be on its way there: then add the labels later"):
-        labels.add(url, {early.id: 6})
-    assert keeper.keep([early])
-    keeper.close()
-    wait_until(lambda: len(read(url)) == 1, "the prediction")
-    labels.add(url, {early.id: 6})
-    assert labels.labelled(url)["quality"].tolist() == [6]
+def test_a_label_is_accepted_once_its_prediction_has_arrived(database_url, tmp_path):
+    (early,) = new_predictions(1)
+    store = PredictionStore(tmp_path / "queue", database_url)
+    with pytest.raises(DataError, match=rf"{early.id}.*may still be in the queue: then add the labels later"):
+        labels.add(database_url, {early.id: 6})
+    assert store.add([early])
+    store.close()
+    wait_until(lambda: count(database_url) == 1, "the prediction")
+    labels.add(database_url, {early.id: 6})
+    assert by_id(database_url) == {early.id: 6}
 
 
 @pytest.mark.parametrize("wrong", [11, -1, 5.5, "6", None])
-def test_a_quality_that_is_none_is_refused_and_nothing_is_kept(url, kept, wrong):
-    with pytest.raises(DataError, match=f"quality of {kept[1].id}: .* is not a whole number from 0 to 10"):
-        labels.add(url, {kept[0].id: 7, kept[1].id: wrong})
-    assert labels.labelled(url).empty
+def test_an_invalid_label_is_rejected_and_none_is_stored(database_url, stored, wrong):
+    with pytest.raises(DataError, match=f"quality of {stored[1].id}: .* is not a whole number from 0 to 10"):
+        labels.add(database_url, {stored[0].id: 7, stored[1].id: wrong})
+    assert by_id(database_url) == {}
 
 
-def test_a_database_that_is_away_is_told_without_its_password(tmp_path):
+def test_a_database_that_is_away_is_one_line(tmp_path):
     away = f"sqlite:///{tmp_path}/missing/predictions.db"
-    with pytest.raises(PredictionsError, match=r"cannot be used .* mend WINE_PREDICTIONS"):
+    with pytest.raises(PredictionsError, match=r"labels cannot be stored .* mend WINE_PREDICTIONS"):
         labels.add(away, {"an-id": 5})
-    with pytest.raises(PredictionsError, match="cannot be used"):
-        labels.labelled(away)
+    with pytest.raises(PredictionsError, match="cannot be read"):
+        labels.labelled_predictions(away)

@@ -148,7 +148,7 @@ def test_the_commands_of_the_readmes_ask_nobody(machine):
             assert requests.post(f"{url}/predict", json=EXAMPLE, timeout=30).json()["stored"]
             for path in ("/", "/docs", "/metrics"):
                 assert requests.get(url + path, timeout=30).ok
-            machine.runs(*MAKE, "watch")
+            machine.runs(*MAKE, "monitor")
         put_wine(machine)
         for words in (["score"], ["bucket"], ["check", "CH=4"]):
             machine.runs(*MAKE, *words)

@@ -128,8 +128,8 @@ def test_what_the_sliders_ask_for_is_neither_stored_nor_counted_as_a_request_for
         wait_until(lambda before=before: requests_to(url, "/preview") > before, f"a preview after {name} moved")
     assert requests_to(url, "/predict") == asked
     real = requests.post(f"{url}/predict", json=WINE, timeout=30).json()["id"]
-    wait_until(lambda: real in set(predictions.read(config.predictions_uri)["id"]), "the real prediction")
-    assert len(predictions.read(config.predictions_uri)) == asked + 1
+    wait_until(lambda: real in set(predictions.load(config.predictions_uri)["id"]), "the real prediction")
+    assert predictions.count(config.predictions_uri) == asked + 1
 
 
 def requests_to(url, path):

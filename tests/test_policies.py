@@ -9,7 +9,7 @@ from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 
 from deployment import batch
-from monitoring import watch
+from monitoring import monitor
 from orchestration import policies, train
 from orchestration.policies import cache_key, inputs_checksum, is_transient
 from wine_quality.config import Settings
@@ -58,14 +58,14 @@ def test_a_model_is_made_the_same_way_only_if_data_split_parameters_and_seed_are
     assert len({same, *others}) == 5
 
 
-@pytest.mark.parametrize("flow_module", [train, batch, watch])
+@pytest.mark.parametrize("flow_module", [train, batch, monitor])
 def test_no_task_but_those_with_a_kept_result_makes_prefect_pickle_its_arguments(flow_module):
     tasks = [one for one in vars(flow_module).values() if isinstance(one, Task)]
     cached = {one.name for one in tasks if one.cache_policy != NO_CACHE}
     assert cached == ({"baseline", "search"} if flow_module is train else set())
 
 
-@pytest.mark.parametrize("flow_module", [train, batch, watch])
+@pytest.mark.parametrize("flow_module", [train, batch, monitor])
 def test_no_flow_and_no_task_takes_the_settings(flow_module):
     parts = [one for one in vars(flow_module).values() if isinstance(one, Task | Flow)]
     taken = [parameter for one in parts for parameter in inspect.signature(one.fn).parameters.values()]

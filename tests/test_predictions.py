@@ -12,57 +12,46 @@ from uuid import uuid4
 import numpy as np
 import psycopg
 import pytest
-from keeper import WINE, made
-from postgres import PASSWORD, Postgres, postgres_server
+from postgres import PASSWORD, Postgres
+from prediction_writer import WINE, new_predictions
 from servers import wait_until
 
-from wine_quality import predictions, spool
+from wine_quality import disk_queue
 from wine_quality.errors import PredictionsError, SettingsError
-from wine_quality.predictions import Prediction, Predictions, read
+from wine_quality.predictions import Prediction, PredictionStore, count, load
 from wine_quality.schema import FEATURES
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/predictions.db?timeout=0.1"
-    return request.getfixturevalue("server").new_database(f"test-{uuid4()}")
+@pytest.fixture
+def url(database_url: str) -> str:
+    return database_url
 
 
 @pytest.fixture
-def postgres_url(server: Postgres) -> str:
-    return server.new_database(f"test-{uuid4()}")
+def postgres_url(postgres: Postgres) -> str:
+    return postgres.new_database(f"test-{uuid4()}")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The folder of the spool."""
-    return tmp_path / "spool"
+    """The folder of the queue."""
+    return tmp_path / "queue"
 
 
 @pytest.fixture
-def keeper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Predictions]]:
-    """A function that opens the spool for a database; what it opens ships in a hurry and is closed after the test."""
-    monkeypatch.setattr(predictions, "SHIP_SECONDS", 0.02)
-    monkeypatch.setattr(predictions, "LONGEST_WAIT", 0.1)
-    opened = []
+def open_store(folder: Path) -> Iterator[Callable[[str], PredictionStore]]:
+    """A function that opens the queue for a database, flushes often, and is closed after the test."""
+    stores = []
 
-    def open_spool(url: str) -> Predictions:
-        opened.append(Predictions(folder, url))
-        return opened[-1]
+    def open_store(url: str) -> PredictionStore:
+        stores.append(PredictionStore(folder, url, flush_seconds=0.02, max_wait=0.1))
+        return stores[-1]
 
-    yield open_spool
-    for each in opened:
-        each.close()
+    yield open_store
+    for store in stores:
+        store.close()
 
 
 @pytest.fixture
@@ -84,17 +73,17 @@ def locked(url: str) -> Iterator[None]:
     connection.close()
 
 
-def ids(kept: list[Prediction]) -> set[str]:
-    return {prediction.id for prediction in kept}
+def ids(predictions: list[Prediction]) -> set[str]:
+    return {prediction.id for prediction in predictions}
 
 
-def arrived(url: str, kept: list[Prediction]) -> None:
+def arrived(url: str, predictions: list[Prediction]) -> None:
     """Return once these predictions, no others, are in the database; none can be there twice, as ids are the key."""
-    wait_until(lambda: len(read(url)) >= len(kept), "predictions in the database")
-    assert set(read(url)["id"]) == ids(kept)
+    wait_until(lambda: count(url) >= len(predictions), "predictions in the database")
+    assert set(load(url)["id"]) == ids(predictions)
 
 
-def spooled(folder: Path) -> bytes:
+def waiting(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("*.jsonl")))
 
 
@@ -102,162 +91,166 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "wine_quality.predictions"]
 
 
-def test_a_prediction_is_kept_with_its_inputs_score_version_and_time(keeper, url):
+def test_a_prediction_is_stored_with_its_inputs_score_version_and_time(open_store, url):
     wine = {"type": "white", **{name: float(number) for number, name in enumerate(FEATURES[1:])}}
-    kept = Prediction("an-id", NOON, "3", wine, 5.25)
-    assert keeper(url).keep([kept])
-    arrived(url, [kept])
-    (row,) = read(url).to_dict("records")
+    predictions = Prediction("an-id", NOON, "3", wine, 5.25)
+    assert open_store(url).add([predictions])
+    arrived(url, [predictions])
+    (row,) = load(url).to_dict("records")
     assert row == {"id": "an-id", "time": NOON, "version": "3", **wine, "score": 5.25}
 
 
-def test_times_are_utc_and_those_before_since_are_left_out(keeper, url):
+def test_times_are_utc_and_those_before_since_are_left_out(open_store, url):
     later = NOON.astimezone(timezone(timedelta(hours=-5))) + timedelta(microseconds=1)
-    kept = [Prediction("second", later, "3", WINE, 5.0), Prediction("first", NOON, "3", WINE, 6.0)]
-    assert keeper(url).keep(kept)
-    arrived(url, kept)
-    assert list(read(url)["id"]) == ["first", "second"]
-    assert str(read(url)["time"].dtype) == "datetime64[us, UTC]"
-    assert list(read(url)["time"]) == [NOON, NOON + timedelta(microseconds=1)]
-    assert list(read(url, since=later)["id"]) == ["second"]
-    assert read(url, since=later + timedelta(microseconds=1)).empty
+    predictions = [Prediction("second", later, "3", WINE, 5.0), Prediction("first", NOON, "3", WINE, 6.0)]
+    assert open_store(url).add(predictions)
+    arrived(url, predictions)
+    assert list(load(url)["id"]) == ["first", "second"]
+    assert str(load(url)["time"].dtype) == "datetime64[us, UTC]"
+    assert list(load(url)["time"]) == [NOON, NOON + timedelta(microseconds=1)]
+    assert list(load(url, since=later)["id"]) == ["second"]
+    assert load(url, since=later + timedelta(microseconds=1)).empty
+    assert [count(url), count(url, later), count(url, later + timedelta(microseconds=1))] == [2, 1, 0]
 
 
 def test_before_the_first_prediction_the_table_has_its_columns_and_no_row(url):
-    empty = read(url)
+    empty = load(url)
     assert list(empty.columns) == ["id", "time", "version", *FEATURES, "score"]
     assert empty.empty
+    assert count(url) == 0
     assert str(empty["time"].dtype) == "datetime64[us, UTC]"
 
 
-def test_blanks_are_null_in_the_spool_and_nan_in_the_table(keeper, away, url, folder):
+def test_missing_values_are_null_in_the_queue_and_nan_in_the_table(open_store, away, url, folder):
     wine = WINE | {"type": None, "pH": float("nan"), "alcohol": np.float64("nan"), "density": np.float64(0.99)}
-    first = keeper(away)
-    assert first.keep([Prediction("blank", NOON, "3", wine, np.float64(5.5))])
+    first = open_store(away)
+    assert first.add([Prediction("blank", NOON, "3", wine, np.float64(5.5))])
     first.close()
-    (line,) = spooled(folder).splitlines()
+    (line,) = waiting(folder).splitlines()
     found = json.loads(line, parse_constant=pytest.fail)["wine"]
     assert found == WINE | {"type": None, "pH": None, "alcohol": None, "density": 0.99}
-    keeper(url)
-    wait_until(lambda: len(read(url)), "the prediction")
-    row = read(url).iloc[0]
+    open_store(url)
+    wait_until(lambda: count(url), "the prediction")
+    row = load(url).iloc[0]
     assert row[["type", "pH", "alcohol"]].isna().all()
     assert (row["density"], row["sulphates"], row["score"]) == (0.99, 5.25, 5.5)
 
 
-def test_a_line_that_is_shipped_twice_is_one_prediction(keeper, away, url, folder, tmp_path):
-    kept = made(3)
-    first = keeper(away)
-    first.keep(kept)
+def test_a_line_that_is_inserted_twice_is_one_prediction(open_store, away, url, folder, tmp_path):
+    predictions = new_predictions(3)
+    first = open_store(away)
+    first.add(predictions)
     first.close()
     shutil.copytree(folder, tmp_path / "again")
-    arrived_by(keeper, url, kept)
+    arrived_by(open_store, url, predictions)
     shutil.copytree(tmp_path / "again", folder, dirs_exist_ok=True)
-    arrived_by(keeper, url, kept)
+    arrived_by(open_store, url, predictions)
     assert not list(folder.iterdir())
 
 
-def arrived_by(keeper: Callable[[str], Predictions], url: str, kept: list[Prediction]) -> None:
-    keeper(url).close()
-    arrived(url, kept)
+def arrived_by(open_store: Callable[[str], PredictionStore], url: str, predictions: list[Prediction]) -> None:
+    open_store(url).close()
+    arrived(url, predictions)
 
 
-def test_a_database_that_is_away_at_the_start_gets_everything_once_it_is_there(keeper, away, tmp_path, folder, caplog):
-    kept, first = made(2), keeper(away)
-    assert first.keep(kept[:1])
-    wait_until(lambda: first.trouble.now, "the warning")
-    assert first.keep(kept[1:])
+def test_a_database_that_is_away_at_the_start_gets_everything_once_it_is_there(
+    open_store, away, tmp_path, folder, caplog
+):
+    predictions, first = new_predictions(2), open_store(away)
+    assert first.add(predictions[:1])
+    wait_until(lambda: first.outage.error, "the warning")
+    assert first.add(predictions[1:])
     (tmp_path / "missing").mkdir()
-    arrived(away, kept)
-    wait_until(lambda: not first.trouble.now, "the end of the trouble")
+    arrived(away, predictions)
+    wait_until(lambda: not first.outage.error, "the end of the outage")
     begin, end = warned(caplog)
     assert begin.startswith(f"{away}: predictions wait in {folder} (unable to open database file")
     assert end == f"{away}: works again"
 
 
 @pytest.mark.slow
-def test_while_the_database_is_locked_predictions_are_kept_and_they_arrive_after_it(keeper, url, folder, caplog):
-    kept, first = made(3), keeper(url)
-    first.keep(kept[:1])
-    arrived(url, kept[:1])
+def test_while_the_database_is_locked_predictions_wait_and_they_arrive_after_it(open_store, url, folder, caplog):
+    predictions, first = new_predictions(3), open_store(url)
+    first.add(predictions[:1])
+    arrived(url, predictions[:1])
     with locked(url):
-        assert first.keep(kept[1:2])
-        wait_until(lambda: first.trouble.now, "the warning")
-        assert first.keep(kept[2:])
-        assert len(spooled(folder).splitlines()) == 2
-    arrived(url, kept)
-    wait_until(lambda: not first.trouble.now, "the end of the trouble")
+        assert first.add(predictions[1:2])
+        wait_until(lambda: first.outage.error, "the warning")
+        assert first.add(predictions[2:])
+        assert len(waiting(folder).splitlines()) == 2
+    arrived(url, predictions)
+    wait_until(lambda: not first.outage.error, "the end of the outage")
     assert [line.rpartition(":")[2] for line in warned(caplog)[1:]] == [" works again"]
 
 
-def test_while_the_database_is_away_there_are_few_segments(keeper, away, folder):
-    first = keeper(away)
+def test_while_the_database_is_away_there_are_few_segments(open_store, away, folder):
+    first = open_store(away)
     for number in range(50):
-        first.keep(made(1))
-        wait_until(lambda: first.spool.waiting, "the spool")
+        first.add(new_predictions(1))
+        wait_until(lambda: first.queue.bytes, "the queue")
         if number == 0:
-            wait_until(lambda: first.trouble.now, "the warning")
-        first.ship()
+            wait_until(lambda: first.outage.error, "the warning")
+        first.flush()
     assert len(list(folder.iterdir())) == 2
 
 
-def test_a_segment_that_a_living_process_holds_is_left_to_it(keeper, url, folder):
-    other = spool.Spool(folder)
+def test_a_segment_that_a_living_process_holds_is_left_to_it(open_store, url, folder):
+    other = disk_queue.DiskQueue(folder)
     other.add(b"a line that is not finished")
-    kept, first = made(1), keeper(url)
-    assert first.keep(kept)
-    arrived(url, kept)
-    assert spooled(folder) == b"a line that is not finished"
-    other.cut()
+    predictions, first = new_predictions(1), open_store(url)
+    assert first.add(predictions)
+    arrived(url, predictions)
+    assert waiting(folder) == b"a line that is not finished"
+    other.release()
 
 
-def test_a_torn_last_line_is_dropped(keeper, away, url, folder):
-    kept, first = made(2), keeper(away)
-    first.keep(kept)
+def test_a_partial_last_line_is_dropped(open_store, away, url, folder):
+    predictions, first = new_predictions(2), open_store(away)
+    first.add(predictions)
     first.close()
     (segment,) = folder.iterdir()
-    segment.write_bytes(segment.read_bytes() + b'{"id":"torn","time":')
-    arrived_by(keeper, url, kept)
+    segment.write_bytes(segment.read_bytes() + b'{"id":"partial","time":')
+    arrived_by(open_store, url, predictions)
     assert not list(folder.iterdir())
 
 
-def test_a_segment_with_a_broken_line_is_put_aside_and_those_after_it_arrive(keeper, url, folder, caplog):
+def test_a_segment_with_a_broken_line_is_set_aside_and_those_after_it_arrive(open_store, url, folder, caplog):
     folder.mkdir()
     (folder / "0.jsonl").write_bytes(b"scribble\n")
-    kept, first = made(1), keeper(url)
-    first.keep(kept)
-    arrived(url, kept)
+    predictions, first = new_predictions(1), open_store(url)
+    first.add(predictions)
+    arrived(url, predictions)
     assert [path.name for path in folder.iterdir()] == ["0.refused"]
     assert warned(caplog)[0].startswith(
-        f"{folder}/0.refused: put aside (1 validation error for Prediction Invalid JSON"
+        f"{folder}/0.refused: set aside (1 validation error for Prediction Invalid JSON"
     )
     assert warned(caplog)[0].endswith("Mend its lines and name it 0.jsonl.")
 
 
-def test_a_segment_that_the_database_refuses_is_put_aside_and_those_after_it_arrive(keeper, postgres_url, folder):
-    first = keeper(postgres_url)
-    first.keep([Prediction("refused", NOON, "no text of PostgreSQL: \0", WINE, 5.0)])
+def test_a_segment_that_the_database_refuses_is_set_aside_and_those_after_it_arrive(open_store, postgres_url, folder):
+    first = open_store(postgres_url)
+    first.add([Prediction("refused", NOON, "no text of PostgreSQL: \0", WINE, 5.0)])
     wait_until(lambda: list(folder.glob("*.refused")), "the segment")
-    kept = made(1)
-    first.keep(kept)
-    arrived(postgres_url, kept)
+    predictions = new_predictions(1)
+    first.add(predictions)
+    arrived(postgres_url, predictions)
 
 
-def test_closing_ships_what_waits(keeper, url, folder):
-    kept, first = made(2), keeper(url)
-    first.keep(kept)
+def test_closing_flushes_what_waits(open_store, url, folder):
+    predictions, first = new_predictions(2), open_store(url)
+    first.add(predictions)
     first.close()
-    assert set(read(url)["id"]) == ids(kept)
+    assert set(load(url)["id"]) == ids(predictions)
     assert not list(folder.iterdir())
 
 
-def test_closing_leaves_what_cannot_be_shipped_to_the_next_process(keeper, away, tmp_path):
-    kept, first = made(2), keeper(away)
-    first.keep(kept)
+def test_closing_leaves_what_cannot_be_inserted_to_the_next_process(open_store, away, tmp_path):
+    predictions, first = new_predictions(2), open_store(away)
+    first.add(predictions)
     first.close()
     assert not first.thread.is_alive()
     (tmp_path / "missing").mkdir()
-    arrived_by(keeper, away, kept)
+    arrived_by(open_store, away, predictions)
 
 
 @pytest.mark.parametrize(
@@ -274,25 +267,25 @@ def test_closing_leaves_what_cannot_be_shipped_to_the_next_process(keeper, away,
         "postgresql://wine:half@corked@host/wine",
     ],
 )
-def test_an_address_that_cannot_be_used_is_told_without_its_password(folder, url):
-    with pytest.raises(SettingsError, match=r"^WINE_PREDICTIONS: not the address of a database") as told:
-        Predictions(folder, url)
-    assert "corked" not in "".join(format_exception(told.value))
+def test_an_address_that_cannot_be_used_is_shown_without_its_password(folder, url):
+    with pytest.raises(SettingsError, match=r"^WINE_PREDICTIONS: not the address of a database") as caught:
+        PredictionStore(folder, url)
+    assert "corked" not in "".join(format_exception(caught.value))
     assert not folder.exists()
 
 
-def test_a_password_is_in_no_line_error_or_repr(keeper, postgres_url, caplog):
+def test_a_password_is_in_no_line_error_or_repr(open_store, postgres_url, caplog):
     caplog.set_level(logging.DEBUG)
-    first = keeper(postgres_url.replace(PASSWORD, f"wrong-{PASSWORD}"))
-    first.keep(made(1))
-    wait_until(lambda: first.trouble.now, "the warning")
-    with pytest.raises(PredictionsError, match="password authentication failed") as told:
-        read(postgres_url.replace(PASSWORD, f"wrong-{PASSWORD}"))
+    first = open_store(postgres_url.replace(PASSWORD, f"wrong-{PASSWORD}"))
+    first.add(new_predictions(1))
+    wait_until(lambda: first.outage.error, "the warning")
+    with pytest.raises(PredictionsError, match="password authentication failed") as caught:
+        load(postgres_url.replace(PASSWORD, f"wrong-{PASSWORD}"))
     assert "password authentication failed" in caplog.text
-    for text in (caplog.text, str(told.value), repr(first), repr(vars(first)), repr(vars(first.store))):
+    for text in (caplog.text, str(caught.value), repr(first), repr(vars(first)), repr(vars(first.database))):
         assert PASSWORD not in text
 
 
 def test_a_database_that_is_away_cannot_be_read(away):
     with pytest.raises(PredictionsError, match=r"cannot be read \(unable to open database file\)\. Start it, or mend"):
-        read(away)
+        load(away)

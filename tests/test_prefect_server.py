@@ -28,7 +28,7 @@ COMMANDS = {
     "deploy": "orchestration.deploy",
     "bucket": "orchestration.list_bucket",
     "score": "deployment.batch",
-    "watch": "monitoring.watch",
+    "monitor": "monitoring.monitor",
     "the event": "orchestration.data_changed",
     "the flow from one file": "orchestration.serve",
     "check": "tour.check 3",

@@ -34,7 +34,7 @@ from wine_quality.config import settings
 from wine_quality.errors import TrackingError
 from wine_quality.local_s3 import local_s3
 from wine_quality.ports import free_port
-from wine_quality.predictions import Prediction, Store
+from wine_quality.predictions import Database, Prediction
 from wine_quality.schema import FEATURES
 from wine_quality.splits import distinct_wines
 
@@ -100,7 +100,7 @@ def lived(tmp_path_factory, few_wines) -> Iterator[tuple[Path, Path, list[tuple[
             wines.head(20).to_csv(incoming / "monday.csv", index=False)
             command("-m", "deployment.batch")
             predict(unlike(wines[wines["type"] == "white"].head(40)))
-            command("-m", "monitoring.watch")
+            command("-m", "monitoring.monitor")
             command("-m", "orchestration.deploy")
             assert [code for code, _ in ended] == [0] * 4, ended
             assert len(chat.got) == 1, ended[2]
@@ -110,9 +110,9 @@ def lived(tmp_path_factory, few_wines) -> Iterator[tuple[Path, Path, list[tuple[
             predict(unlike(wines[wines["type"] == "red"].head(40)))
             chat.answers = [503] * 4
             (home / "monitoring" / "reports").rename(home / "monitoring" / "earlier")  # so that it is news again
-            command("-m", "monitoring.watch")
+            command("-m", "monitoring.monitor")
             wrong = os.environ["WINE_PREDICTIONS"].replace(CANARIES["database"], CANARIES["wrong-database"])
-            command("-m", "monitoring.watch", WINE_PREDICTIONS=wrong)
+            command("-m", "monitoring.monitor", WINE_PREDICTIONS=wrong)
         spoil_block(home, command)
     return home, database.data, ended
 
@@ -134,7 +134,7 @@ def predict(wines: pd.DataFrame) -> None:
     """Put predictions of wines into the database."""
     now = datetime.now(UTC)
     made = [Prediction(str(uuid4()), now, "1", wine, 5.8) for wine in wines[FEATURES].to_dict("records")]
-    Store(settings().predictions_uri).insert([orjson.dumps(one) for one in made])
+    Database(settings().predictions_uri).insert([orjson.dumps(one) for one in made])
 
 
 def spoil_block(home: Path, command) -> None:

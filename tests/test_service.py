@@ -17,7 +17,7 @@ from served import WINE, alias_moved, told, two_versions, wait_for, watchful_ser
 from servers import running, wait_until
 
 from deployment.serve import serve
-from wine_quality import predictions, spool
+from wine_quality import disk_queue, predictions
 from wine_quality.config import ROOT
 from wine_quality.data import load_wine
 from wine_quality.errors import DataError, SettingsError
@@ -150,22 +150,22 @@ def test_the_model_is_told_with_its_columns_and_their_limits(url):
 def test_what_was_predicted_is_kept(url, config):
     one, many = post(url, {**WINE, "pH": None}).json(), post(url, [WINE, WINE]).json()
     ids = {one["id"], *(each["id"] for each in many["predictions"])}
-    wait_until(lambda: ids <= set(predictions.read(config.predictions_uri)["id"]), "the predictions")
-    kept = predictions.read(config.predictions_uri).set_index("id").loc[one["id"]]
+    wait_until(lambda: ids <= set(predictions.load(config.predictions_uri)["id"]), "the predictions")
+    kept = predictions.load(config.predictions_uri).set_index("id").loc[one["id"]]
     assert (kept["score"], kept["version"], kept["alcohol"]) == (one["score"], "1", WINE["alcohol"])
     assert np.isnan(kept["pH"])
 
 
 def test_a_preview_is_scored_but_neither_stored_nor_counted_as_a_prediction(url, config):
     def stored():
-        rows = predictions.read(config.predictions_uri)
+        rows = predictions.load(config.predictions_uri)
         return list(rows.loc[rows["alcohol"] == wine["alcohol"], "id"])
 
     before, wine = samples(url), {**WINE, "alcohol": 11.0625}  # which no other test asks for
     preview, real = post(url, wine, "/preview").json(), post(url, wine).json()
     assert preview == {"score": real["score"], "quality": real["quality"], "version": "1", "stored": False}
     wait_until(stored, "the real prediction")
-    assert not list(config.spool.glob("*.refused"))
+    assert not list(config.prediction_queue.glob("*.refused"))
     assert stored() == [real["id"]]
     grown = Counter()
     for (name, labels), value in samples(url).items():
@@ -204,7 +204,7 @@ def test_no_metric_tells_when_a_counter_was_created(url):
 
 
 def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypatch):
-    monkeypatch.setattr(spool, "SPOOL_BYTES", 0)
+    monkeypatch.setattr(disk_queue, "MAX_BYTES", 0)
     answer = post(url, WINE)
     assert (answer.status_code, answer.json()["stored"]) == (200, False)
 

@@ -98,11 +98,11 @@ def test_make_serve_ends(ports, tmp_path, number):
 
 
 @pytest.mark.parametrize("number", CODES)
-def test_make_replay_ends_with_all_that_it_started(ports, tmp_path, number):
+def test_make_simulate_ends_with_all_that_it_started(ports, tmp_path, number):
     log = tmp_path / "log"
-    with started(log, "monitoring.replay", "--short") as replay:
-        wait_for(replay, lambda: runs(replay, "monitoring.weeks"), log)
-        assert assert_ends(replay, number) == CODES[number], log.read_text()
+    with started(log, "monitoring.simulation", "--short") as simulation:
+        wait_for(simulation, lambda: runs(simulation, "monitoring.simulation.run"), log)
+        assert assert_ends(simulation, number) == CODES[number], log.read_text()
     assert "Traceback" not in log.read_text()
 
 

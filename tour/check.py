@@ -14,7 +14,7 @@ from orchestration import is_up, prepare_home  # isort: skip  it names Prefect's
 
 from prefect.client.orchestration import get_client
 
-from monitoring.records import records
+from monitoring.records import load_records
 from orchestration.artifacts import connect_quietly
 from orchestration.bucket import wine_bucket
 from tour import chapter_of
@@ -83,7 +83,7 @@ def deployment(config: Settings) -> Iterator[Found]:
     except httpx.HTTPError:
         ready = "away"
     yield Found(f"the service: {ready}", ready == "green", "run make serve in another terminal")
-    kept = len(predictions.read(config.predictions_uri))
+    kept = predictions.count(config.predictions_uri)
     yield Found(
         f"predictions kept: {kept:,}",
         kept > 0,
@@ -95,14 +95,14 @@ def deployment(config: Settings) -> Iterator[Found]:
 
 
 def monitoring(config: Settings) -> Iterator[Found]:
-    """Chapter 5: the year, and a look at your own predictions."""
-    over = (config.home / "monitoring" / "year" / "summary.json").is_file()
-    yield Found("the year, lived through", over, "make replay")
-    page = config.home / "monitoring" / "report.html"
-    yield Found(f"its page: {page}", page.is_file(), "make replay")
-    looks = records(config)
-    told = f", the last one {looks[-1].reading.name}" if looks else ""
-    yield Found(f"looks at your own predictions: {len(looks)}{told}", bool(looks), "make watch")
+    """Chapter 5: the simulation, and monitoring runs on your own predictions."""
+    complete = (config.local / "simulation" / "summary.json").is_file()
+    yield Found("the simulation, complete", complete, "make simulate")
+    report = config.home / "monitoring" / "report.html"
+    yield Found(f"its report: {report}", report.is_file(), "make simulate")
+    records = load_records(config)
+    last = f", the last one {records[-1].result.name}" if records else ""
+    yield Found(f"monitoring runs on your own predictions: {len(records)}{last}", bool(records), "make monitor")
 
 
 def champion(config: Settings) -> Found:

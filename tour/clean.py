@@ -1,4 +1,4 @@
-"""Take away what was made: runs, models, the bucket, downloads, the year. It asks first where that loses runs.
+"""Take away what was made: runs, models, the bucket, downloads. It asks first where that loses runs.
 
 Run it with `python -m tour.clean`, or `make clean`. The environment in `.venv` stays, and so does what git tracks.
 """
@@ -18,7 +18,7 @@ YES = "yes"
 def made(config: Settings) -> list[Path]:
     """Return what commands and notebooks have made in the home."""
     home = config.home
-    named = [home / "mlruns", config.local, config.raw_data, home / "monitoring" / "year", config.reports]
+    named = [home / "mlruns", config.local, config.raw_data, config.reports]
     found = [*home.glob("mlflow.db*"), *home.glob("predictions.db*"), *config.models.glob("*.skops"), *named]
     return [path for path in [*found, home / "monitoring" / "report.html"] if path.is_file() or holds_something(path)]
 

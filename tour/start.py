@@ -10,14 +10,13 @@ from contextlib import nullcontext
 
 import httpx
 
-from monitoring.replay import beside, wait_for  # not in orchestration, which makes a folder as it is imported
 from orchestration import is_up, prepare_home
 from orchestration.prefect_server import assert_answers
 from tour import CHAPTERS, chapter_of
 from wine_quality import data, predictions, registry, splits, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import exit_code
-from wine_quality.processes import companion, module, run_module
+from wine_quality.processes import module, run_module, server
 from wine_quality.schema import FEATURES
 
 SERVE_SECONDS = 60
@@ -44,13 +43,12 @@ def deploy(config: Settings) -> None:
 
 def predict(config: Settings) -> None:
     """Let the service score the gate set, if it has scored nothing yet, so that there is something to look at."""
-    if len(predictions.read(config.predictions_uri)):
+    if predictions.count(config.predictions_uri):
         return
     print("start     deployment.serve", flush=True)
     _, wines = splits.train_gate_split(splits.distinct_wines(data.load_wine(config).table))
     log = config.local / "serve.log"
-    with companion(module("deployment.serve"), log, {}) as service:
-        wait_for(service, "service", config.serve_port, log, SERVE_SECONDS)
+    with server(module("deployment.serve"), [config.serve_port], log, {}):
         address, as_json = f"http://127.0.0.1:{config.serve_port}/predict", {"Content-Type": "application/json"}
         asked = wines[FEATURES].to_json(orient="records")
         told = httpx.post(address, content=asked, headers=as_json, timeout=SERVE_SECONDS).raise_for_status()
@@ -69,7 +67,8 @@ def main() -> None:
     wine = data.load_wine(config)
     print(f"wine      {len(wine.table):,} rows: {wine.why}", flush=True)
     steps = [step for first, step in STEPS.items() if chapter >= first]
-    ready = beside(config.local / "start.log", config.mlflow_port, config.prefect_port, {})
+    ports = [config.mlflow_port, config.prefect_port]  # MLflow first: two that create its database at once clash
+    ready = server(module("orchestration.up"), ports, config.local / "start.log", {})
     alone = bool(steps) and not is_up(config)
     with ready if alone else nullcontext():
         for step in steps:

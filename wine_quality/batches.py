@@ -119,7 +119,7 @@ def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path, predictions
     folder : Path
         Where the object is kept as long as the work takes, and what is made of it. It is emptied first.
     predictions_uri : str
-        The database of predictions, as that of `predictions.Store`.
+        The database of predictions, see `predictions.Database`.
 
     Raises
     ------

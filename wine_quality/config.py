@@ -90,13 +90,13 @@ class Settings(BaseSettings):
         return self.local / "outbox"
 
     @property
-    def spool(self) -> Path:
+    def prediction_queue(self) -> Path:
         """Predictions that wait for their database."""
         return self.local / "predictions"
 
     @property
     def reports(self) -> Path:
-        """What each look at the model in use has found."""
+        """The records of the monitoring runs."""
         return self.home / "monitoring" / "reports"
 
     @property

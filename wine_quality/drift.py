@@ -1,10 +1,10 @@
-"""Drift: how unlike the wines of a week are to those that the model was trained on. Evidently does the statistics.
+"""Data drift: how the rows of a week differ from those that the model was trained on. Evidently does the statistics.
 
-Two tests, one for each kind of column. A measurement is compared by Kolmogorov and Smirnov: the largest distance
-between the two cumulative distributions, and the chance (p-value) that two draws from one cellar lie as far apart. The
-colour is compared by the distance of Jensen and Shannon (the square root of the divergence of Lin, 1991, IEEE
-Transactions on Information Theory 37(1), 145-151): 0 where red and white have the same shares on both sides, and 0.83,
-the root of ln 2, where one side is all red and the other all white.
+There are two tests, one for each kind of column. A measurement is compared by Kolmogorov and Smirnov's: the largest
+distance between the two cumulative distributions, and the chance (p-value) that two samples of one population lie as
+far apart. The type is compared by the distance of Jensen and Shannon (the square root of the divergence of Lin, 1991,
+IEEE Transactions on Information Theory 37(1), 145-151): 0 if red and white have the same shares in both tables, and
+0.83, the root of ln 2, if one table is all red and the other all white.
 """
 
 import warnings
@@ -19,15 +19,17 @@ from evidently.metrics import ValueDrift
 
 from wine_quality.errors import DataError
 from wine_quality.files import whole_file
-from wine_quality.health import FEWEST_COMPARED, LEAST_CHANCE, MOST_DISTANCE
 from wine_quality.schema import FEATURES
+from wine_quality.thresholds import MAX_P_VALUE, MIN_DISTANCE, MIN_ROWS
 
-SCORE = "score"  # the column of what the model said
+SCORE = "score"  # the column of predictions
+NUMBER = {"method": "ks", "threshold": MAX_P_VALUE}  # as Evidently takes them
+CATEGORY = {"method": "jensenshannon", "threshold": MIN_DISTANCE}
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What was found.
+    """The result of a comparison.
 
     Attributes
     ----------
@@ -53,8 +55,8 @@ class Drift:
         return list(features.index[features["drifted"]])
 
     @property
-    def score_drifted(self) -> bool:
-        """Whether the scores did."""
+    def prediction_drift(self) -> bool:
+        """Whether the scores drifted."""
         return bool(self.columns["drifted"].get(SCORE, False))
 
     def save_html(self, path: Path) -> None:
@@ -64,68 +66,63 @@ class Drift:
 
 
 def drift(reference: pd.DataFrame, current: pd.DataFrame) -> Drift:
-    """Compare the wines of a week with those the model was trained on.
+    """Compare the rows of a week with those that the model was trained on.
 
     Parameters
     ----------
-    reference, current : DataFrame of shape (n wines, 12 or more)
-        The columns of `FEATURES`, in the units of `MEASUREMENTS`. Where both have a `score` it is compared too: that of
-        the reference must be of wines that the model was not trained on, and is NaN for all others. A model is surer of
-        wines it knows, so that its scores of these would lie farther apart.
+    reference, current : DataFrame of shape (n rows, 12 or more)
+        The columns of `FEATURES`, in the units of `MEASUREMENTS`. If both have a `score`, it is compared too. The
+        reference needs scores of rows that the model was not trained on, and NaN elsewhere, because a model is more
+        certain of its training data, so that its scores of these spread wider.
 
     Raises
     ------
     DataError
-        A side has fewer than ten wines.
+        A table has fewer than ten rows.
 
     Notes
     -----
     Infinite values count as missing. A column with fewer than ten values in one of the tables is left out.
     """
     fewest = min(len(reference), len(current))
-    if fewest < FEWEST_COMPARED:
-        raise DataError(f"drift of {fewest} wines: fewer than {FEWEST_COMPARED} tell nothing. Wait for more.")
+    if fewest < MIN_ROWS:
+        raise DataError(f"{fewest} rows are too few to test for drift: {MIN_ROWS} are needed. Wait for more.")
     names = [*FEATURES, *([SCORE] if SCORE in reference and SCORE in current else [])]
-    reference, current = (side[names].replace([np.inf, -np.inf], np.nan) for side in (reference, current))
-    missing = left_out(reference, "rows that the model knows") | left_out(current, "rows")
+    reference, current = (table[names].replace([np.inf, -np.inf], np.nan) for table in (reference, current))
+    missing = too_few_values(reference, "reference rows") | too_few_values(current, "rows")
     names = [name for name in names if name not in missing]
-    tests = {name: words() if name == "type" else numbers() for name in names}
+    tests = {name: CATEGORY if name == "type" else NUMBER for name in names}
     report = Report([ValueDrift(column=name, **test) for name, test in tests.items()])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a column that is the same in all wines, and of small groups
-        snapshot = report.run(described(current[names]), described(reference[names]))
-    values = [float(metric["value"]) for metric in snapshot.dict()["metrics"]]
-    columns = pd.DataFrame({"test": [test["method"] for test in tests.values()], "value": values}, index=names)
-    columns["limit"] = [test["threshold"] for test in tests.values()]
-    chance, value, limit = columns["test"] == "ks", columns["value"], columns["limit"]
-    columns["drifted"] = (chance & (value <= limit)) | (~chance & (value >= limit))
+        warnings.simplefilter("ignore")  # of constant columns and of small groups
+        snapshot = report.run(as_dataset(current[names]), as_dataset(reference[names]))
+    columns = drift_table(tests, [float(metric["value"]) for metric in snapshot.dict()["metrics"]])
     features = columns.loc[columns.index != SCORE, "drifted"]
     return Drift(columns, float(features.mean()) if len(features) else 0.0, snapshot, list(missing.values()))
 
 
-def left_out(wines: pd.DataFrame, what: str) -> dict[str, str]:
+def drift_table(tests: dict[str, dict], values: list[float]) -> pd.DataFrame:
+    """Return each column's test, value and limit, and whether it drifted: a p-value is low then, a distance high."""
+    columns = pd.DataFrame({"test": [test["method"] for test in tests.values()], "value": values}, index=list(tests))
+    columns["limit"] = [test["threshold"] for test in tests.values()]
+    p_value, value, limit = columns["test"] == NUMBER["method"], columns["value"], columns["limit"]
+    columns["drifted"] = (p_value & (value <= limit)) | (~p_value & (value >= limit))
+    return columns
+
+
+def too_few_values(table: pd.DataFrame, what: str) -> dict[str, str]:
     """Return a line for each column with too few values to be compared, by the name of the column."""
-    counts = wines.notna().sum()
+    counts = table.notna().sum()
     return {
-        name: f"{name}: measured in {count} of {len(wines):,} {what}"
+        name: f"{name}: measured in {count} of {len(table):,} {what}"
         for name, count in counts.items()
-        if count < FEWEST_COMPARED
+        if count < MIN_ROWS
     }
 
 
-def numbers() -> dict[str, str | float]:
-    """Return the test of a measurement as Evidently takes it."""
-    return {"method": "ks", "threshold": LEAST_CHANCE}
-
-
-def words() -> dict[str, str | float]:
-    """Return the test of a word as Evidently takes it."""
-    return {"method": "jensenshannon", "threshold": MOST_DISTANCE}
-
-
-def described(wines: pd.DataFrame) -> Dataset:
-    """Return wines as Evidently takes them."""
-    words = [name for name in wines if name == "type"]
-    numeric = [name for name in wines if name not in words]
-    definition = DataDefinition(numerical_columns=numeric, categorical_columns=words)
-    return Dataset.from_pandas(wines.reset_index(drop=True), definition)
+def as_dataset(table: pd.DataFrame) -> Dataset:
+    """Return a table as Evidently takes it."""
+    categories = [name for name in table if name == "type"]
+    numbers = [name for name in table if name != "type"]
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=categories)
+    return Dataset.from_pandas(table.reset_index(drop=True), definition)

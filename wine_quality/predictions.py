@@ -1,9 +1,8 @@
-"""Every prediction is kept: at once in a spool on the local disk, soon after in a database.
+"""Every prediction is stored: at once in a queue on the local disk, soon after in a database.
 
-The spool is a folder of files of JSON lines, its segments. A process appends to one that it alone holds, and a thread
-inserts the lines of those that nobody holds any more into the database, then deletes them. So an answer never waits
-for the database, and one that is away, locked or slow loses nothing: the lines stay on the disk, also when the process
-is killed, and the next process on the same spool inserts them. A line inserted twice is one prediction, by its id.
+A thread inserts the queue's lines into the database and then deletes them (see `disk_queue`). So a response never waits
+for the database, and a database that is away, locked or slow loses nothing: the lines stay on disk even if the process
+is killed, and the next process on the same queue inserts them. Ids make a line that is inserted twice one prediction.
 """
 
 import logging
@@ -20,32 +19,33 @@ from typing import Any
 import orjson
 import pandas as pd
 from pydantic import TypeAdapter
-from sqlalchemy import Column, DateTime, Double, MetaData, String, Table, create_engine, inspect, select
+from sqlalchemy import Column, DateTime, Double, MetaData, Select, String, Table, create_engine, func, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Dialect, make_url
+from sqlalchemy.engine import URL, Connection, Dialect, Row, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeDecorator
 
+from wine_quality.disk_queue import DiskQueue, Outage, open_segment
 from wine_quality.errors import PredictionsError, SettingsError
 from wine_quality.schema import FEATURES, MEASUREMENTS
-from wine_quality.spool import Spool, Trouble, opened
 
-SHIP_SECONDS, LONGEST_WAIT = 1.0, 30.0  # from one shipment to the next, and at most where the database is away
+FLUSH_SECONDS, MAX_WAIT = 1.0, 30.0  # between two flushes, and at most while the database is away
 CLOSE_SECONDS = 5.0
-BATCH = 100  # rows a statement: the thread gives way to answers in between
-INSERTED = 10_000  # lines of a file in one transaction
+BATCH = 100  # rows a statement: the thread gives way to requests in between
+TRANSACTION = 10_000  # lines of a file in one transaction
 LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC
-SHOWN = 300  # letters of an error of the database
+EPOCH = datetime.fromtimestamp(0, UTC)
+SHOWN = 300  # characters of an error of the database
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer of a model.
+    """One prediction of a model.
 
-    `time` is in UTC, `version` that of the registered model, `wine` its 12 features by name, None or NaN where blank.
+    `time` is in UTC, `version` that of the registered model, `wine` the 12 features by name, None or NaN if missing.
     """
 
     id: str
@@ -56,17 +56,17 @@ class Prediction:
 
 
 class UtcTime(TypeDecorator):
-    """A time in UTC, also where the database knows no time zones, as SQLite."""
+    """A time in UTC, even in a database without time zones such as SQLite."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime, _dialect: Dialect) -> datetime:
-        """Return a time as it is sent."""
+        """Convert a time that is written."""
         return utc(value)
 
     def process_result_value(self, value: datetime, _dialect: Dialect) -> datetime:
-        """Return a time that was read."""
+        """Convert a time that was read."""
         return utc(value)
 
 
@@ -90,65 +90,63 @@ DTYPES["time"] = "datetime64[us, UTC]"
 PARSED = TypeAdapter(Prediction)
 
 
-def row(line: bytes) -> dict[str, Any]:
-    """Return a line of the spool as a row of the table."""
-    kept = PARSED.validate_json(line)
-    features = {name: kept.wine.get(name) for name in FEATURES}
-    return {"id": kept.id, "time": kept.time, "version": kept.version, "score": kept.score, **features}
+def to_row(line: bytes) -> dict[str, Any]:
+    """Return a line of the queue as a row of the table."""
+    one = PARSED.validate_json(line)
+    features = {name: one.wine.get(name) for name in FEATURES}
+    return {"id": one.id, "time": one.time, "version": one.version, "score": one.score, **features}
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of database: its driver, how patient a connection is, how one process alone writes, and its insert."""
+class Backend:
+    """A kind of database: its driver, timeouts of a connection, what locks it for one writer, and its insert."""
 
     driver: str
-    patience: dict[str, str]
-    alone: str
+    timeouts: dict[str, str]
+    lock: str
     insert: Callable[[Table], Any]
 
 
-SQLITE = Kind("sqlite", {"timeout": "2"}, "BEGIN IMMEDIATE", sqlite.insert)
-POSTGRESQL = Kind(
+SQLITE = Backend("sqlite", {"timeout": "2"}, "BEGIN IMMEDIATE", sqlite.insert)
+POSTGRESQL = Backend(
     "postgresql+psycopg",
     {"connect_timeout": "2", "keepalives_idle": "5", "tcp_user_timeout": "10000"},
     "SET LOCAL statement_timeout = '2s'; SELECT pg_advisory_xact_lock(hashtext('wine_quality.predictions'))",
     postgresql.insert,
 )
-KINDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "postgresql+psycopg": POSTGRESQL}
+BACKENDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "postgresql+psycopg": POSTGRESQL}
 
 
-class Store:
+class Database:
     """The database of predictions.
 
     Parameters
     ----------
     url : str
-        `sqlite:///<file>` or `postgresql://<user>:<password>@<host>/<database>`, as SQLAlchemy has it. What its query
-        says of a connection (`?connect_timeout=5`) goes before what is usual here.
+        `sqlite:///<file>` or `postgresql://<user>:<password>@<host>/<database>`, in SQLAlchemy's format. Its query
+        (`?connect_timeout=5`) overrides the timeouts that are set here.
 
     Raises
     ------
     SettingsError
-        The URL is none of these. The line does not show it, as there may be a password in it.
+        The URL is neither. The line does not show it, because it may contain a password.
     """
 
     def __init__(self, url: str) -> None:
         try:
             parsed = make_url(url)
-            self.kind = KINDS[parsed.drivername]
-            patient = parsed.set(drivername=self.kind.driver, query=self.kind.patience | dict(parsed.query))
-            self.engine = create_engine(patient, poolclass=NullPool)
+            self.backend = BACKENDS[parsed.drivername]
+            query = self.backend.timeouts | dict(parsed.query)
+            self.engine = create_engine(parsed.set(drivername=self.backend.driver, query=query), poolclass=NullPool)
         except (ArgumentError, KeyError, ValueError):
-            raise unusable() from None
-        in_memory = self.kind is SQLITE and parsed.database in (None, "", ":memory:")
+            raise invalid_url() from None
+        in_memory = self.backend is SQLITE and parsed.database in (None, "", ":memory:")
         if in_memory or "@" in (parsed.host or ""):
-            raise unusable()
+            raise invalid_url()
         self.name = str(URL.create(self.engine.dialect.name, None, None, parsed.host, parsed.port, parsed.database))
 
     def insert(self, lines: list[bytes]) -> None:
-        """Insert lines of a spool, all or none; ids that are there already stay as they are.
-
-        The table is made where there is none.
+        """Insert lines of a queue, all or none; rows whose ids exist stay as they are.
 
         Raises
         ------
@@ -157,19 +155,35 @@ class Store:
         SQLAlchemyError
             The database is away, or refuses.
         """
-        statement = self.kind.insert(TABLE).on_conflict_do_nothing()
-        with self.writing(TABLE) as connection:
-            for some in batched(map(row, lines), BATCH):
-                connection.execute(statement, some)
+        statement = self.backend.insert(TABLE).on_conflict_do_nothing()
+        with self.transaction(TABLE) as connection:
+            for rows in batched(map(to_row, lines), BATCH):
+                connection.execute(statement, rows)
 
     @contextmanager
-    def writing(self, *tables: Table) -> Iterator[Connection]:
-        """Yield a connection on which this process alone writes, all or nothing; missing tables are created."""
+    def transaction(self, *tables: Table) -> Iterator[Connection]:
+        """Yield a connection on which this process is the only writer; missing tables are created."""
         with self.engine.begin() as connection:
-            connection.exec_driver_sql(self.kind.alone)
+            connection.exec_driver_sql(self.backend.lock)
             for table in tables:
                 table.metadata.create_all(connection)
             yield connection
+
+    def fetch(self, statement: Select, *tables: Table) -> list[Row]:
+        """Return the rows of a query; none if one of its tables does not exist yet."""
+        with self.errors("cannot be read"), self.engine.connect() as connection:
+            exist = all(inspect(connection).has_table(table.name) for table in tables)
+            return connection.execute(statement).all() if exist else []
+
+    @contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Turn an error of the database into a `PredictionsError` that says what failed."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise PredictionsError(
+                f"{self.name}: {what} ({one_line(error)}). Start it, or mend WINE_PREDICTIONS, and run again."
+            ) from None
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -180,161 +194,149 @@ def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def json_lines(predictions: Iterable[Prediction]) -> bytes:
-    """Return predictions as the lines that wait on the disk until they are inserted."""
+    """Return predictions as the lines that wait on disk until they are inserted."""
     return b"".join(orjson.dumps(prediction, option=LINE) for prediction in predictions)
 
 
 def insert_file(url: str, path: Path) -> None:
-    """Insert a file of `json_lines` into the database, `INSERTED` lines at once; what is there already stays as it is.
-
-    Parameters
-    ----------
-    url : str
-        As that of `Store`.
-    path : Path
-
-    Raises
-    ------
-    PredictionsError
-        The database is away, or refuses. Insert the same file again: each prediction is stored once, by its id.
-    """
-    store = Store(url)
-    try:
-        with path.open("rb") as lines:
-            for some in batched(lines, INSERTED):
-                store.insert(some)
-    except SQLAlchemyError as error:
-        raise PredictionsError(
-            f"{store.name}: predictions cannot be stored ({told(error)}). Start it, or mend WINE_PREDICTIONS, and run "
-            "again: each is stored once."
-        ) from None
-
-
-def unusable() -> SettingsError:
-    """Return the error of a URL that names no database of a kind known here."""
-    return SettingsError(
-        "WINE_PREDICTIONS: not the address of a database that can be used. Write sqlite:///<file> or "
-        "postgresql://<user>:<password>@<host>/<database>, with %40 for an @ in the password."
-    )
-
-
-def read(url: str, since: datetime | None = None) -> pd.DataFrame:
-    """Read the predictions that are in the database, oldest first; the last second's may still be in the spool.
-
-    Parameters
-    ----------
-    url : str
-        As that of `Store`.
-    since : datetime, optional
-        Read only those of this time or later.
-
-    Returns
-    -------
-    DataFrame of shape (n predictions, 16)
-        `id`, `time` (UTC), `version`, the 12 features in the units of `MEASUREMENTS`, NaN where blank, and `score`.
-        Without a row where nothing has been kept yet.
+    """Insert a file of `json_lines` into the database; rows whose ids exist stay, so you may insert it again.
 
     Raises
     ------
     PredictionsError
         The database is away, or refuses.
     """
-    store = Store(url)
-    kept = select(TABLE).order_by(TABLE.c.time, TABLE.c.id)
-    if since is not None:
-        kept = kept.where(TABLE.c.time >= since)
-    try:
-        with store.engine.connect() as connection:
-            rows = connection.execute(kept).all() if inspect(connection).has_table(TABLE.name) else []
-    except SQLAlchemyError as error:
-        raise PredictionsError(
-            f"{store.name}: cannot be read ({told(error)}). Start it, or mend WINE_PREDICTIONS."
-        ) from None
-    return pd.DataFrame(rows, columns=TABLE.columns.keys()).astype(DTYPES)
+    database = Database(url)
+    with database.errors("predictions cannot be stored"), path.open("rb") as file:
+        for lines in batched(file, TRANSACTION):
+            database.insert(lines)
 
 
-def told(error: Exception) -> str:
-    """Return what an error says, in one line and without what was sent."""
-    return shorten(str(error.orig if isinstance(error, DBAPIError) else error), SHOWN)
+def invalid_url() -> SettingsError:
+    """Return the error of a URL that names no supported database."""
+    return SettingsError(
+        "WINE_PREDICTIONS: not the address of a database that can be used. Write sqlite:///<file> or "
+        "postgresql://<user>:<password>@<host>/<database>, with %40 for an @ in the password."
+    )
 
 
-class Predictions:
-    """What keeps predictions: `keep` puts them into the spool, a thread ships them to the database.
-
-    Several processes may use the same spool and the same database.
+def load(url: str, since: datetime = EPOCH) -> pd.DataFrame:
+    """Load the predictions that are in the database, oldest first; those of the last second may still be in the queue.
 
     Parameters
     ----------
-    spool : Path
-        A folder on a local disk.
     url : str
-        As that of `Store`.
+        See `Database`.
+    since : datetime
+        Load those of this time or later.
+
+    Returns
+    -------
+    DataFrame of shape (n predictions, 16)
+        `id`, `time` (UTC), `version`, the 12 features in the units of `MEASUREMENTS`, NaN if missing, and `score`.
+
+    Raises
+    ------
+    PredictionsError
+        The database is away, or refuses.
+    """
+    statement = select(TABLE).where(TABLE.c.time >= since).order_by(TABLE.c.time, TABLE.c.id)
+    return pd.DataFrame(Database(url).fetch(statement, TABLE), columns=TABLE.columns.keys()).astype(DTYPES)
+
+
+def count(url: str, since: datetime = EPOCH) -> int:
+    """Return how many predictions `load` would return."""
+    rows = Database(url).fetch(select(func.count()).select_from(TABLE).where(TABLE.c.time >= since), TABLE)
+    return rows[0][0] if rows else 0
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line, without the statement and its values."""
+    return shorten(str(error.orig if isinstance(error, DBAPIError) else error), SHOWN)
+
+
+class PredictionStore:
+    """Stores predictions: `add` puts them into the queue, and a thread inserts them into the database.
+
+    Several processes may share a queue and a database.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the queue, on a local disk.
+    url : str
+        See `Database`.
+    flush_seconds, max_wait : float
+        Seconds from one flush to the next, and at most while the database is away.
 
     Raises
     ------
     SettingsError
         The URL cannot be used.
     DataError
-        The folder cannot be made.
+        The folder cannot be created.
     """
 
-    def __init__(self, spool: Path, url: str) -> None:
-        self.store = Store(url)
-        self.spool = Spool(spool)
-        self.trouble = Trouble(self.store.name)
+    def __init__(
+        self, folder: Path, url: str, flush_seconds: float = FLUSH_SECONDS, max_wait: float = MAX_WAIT
+    ) -> None:
+        self.database = Database(url)
+        self.queue = DiskQueue(folder)
+        self.outage = Outage(self.database.name)
+        self.flush_seconds, self.max_wait = flush_seconds, max_wait
         self.closing = threading.Event()
-        self.thread = threading.Thread(target=self.ship_all_along, name="predictions", daemon=True)
+        self.thread = threading.Thread(target=self.run, name="predictions", daemon=True)
         self.thread.start()
 
-    def keep(self, predictions: list[Prediction]) -> bool:
-        """Keep predictions, all or none, and say whether they are kept: False where the disk is full or refuses.
+    def add(self, predictions: list[Prediction]) -> bool:
+        """Store predictions, all or none; return False if the disk is full or refuses.
 
-        What is kept outlives the process, however that ends, and comes into the database once. It was given to the
-        operating system, which writes it to the disk within seconds: a machine that loses power may lose those.
+        Stored predictions outlive the process, however it ends, and reach the database once. They were handed to the
+        operating system, which writes them to disk within seconds: a power failure may lose those.
         """
-        return self.spool.add(json_lines(predictions))
+        return self.queue.add(json_lines(predictions))
 
     def close(self) -> None:
-        """Ship what the database takes at once, and stop. The rest stays in the spool for the next process."""
+        """Flush what the database takes at once, and stop. The rest stays in the queue for the next process."""
         self.closing.set()
         self.thread.join(CLOSE_SECONDS)
-        self.spool.cut()
+        self.queue.release()
 
-    def ship_all_along(self) -> None:
-        """Ship every second, less often while the database is away, and once more at the end."""
-        wait = SHIP_SECONDS
+    def run(self) -> None:
+        """Flush every second, less often while the database is away, and once more at the end."""
+        wait = self.flush_seconds
         while not self.closing.wait(wait):
-            wait = SHIP_SECONDS if self.ship() else min(2 * wait, LONGEST_WAIT)
-        self.spool.cut()
-        self.ship()
+            wait = self.flush_seconds if self.flush() else min(2 * wait, self.max_wait)
+        self.queue.release()
+        self.flush()
 
-    def ship(self) -> bool:
-        """Ship all segments that nobody holds, and say whether the database took them.
+    def flush(self) -> bool:
+        """Insert all segments that nobody holds, and return whether the database took them.
 
-        While it is away the segment is not cut, so that they stay few.
+        While it is away the segment is not released, so that there are few of them.
         """
         try:
-            self.spool.measure()
-            if not self.trouble.now:
-                self.spool.cut()
-            for segment in self.spool.segments():
-                self.ship_one(segment)
+            self.queue.measure()
+            if not self.outage.error:
+                self.queue.release()
+            for segment in self.queue.segments():
+                self.insert_segment(segment)
         except (SQLAlchemyError, OSError) as error:
-            self.trouble.begins(f"predictions wait in {self.spool.folder} ({told(error)})")
+            self.outage.begin(f"predictions wait in {self.queue.folder} ({one_line(error)})")
             return False
-        self.trouble.ends()
+        self.outage.end()
         return True
 
-    def ship_one(self, segment: Path) -> None:
-        """Insert the lines of a segment and delete it, or put it aside where the database will never take them."""
-        if not (file := opened(segment)):
+    def insert_segment(self, segment: Path) -> None:
+        """Insert the lines of a segment and delete it, or set it aside if the database will never take them."""
+        if not (file := open_segment(segment)):
             return
         with file:
-            *lines, _torn = file.read().split(b"\n")
+            *lines, _partial = file.read().split(b"\n")
             try:
                 if lines:
-                    self.store.insert(lines)
+                    self.database.insert(lines)
                 segment.unlink(missing_ok=True)
             except (ValueError, DataError, IntegrityError) as error:
                 aside = segment.rename(segment.with_suffix(".refused"))
-                log.error("%s: put aside (%s). Mend its lines and name it %s.", aside, told(error), segment.name)
+                log.error("%s: set aside (%s). Mend its lines and name it %s.", aside, one_line(error), segment.name)

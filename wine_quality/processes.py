@@ -1,15 +1,18 @@
-"""A process that works for another one, and ends when that one does, whatever ends it."""
+"""Processes that work for this one: start them, wait until they answer, and end them with it, whatever ends it."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from wine_quality.errors import DeploymentError
 from wine_quality.ports import listens
 
+START_SECONDS = 300
 STOP_SECONDS = 30  # that a process has to end after SIGTERM, before SIGKILL
 # the watcher is the one in the background: there a shell has SIGINT ignored, and whoever it starts inherits that
 AS_LONG_AS_WE_LIVE = """exec 3<&0
@@ -74,6 +77,40 @@ def companion(command: list[str | Path], log: Path, environment: dict[str, str])
     finally:
         process.stdin.close()
         end(process)
+
+
+@contextmanager
+def server(
+    command: list[str | Path], ports: list[int], log: Path, environment: dict[str, str], seconds: float = START_SECONDS
+) -> Iterator[None]:
+    """Run a server from when it listens on all of its ports until the end of the block.
+
+    Raises
+    ------
+    DeploymentError
+        It did not start; the line is the last of its log.
+    """
+    with companion(command, log, environment) as process:
+        for port in ports:
+            if not comes_up(process, port, seconds):
+                raise DeploymentError(f"{command[-1]} did not start: {last_line(log)}. {log} has more.")
+        yield
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
+    """Return the value of `condition` once it is true.
+
+    Raises
+    ------
+    DeploymentError
+        It did not become true in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise DeploymentError(f"{what}: not in {seconds:g} s. Look into the logs under .local, and run it again.")
+        time.sleep(0.1)
+    return value
 
 
 def comes_up(server: subprocess.Popen, port: int, seconds: float) -> bool:

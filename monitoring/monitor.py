@@ -1,0 +1,229 @@
+"""Monitor the model in use: measure, alert, and request a retraining if that may help.
+
+The flow loads the predictions that the service stored in a period, by default the last seven days. It compares their
+features with the data that the champion was trained on, measures the error on the labels that have come in, and counts
+the rejected requests. `wine_quality.thresholds` has the alert rules. If a threshold is crossed, people are notified. If
+there are enough new labels as well, the flow writes the labelled rows into a folder and emits an event. Prefect's
+trigger starts the deployment `retrain` on that folder, and the gate decides about the new model.
+
+Nothing here changes the model. Run it with `python -m monitoring.monitor`, or `make monitor`; the deployment
+`monitor-weekly` runs it on Monday mornings.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import numpy as np
+import pandas as pd
+
+from orchestration import prepare_home  # isort: skip  it names Prefect's home, which Prefect reads when it is imported
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import Field
+
+from monitoring import alerts
+from monitoring.alerts import send_webhook
+from monitoring.records import Record, RequestCounters, load_records, record_path, save_record
+from monitoring.reference import Reference, load_reference
+from monitoring.report import render
+from orchestration.artifacts import log_to_screen
+from orchestration.policies import RETRY_TRANSIENT, UNCACHED
+from wine_quality import data, drift, labels, predictions, thresholds
+from wine_quality.config import Settings, settings
+from wine_quality.drift import SCORE, Drift
+from wine_quality.errors import exit_code
+from wine_quality.schema import COLUMNS, FEATURES, TARGET
+from wine_quality.thresholds import ModelQuality, MonitoringResult
+
+log = logging.getLogger("wine_quality.monitor")
+
+RESOURCE = "wine.model"
+WEEK = timedelta(days=7)
+METRICS_TIMEOUT = 3.0  # seconds
+SERVICE_AWAY = "the service does not answer"
+
+
+@task(name="load predictions", task_run_name="load predictions and labels", **RETRY_TRANSIENT)
+def load_predictions(since: datetime, until: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Load the predictions of the period, and all that have a label by now."""
+    url = settings().predictions_uri
+    table = predictions.load(url, since)
+    return table[table["time"] < until], labels.labelled_predictions(url)
+
+
+@task(name="load reference", task_run_name="load the champion's reference data", **RETRY_TRANSIENT)
+def load_champion_reference() -> Reference:
+    """Load the champion's rows, and its scores of the gate set."""
+    return load_reference(settings())
+
+
+@task(name="detect drift", task_run_name="detect drift in {name}", **UNCACHED)
+def detect_drift(name: str, reference: Reference, current: pd.DataFrame) -> Drift | None:
+    """Compare the predictions of the period with the reference; save Evidently's page if there is drift."""
+    if len(current) < thresholds.MIN_ROWS:
+        log.info("drift     %d predictions are too few to test", len(current))
+        return None
+    result = drift.drift(reference.table, current)
+    if result.share >= thresholds.MAX_DRIFT:
+        result.save_html(record_path(settings(), name, ".html"))
+    return result
+
+
+@task(name="measure error", task_run_name="measure the error", **UNCACHED)
+def measure_error(reference: Reference, labelled: pd.DataFrame, seed: int) -> ModelQuality | None:
+    """Measure the error on the newest labels of predictions by the champion."""
+    own = labelled[(labelled["version"] == reference.version) & np.isfinite(labelled[SCORE])]
+    return thresholds.model_quality(own[TARGET].to_numpy(), own[SCORE].to_numpy(), reference.gate_rmse, seed)
+
+
+@task(name="count requests", task_run_name="count the requests", **UNCACHED)
+def count_requests(port: int) -> RequestCounters | None:
+    """Read from the service's metrics how many prediction requests it had, and how many of them it rejected."""
+    try:
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=METRICS_TIMEOUT).raise_for_status().text
+    except httpx.HTTPError:
+        log.warning("service   %s, so the share of rejected requests is unknown", SERVICE_AWAY)
+        return None
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    by_status = [
+        (sample.labels["status"], int(sample.value))
+        for sample in samples
+        if sample.name == "wine_requests_total" and sample.labels["path"] == "/predict"
+    ]
+    started = next(sample.value for sample in samples if sample.name == "process_start_time_seconds")
+    rejected = sum(count for status, count in by_status if status.startswith("4"))
+    return RequestCounters(started, sum(count for _, count in by_status), rejected)
+
+
+@task(name="write training data", task_run_name="write the data to train on", **UNCACHED)
+def write_training_data(name: str, table: pd.DataFrame) -> Path:
+    """Write the rows to train on into a folder."""
+    folder = settings().local / "labelled" / name.replace(" ", "-")
+    data.write_table(table, folder)
+    return folder
+
+
+def training_rows(reference: Reference, labelled: pd.DataFrame) -> pd.DataFrame:
+    """Return the champion's rows and the labelled ones, without duplicates: of two labels the newer one counts."""
+    both = pd.concat([labelled[COLUMNS].iloc[::-1], reference.table[COLUMNS]])
+    return both.drop_duplicates(FEATURES).iloc[::-1].reset_index(drop=True)
+
+
+def rows_before(reference: Reference, earlier: list[Record]) -> int:
+    """Return how many rows there were to train on when a training was last requested."""
+    return max([len(reference.table), *(record.rows for record in earlier if record.trigger)])
+
+
+@task(name="request retraining", task_run_name="request a retraining: {trigger}", **UNCACHED)
+def request_retraining(model: str, trigger: str, folder: str, version: str) -> None:
+    """Emit the event that starts the training."""
+    resource = {"prefect.resource.id": RESOURCE, "prefect.resource.name": f"{model} {version}"}
+    emit_event(f"wine.{trigger}", resource, payload={"data": folder})
+    log.info("event     wine.%s, which starts the deployment retrain. By hand: make run WINE_DATA=%s", trigger, folder)
+
+
+def publish_report(record: Record, drifted: Drift | None) -> None:
+    """Leave the report and the table of columns with the flow run."""
+    create_markdown_artifact(report(record), key="monitoring-report", description="What one monitoring run measured")
+    if drifted:
+        rows = [{"column": name, **row} for name, row in drifted.columns.to_dict("index").items()]
+        create_table_artifact(rows, key="drift", description="Each column, compared with the reference")
+
+
+def report(record: Record) -> str:
+    """Return a record as Markdown."""
+    return render("monitoring.md.j2", result=record.result, outcome=record.outcome, service_away=SERVICE_AWAY)
+
+
+def run_name() -> str:
+    """Return the name of a run: the parameter, or the calendar week."""
+    return flow_run.parameters.get("name") or f"{datetime.now(UTC):%G week %V}"
+
+
+@flow(name="monitor-wine-quality", flow_run_name=run_name)
+def monitor_wine_quality(
+    since: datetime | None = None,
+    until: datetime | None = None,
+    name: Annotated[str | None, Field(pattern=r"^[a-z0-9 ]{1,40}$")] = None,
+) -> Record:
+    """Monitor the model in use, and return what was measured and decided.
+
+    Args:
+        since: Start of the period. Left empty, seven days before its end.
+        until: End of the period. Left empty, now.
+        name: Name of the run. Left empty, the calendar week.
+    """
+    config, until, name = settings(), until or datetime.now(UTC), name or run_name()
+    since = since or until - WEEK
+    reference = load_champion_reference()
+    current, labelled = load_predictions(since, until)
+    drifted, quality = detect_drift(name, reference, current), measure_error(reference, labelled, config.seed)
+    counters = count_requests(config.serve_port)
+    earlier = [record for record in load_records(config) if record.result.name != name]
+    counted = counters and counters.since(earlier[-1].counters if earlier else None)
+    result = MonitoringResult(
+        name=name,
+        version=reference.version,
+        requests=counted and counted.requests,
+        rejected=counted and counted.rejected,
+        predictions=len(current),
+        drift_share=drifted and drifted.share,
+        drifted=drifted.drifted if drifted else [],
+        prediction_drift=bool(drifted and drifted.prediction_drift),
+        quality=quality,
+        missing=drifted.missing if drifted else [],
+    )
+    record = decide(result, reference, labelled, earlier, (since, until), counters)
+    act(config, record, drifted)
+    return record
+
+
+def decide(
+    result: MonitoringResult,
+    reference: Reference,
+    labelled: pd.DataFrame,
+    earlier: list[Record],
+    period: tuple[datetime, datetime],
+    counters: RequestCounters | None,
+) -> Record:
+    """Compare a result with the thresholds, and return the record with the outcome."""
+    crossed = thresholds.alerts(result)
+    table = training_rows(reference, labelled)
+    trigger, reason = thresholds.retraining(crossed, len(table), rows_before(reference, earlier))
+    folder = str(write_training_data(result.name, table)) if trigger else ""
+    known = {alert.kind for alert in earlier[-1].alerts} if earlier else set()
+    notify = bool(trigger or {alert.kind for alert in crossed} - known)
+    return Record(result, crossed, *period, counters, len(table), trigger, reason, folder, notify)
+
+
+def act(config: Settings, record: Record, drifted: Drift | None) -> None:
+    """Notify people, request a retraining if there is a trigger, and save the record last: it says that all is done."""
+    sent = send_webhook.submit(alerts.payload(record)) if config.webhook and record.notify else None
+    publish_report(record, drifted)
+    if record.alerts:
+        alerts.publish(record)
+    log.info("monitor   %s: %s", record.result.name, record.outcome)
+    if record.trigger:
+        request_retraining(config.registered_model, record.trigger, record.training_data, record.result.version)
+    save_record(config, record)
+    if sent and (state := sent.wait() or sent.state).is_failed():
+        log.error("webhook   %s", state.message)
+
+
+def main() -> None:
+    """Run the flow on a quiet screen: its own lines."""
+    prepare_home()
+    log_to_screen()
+    monitor_wine_quality()
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,1 @@
+"""A simulated year of the whole loop, on real servers and real data."""

@@ -1,0 +1,55 @@
+"""Simulate a year in minutes: a champion that was trained on red wine, white wine that comes in, and the loop.
+
+The simulation has a home of its own, `.local/simulation/`. If you stop it, it goes on where it was when you start it
+again. Run it with `python -m monitoring.simulation`, or `make simulate`; `--short` simulates six weeks instead of 52.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from monitoring.simulation.servers import create_home, simulation_servers
+from wine_quality.config import ROOT, Settings, settings
+from wine_quality.errors import WineError, exit_code
+from wine_quality.files import is_held, one_at_a_time
+from wine_quality.processes import module, run_to_end
+
+FOREIGN = ("AWS_", "MLFLOW_TRACKING_URI", "PREFECT_", "WINE_PREDICTIONS")  # your own store and bucket are left alone
+
+
+def print_links(config: Settings, home: Path) -> int:
+    """Print where to look, and return 0."""
+    print(f"report    {config.home / 'monitoring' / 'report.html'}")
+    print(f"browse    WINE_HOME={os.path.relpath(home, ROOT)} make up")
+    return 0
+
+
+def run(home: Path, scenario: str) -> int:
+    """Start the servers, run the simulation in a process of its own, and return its exit code."""
+    lock = home / "simulation.lock"
+    if is_held(lock):
+        raise WineError(f"{home}: a simulation is running here. Wait for it, or stop it.")
+    print("start     the servers of the simulation take some 20 seconds to start", flush=True)
+    with one_at_a_time(lock), simulation_servers(home) as own:
+        return run_to_end(module("monitoring.simulation.run", scenario), own)
+
+
+def main() -> int:
+    """Run the simulation, and print where to look."""
+    parser = argparse.ArgumentParser(prog="python -m monitoring.simulation", description="Simulate a year in minutes.")
+    parser.add_argument("--short", action="store_true", help="six weeks instead of 52")
+    scenario = "short" if parser.parse_args().short else "year"
+    config = settings()
+    home = config.local / "simulation"
+    create_home(home, scenario, config)
+    if (home / "summary.json").exists():
+        print(f"done      this simulation is complete; to start again, delete {home}")
+        return print_links(config, home)
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    return run(home, scenario) or print_links(config, home)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,187 @@
+"""The report of a simulation: one page with a figure and a table, which needs no network."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from monitoring.records import Record, load_records
+from monitoring.report import render
+from monitoring.simulation.scenario import Scenario, Week
+from wine_quality import predictions, thresholds, tracking
+from wine_quality.config import Settings
+from wine_quality.files import whole_file
+from wine_quality.plots import TYPE_COLOURS, as_png
+from wine_quality.schema import FEATURES, TARGET
+from wine_quality.scoring import columns_of, load_scorer
+
+SMOOTHED = 4  # weeks that the lines of the error are averaged over: a single week is mostly chance
+WITH_LOOP, WITHOUT = "#0072b2", "#999999"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a simulation.
+
+    Attributes
+    ----------
+    weeks : DataFrame
+        A row a week, by its number: `rows`, `white` (share), `with_loop` and `without` (mean squared error), `drift`
+        (share of the columns), `rejected` (share of the requests), `version` (that scored), `champion` (at its end).
+    records : list of Record
+    incidents : list of str
+        What is special about each week.
+    """
+
+    weeks: pd.DataFrame
+    records: list[Record]
+    incidents: list[str]
+
+    @property
+    def promoted(self) -> list[int]:
+        """The weeks at whose end another version was champion than the one that had scored."""
+        return list(self.weeks.index[self.weeks["version"] != self.weeks["champion"]])
+
+    @property
+    def retrained(self) -> list[int]:
+        """The weeks in which a retraining was requested."""
+        return [number for number, record in zip(self.weeks.index, self.records, strict=True) if record.trigger]
+
+    @property
+    def rejected(self) -> list[int]:
+        """Those of them whose model the gate rejected."""
+        return [number for number in self.retrained if number not in self.promoted]
+
+    def rmse(self, column: str, weeks: Sequence[int]) -> float:
+        """Return the RMSE over some weeks, in which each row counts once."""
+        part = self.weeks.loc[weeks]
+        return float(np.sqrt(np.average(part[column], weights=part["rows"])))
+
+    def summary(self, scenario: Scenario) -> dict[str, Any]:
+        """Return the outcome in figures."""
+        numbers, promoted = list(self.weeks.index), self.promoted
+        after = [number for number in numbers if promoted and number > promoted[0]]
+        kinds = {number: [alert.kind for alert in self.records[number - 1].alerts] for number in numbers}
+        return {
+            "weeks": len(numbers),
+            "rows": int(self.weeks["rows"].sum()),
+            "retrained": self.retrained,
+            "promoted": promoted,
+            "rejected": self.rejected,
+            "alerts": {number: found for number, found in kinds.items() if found},
+            "first_promotion": promoted[0] if promoted else None,
+            "rmse_with_loop": self.rmse("with_loop", after) if after else None,
+            "rmse_without": self.rmse("without", after) if after else None,
+            "rmse_before": self.rmse("with_loop", list(range(1, scenario.shift))),
+            "champion": str(self.weeks["champion"].iloc[-1]),
+        }
+
+
+def load_outcome(config: Settings, weeks: list[Week], progress: list[dict[str, Any]]) -> Outcome:
+    """Return what came of the weeks, from the stored predictions and records."""
+    stored = predictions.load(config.predictions_uri).set_index("id")
+    with tracking.store(config) as store:
+        first = load_scorer(config, store.client.get_model_version(store.model_name, "1"))
+    rows, records = {}, {record.result.name: record for record in load_records(config)}
+    for week, line in zip(weeks, progress, strict=True):
+        labels, result = week.table[TARGET].to_numpy(), records[week.name].result
+        with_loop, without = stored.loc[line["ids"], "score"], first.score(columns_of(week.table[FEATURES]))
+        rows[week.number] = {
+            "rows": len(week.table),
+            "white": (week.table["type"] == "white").mean(),
+            "with_loop": ((with_loop.to_numpy() - labels) ** 2).mean(),
+            "without": ((without - labels) ** 2).mean(),
+            "drift": np.nan if result.drift_share is None else result.drift_share,
+            "rejected": result.rejected_share,
+            "version": result.version,
+            "champion": line["champion"],
+        }
+    table = pd.DataFrame(rows).T.infer_objects()
+    return Outcome(table, [records[week.name] for week in weeks], [week.incident for week in weeks])
+
+
+def write_report(config: Settings, scenario: Scenario, weeks: list[Week], progress: list[dict[str, Any]]) -> None:
+    """Write the page, the summary, and for a whole year the figure of the README, each whole or not at all."""
+    outcome, root = load_outcome(config, weeks, progress), config.home.parent.parent
+    picture, summary = as_png(draw(outcome)), outcome.summary(scenario)
+    encoded = base64.b64encode(picture).decode()
+    text = render("simulation.html.j2", table=table_rows(outcome), picture=encoded, **summary)
+    with whole_file(root / "monitoring" / "report.html") as part:
+        part.write_text(text, encoding="utf-8")
+    with whole_file(config.home / "summary.json") as part:
+        part.write_text(json.dumps(summary, indent=2))
+    if len(weeks) > 12:
+        with whole_file(root / "images" / "simulation.png") as part:
+            part.write_bytes(picture)
+
+
+def table_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return each week as a row of the page's table."""
+    rows = []
+    for (number, week), record, incident in zip(
+        outcome.weeks.iterrows(), outcome.records, outcome.incidents, strict=True
+    ):
+        lines = [str(alert) for alert in record.alerts]
+        if record.trigger:
+            lines.append(f"{record.outcome}: {'promoted' if number in outcome.promoted else 'rejected by the gate'}")
+        rows.append({"number": number, **week, "result": record.result, "incident": incident, "lines": lines})
+    return rows
+
+
+def draw(outcome: Outcome) -> Figure:
+    """Return the figure: the error with and without the loop, drift, and who was champion when."""
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    error, drift, champions = figure.subplots(3, sharex=True, height_ratios=[3, 2, 1])
+    draw_error(error, outcome)
+    draw_drift(drift, outcome)
+    draw_champions(champions, outcome)
+    for number in outcome.promoted:
+        for axes in (error, drift, champions):
+            axes.axvline(number + 0.5, color="black", linewidth=0.8, linestyle=":")
+    champions.set(xlabel="week", xlim=(0.4, len(outcome.weeks) + 0.6))
+    return figure
+
+
+def draw_error(axes: Any, outcome: Outcome) -> None:
+    """Draw the true error of each week, and its mean over the last four."""
+    weeks = outcome.weeks
+    for column, colour, label in (
+        ("without", WITHOUT, "without the loop: the first champion all year"),
+        ("with_loop", WITH_LOOP, "with the loop"),
+    ):
+        squares = (weeks[column] * weeks["rows"]).rolling(SMOOTHED, 1).sum()
+        smooth = squares / weeks["rows"].rolling(SMOOTHED, 1).sum()
+        axes.plot(weeks.index, weeks[column] ** 0.5, "o", markersize=3, color=colour, alpha=0.5)
+        axes.plot(smooth.index, smooth**0.5, color=colour, linewidth=2, label=label)
+    axes.set(ylabel="RMSE (points of quality)", title="Error of each week; the lines are means over four weeks")
+    axes.legend(loc="lower right")
+
+
+def draw_drift(axes: Any, outcome: Outcome) -> None:
+    """Draw the share of white wines, of columns that drifted, and of requests that were rejected."""
+    weeks = outcome.weeks
+    axes.fill_between(weeks.index, 100 * weeks["white"], step="mid", color=TYPE_COLOURS["white"], alpha=0.3)
+    axes.bar(weeks.index, 100 * weeks["drift"], width=0.6, color="#56606b", label="columns that drifted")
+    rejected = 100 * weeks.loc[weeks["rejected"] > thresholds.MAX_REJECTED, "rejected"]
+    axes.plot(rejected.index, rejected, "X", color="#d55e00", label="rejected requests")
+    limit = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
+    axes.axhline(100 * thresholds.MAX_DRIFT, **limit, label="threshold of drift")
+    axes.fill_between([], [], color=TYPE_COLOURS["white"], alpha=0.3, label="white wine")
+    axes.set(ylabel="%", ylim=(0, 130), yticks=range(0, 101, 20))
+    axes.set_title("What arrived, and how much it drifted from the champion's training data")
+    axes.legend(loc="upper left", ncols=4)
+
+
+def draw_champions(axes: Any, outcome: Outcome) -> None:
+    """Draw which version scored each week, and when the gate rejected another one."""
+    for version, weeks in outcome.weeks.groupby("version", sort=False):
+        first, last = weeks.index[0], weeks.index[-1]
+        axes.barh(0, last - first + 1, left=first - 0.5, height=0.6, color=WITH_LOOP, alpha=0.35, edgecolor="white")
+        axes.text((first + last) / 2, 0, f"version {version}", ha="center", va="center")
+    axes.plot(outcome.rejected, [0.48] * len(outcome.rejected), "v", color="#d55e00")
+    axes.set(yticks=[], ylim=(-0.4, 0.65), title="The champion; a triangle is a challenger that the gate rejected")

@@ -1,0 +1,68 @@
+"""The home of a simulation, which leaves your own runs, versions and predictions alone, and its servers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dotenv import dotenv_values, set_key
+
+from wine_quality import data
+from wine_quality.config import Settings
+from wine_quality.data import table_checksum
+from wine_quality.errors import DataError
+from wine_quality.files import disk_errors_told, whole_file
+from wine_quality.ports import free_port
+from wine_quality.processes import companion, module, server
+
+PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
+
+
+def create_home(home: Path, scenario: str, config: Settings) -> None:
+    """Write data and settings of a simulation into its home; if it has some, check that they are of the same one.
+
+    Raises
+    ------
+    DataError
+        Another simulation was begun there.
+    """
+    table = data.load_wine(config).table
+    about = {"scenario": scenario, "seed": config.seed, "data": table_checksum(table)}
+    path = home / "simulation.json"
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != about:
+            raise DataError(f"{home}: a simulation with other data, length or seed was begun here. Delete it first.")
+        return
+    data.write_table(table, home / "wine")
+    with whole_file(home / ".env") as part:
+        for name, value in own_settings(home, config.seed).items():
+            set_key(part, name, value)  # a path may hold quotes and #
+    with whole_file(path) as part:
+        part.write_text(json.dumps(about))
+
+
+def own_settings(home: Path, seed: int) -> dict[str, str]:
+    """Return the settings of a simulation: its data, its seed, and ports that are free now and stay its own."""
+    ports = {f"WINE_{name}_PORT": str(free_port()) for name in PORTS}
+    return {"WINE_DATA": str(home / "wine"), "WINE_SEED": str(seed), **ports}
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return what a simulation's processes have in their environment besides."""
+    own = dotenv_values(home / ".env")
+    prefect = f"http://127.0.0.1:{own['WINE_PREFECT_PORT']}/api"
+    return {"WINE_HOME": str(home), **own, "PREFECT_HOME": str(home / ".local" / "prefect"), "PREFECT_API_URL": prefect}
+
+
+@contextmanager
+def simulation_servers(home: Path) -> Iterator[dict[str, str]]:
+    """Run the servers of `make up` and the service; yield the environment of the simulation's processes."""
+    own, logs = environment(home), home / ".local"
+    with disk_errors_told(logs):
+        logs.mkdir(parents=True, exist_ok=True)
+    ports = [int(own[f"WINE_{name}_PORT"]) for name in ("MLFLOW", "PREFECT")]  # two that create MLflow's database clash
+    with (
+        server(module("orchestration.up"), ports, logs / "up.log", own),
+        companion(module("deployment.serve"), logs / "serve.log", own),  # it answers once there is a champion
+    ):
+        yield own

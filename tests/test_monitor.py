@@ -1,0 +1,205 @@
+"""Monitoring runs on a small store of their own: what they measure, publish and store, whoever is away."""
+
+import logging
+import shutil
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import orjson
+import pandas as pd
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas import FlowRun
+from prefect.settings import PREFECT_API_URL
+from servers import artifact_keys, prefect_server
+from versions import artifacts
+
+from monitoring import alerts, monitor
+from monitoring.records import Record, load_records
+from monitoring.reference import load_reference
+from orchestration.train import train_wine_quality
+from wine_quality import data, labels, registry, tracking
+from wine_quality.config import Settings, settings
+from wine_quality.errors import RegistryError
+from wine_quality.ports import free_port
+from wine_quality.predictions import Database, Prediction
+from wine_quality.schema import FEATURES
+from wine_quality.splits import distinct_wines
+
+pytestmark = pytest.mark.slow
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("monitored")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect(home) -> Iterator[int]:
+    with prefect_server(home / "prefect") as port:
+        yield port
+
+
+@pytest.fixture
+def config(home, few_wines, monkeypatch) -> Settings:
+    """The settings of a home with a champion of few wines, without records and without a service."""
+    monkeypatch.setenv("WINE_DATA", str(few_wines))
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+    monkeypatch.setenv("WINE_HOME", str(home))
+    monkeypatch.setenv("WINE_SERVE_PORT", str(free_port()))
+    monkeypatch.setenv("WINE_PREDICTIONS", f"sqlite:///{home}/{uuid4()}.db")
+    if not (home / "mlflow.db").exists():
+        train_wine_quality(max_evals=1)
+    for path in settings().reports.glob("*"):
+        path.unlink()
+    return settings()
+
+
+@pytest.fixture(scope="module")
+def wines() -> pd.DataFrame:
+    """Wines of the sample, in random order."""
+    return distinct_wines(data.sample("a test").table).dropna().sample(frac=1, random_state=1)
+
+
+def store_predictions(
+    config: Settings, wines: pd.DataFrame, score: float | None = 5.8, version: str = "1"
+) -> list[str]:
+    """Put predictions of wines into the database, and return their ids."""
+    rows = [Prediction(str(uuid4()), NOW, version, wine, score) for wine in wines[FEATURES].to_dict("records")]
+    Database(config.predictions_uri).insert([orjson.dumps(row) for row in rows])
+    return [row.id for row in rows]
+
+
+def run_flow(name: str) -> tuple[Record, FlowRun]:
+    """Monitor the last hour; return the record and the flow run."""
+    state = monitor.monitor_wine_quality(NOW - timedelta(hours=1), NOW + timedelta(hours=1), name, return_state=True)
+    assert state.is_completed(), state
+    with get_client(sync_client=True) as client:
+        return state.result(), client.read_flow_run(state.state_details.flow_run_id)
+
+
+def test_a_calm_week_has_a_report_and_no_alert(config, wines):
+    store_predictions(config, wines[:60])
+    record, run = run_flow("calm")
+    assert (record.alerts, record.trigger, record.notify) == ([], "", False)
+    assert (record.result.predictions, record.result.version) == (60, "1")
+    assert run.name == "calm"
+    assert artifact_keys(run) == {"monitoring-report", "drift"}
+    assert load_records(config) == [record]
+    assert not list(config.reports.glob("*.html"))
+
+
+def test_a_service_that_is_away_is_reported_and_stops_nothing(config, wines, caplog):
+    store_predictions(config, wines[:60])
+    record, _ = run_flow("alone")
+    assert record.result.requests is None
+    assert monitor.SERVICE_AWAY in caplog.text
+    assert monitor.SERVICE_AWAY in monitor.report(record)
+
+
+def test_rows_that_differ_are_drift_with_an_alert_and_a_page(config, wines, caplog):
+    store_predictions(config, wines[wines["type"] == "white"][:60])
+    record, run = run_flow("all white")
+    assert [alert.kind for alert in record.alerts] == ["drift"]
+    assert "type" in record.result.drifted
+    assert {"monitoring-report", "drift", "alert"} == artifact_keys(run)
+    assert (config.reports / "all-white.html").is_file()
+    assert "drift" in [line.split()[0] for line in caplog.messages if line]
+    assert record.notify
+    again, _ = run_flow("white again")
+    assert again.alerts
+    assert not again.notify, "what is not new is not sent again"
+
+
+def test_a_higher_error_with_new_labels_requests_a_retraining_on_all_rows(config, wines):
+    before = len(load_reference(config).table)
+    some = wines[: before // 2]
+    ids = store_predictions(config, some, score=9.0)
+    labels.add(config.predictions_uri, dict.fromkeys(ids, 4))
+    record, _ = run_flow("lost")
+    assert record.trigger == "quality"
+    table = data.load_wine(settings(data=record.training_data)).table
+    assert len(table) == record.rows >= before
+    merged = table.merge(some[FEATURES], on=FEATURES)
+    assert len(merged) == len(some)
+    assert (merged["quality"] == 4).all(), "the newest label counts"
+
+
+def test_a_measurement_that_was_null_all_week_is_an_alert_and_the_rest_is_compared(config, wines):
+    store_predictions(config, wines[wines["type"] == "white"][:60].assign(sulphates=None))
+    record, run = run_flow("null")
+    assert str(record.alerts[0]) == "missing data: sulphates: measured in 0 of 60 rows"
+    assert [alert.kind for alert in record.alerts] == ["missing data", "drift"]
+    assert "type" in record.result.drifted
+    assert {"monitoring-report", "drift", "alert"} == artifact_keys(run)
+    assert "| missing data | sulphates: measured in 0 of 60 rows |" in monitor.report(record)
+    assert load_records(config) == [record]
+
+
+def test_predictions_without_a_score_are_compared_by_their_measurements(config, wines):
+    labels.add(config.predictions_uri, dict.fromkeys(store_predictions(config, wines[:60], score=None), 6))
+    record, _ = run_flow("no scores")
+    assert record.result.missing == ["score: measured in 0 of 60 rows"]
+    assert record.result.quality is None
+    assert load_records(config) == [record]
+
+
+def test_the_reference_does_not_need_the_bucket(config, wines, set_aws):
+    shutil.rmtree(config.local / "reference", ignore_errors=True)
+    set_aws(f"http://127.0.0.1:{free_port()}")
+    store_predictions(config, wines[:60])
+    record, _ = run_flow("moved")
+    assert record.result.wines == 60
+
+
+def test_a_champion_without_its_rows_is_named(config):
+    with tracking.store(config) as store:
+        rows = artifacts(registry.champion(store)) / "wines.csv"
+    shutil.rmtree(config.local / "reference", ignore_errors=True)
+    aside = rows.rename(rows.with_suffix(".aside"))
+    try:
+        with pytest.raises(RegistryError, match=r"version 1 lacks wines\.csv in MLflow\. Train again"):
+            load_reference(config)
+    finally:
+        aside.rename(rows)
+
+
+def test_too_few_predictions_are_not_tested(config, wines):
+    store_predictions(config, wines[:9])
+    record, run = run_flow("few")
+    assert record.result.drift_share is None
+    assert "too few predictions to test" in monitor.report(record)
+    assert artifact_keys(run) == {"monitoring-report"}
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a webhook that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/a-secret-path"
+
+
+def test_a_webhook_that_never_answers_stops_nothing_and_is_logged(config, wines, silent, monkeypatch, caplog):
+    monkeypatch.setenv("WINE_WEBHOOK", silent)
+    monkeypatch.setattr(alerts, "TIMEOUT", 0.2)
+    monkeypatch.setattr(monitor, "send_webhook", alerts.send_webhook.with_options(retries=1, retry_delay_seconds=0))
+    store_predictions(config, wines[wines["type"] == "white"][:60])
+    record, run = run_flow("unheard")
+    assert record.notify
+    assert "alert" in artifact_keys(run)
+    assert load_records(config) == [record]
+    errors = [entry.message for entry in caplog.records if entry.levelno == logging.ERROR]
+    assert any("the webhook does not answer" in message for message in errors)
+    assert "a-secret-path" not in caplog.text
+
+
+def test_without_a_champion_one_line_says_what_to_do(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WINE_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it when it is told of a store
+    with pytest.raises(RegistryError, match="has no champion to monitor"):
+        monitor.monitor_wine_quality(name="nobody")

@@ -1,0 +1,94 @@
+"""The scenario of a simulation: which rows arrive when, and what goes wrong."""
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from monitoring.simulation.scenario import SCENARIOS, SHORT, Scenario, draw_weeks, labels_due, taster_labels
+from wine_quality import data
+from wine_quality.errors import DataError
+from wine_quality.schema import FEATURES, MEASUREMENTS
+from wine_quality.splits import wine_keys
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return data.sample("a test").table
+
+
+@pytest.fixture(scope="module", params=SCENARIOS)
+def scenario(request) -> Scenario:
+    return SCENARIOS[request.param]
+
+
+@pytest.fixture(scope="module")
+def drawn(scenario, table):
+    return draw_weeks(scenario, table, 1)
+
+
+def test_no_row_occurs_twice(drawn):
+    training, weeks = drawn
+    keys = wine_keys(pd.concat([training, *(week.table for week in weeks)]))
+    assert keys.is_unique
+
+
+def test_the_same_seed_gives_the_same_weeks_and_another_one_others(scenario, table, drawn):
+    again, other = draw_weeks(scenario, table, 1), draw_weeks(scenario, table, 2)
+    assert_frame_equal(again[0], drawn[0])
+    for one, same in zip(drawn[1], again[1], strict=True):
+        assert_frame_equal(one.table, same.table)
+    assert not other[0].equals(drawn[0])
+
+
+def test_the_first_champion_is_trained_on_red_wine_only_and_white_comes_in(scenario, drawn):
+    training, weeks = drawn
+    assert set(training["type"]) == {"red"}
+    whites = [int((week.table["type"] == "white").sum()) for week in weeks]
+    assert whites[: scenario.shift - 1] == [0] * (scenario.shift - 1)
+    assert whites[scenario.shift - 1] > 0
+    assert whites[-1] > len(weeks[-1].table) / 2
+
+
+def test_in_the_week_of_bad_data_half_of_the_rows_have_their_density_in_the_wrong_unit(scenario, drawn):
+    weeks = {week.number: week for week in drawn[1]}
+    invalid = weeks[scenario.bad_data].invalid
+    assert list(invalid.columns) == FEATURES
+    assert (invalid["density"] > 900).all()
+    assert invalid[list(MEASUREMENTS)].drop(columns="density").notna().all(axis=None)
+    assert [number for number, week in weeks.items() if len(week.invalid)] == [scenario.bad_data]
+
+
+def test_the_sulphured_week_has_the_most_sulphured_of_the_red_wines(scenario, drawn):
+    weeks = {week.number: week.table for week in drawn[1]}
+    sulphur = "total_sulfur_dioxide"
+    others = pd.concat(
+        [wines[wines["type"] == "red"] for number, wines in weeks.items() if number != scenario.sulphured]
+    )
+    assert weeks[scenario.sulphured][sulphur].min() >= others[sulphur].max()
+
+
+def test_labels_come_late_some_of_them_wrong_at_first_and_then_corrected(scenario):
+    due = {week: labels_due(scenario, week) for week in range(1, len(scenario.arrivals) + 1)}
+    assert all(not due[week] for week in range(1, scenario.label_delay + 1))
+    first_time = {
+        week - scenario.label_delay: right
+        for week, weeks in due.items()
+        for right in [weeks.get(week - scenario.label_delay)]
+    }
+    assert {week for week, right in first_time.items() if right is False} == set(scenario.wrong_labels) & set(
+        first_time
+    )
+    if scenario.correction <= len(scenario.arrivals):
+        assert all(due[scenario.correction][week] for week in scenario.wrong_labels)
+
+
+def test_a_taster_who_counts_from_the_best_down_inverts_every_label(drawn):
+    table = drawn[1][0].table
+    inverted = taster_labels(table, correct=False)
+    assert [10 - quality for quality in inverted] == taster_labels(table, correct=True) == table["quality"].tolist()
+    assert all(isinstance(quality, int) for quality in inverted)
+
+
+def test_too_few_wines_are_rejected_with_their_number(wines):
+    with pytest.raises(DataError, match=r"2 red and 3 white wines are too few for the simulation: .* WINE_DATA"):
+        draw_weeks(SHORT, wines, 1)

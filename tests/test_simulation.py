@@ -1,0 +1,223 @@
+"""Six simulated weeks on real servers: what each incident leads to, and a simulation that is killed and goes on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from conftest import CLEAN
+from receiver import Receiver, receiver
+from servers import processes_at, running, wait_until
+
+from monitoring.records import Record, load_records
+from wine_quality import registry, tracking
+from wine_quality.config import ROOT, Settings, settings
+
+pytestmark = pytest.mark.slow
+
+SEED = "7"  # of the sample: with it six weeks have all that a year has
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulation that is complete."""
+
+    home: Path
+    lines: str
+    summary: dict
+    records: list[Record]
+    notifications: list[dict]
+
+    @property
+    def config(self) -> Settings:
+        """The settings of the simulation's own home."""
+        return settings(home=self.home / ".local" / "simulation")
+
+    def week(self, number: int) -> Record:
+        return self.records[number - 1]
+
+    def champion_after(self, number: int) -> str:
+        return json.loads((self.config.local / "progress.json").read_text())[number - 1]["champion"]
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {**CLEAN, "WINE_HOME": str(home), "WINE_DATA": "sample", "WINE_SEED": SEED}
+
+
+def simulate(home: Path, **more: str) -> str:
+    """Simulate six weeks, and return what is printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "monitoring.simulation", "--short"],
+        cwd=ROOT,
+        env={**os.environ, **environment(home), **more},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def load(home: Path, lines: str, notifications: list[dict]) -> Simulated:
+    own = home / ".local" / "simulation"
+    summary = json.loads((own / "summary.json").read_text())
+    return Simulated(home, lines, summary, load_records(settings(home=own)), notifications)
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[Receiver]:
+    with receiver() as server:
+        server.answers = [503, 503]
+        yield server
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory, chat) -> Simulated:
+    home = tmp_path_factory.mktemp("simulated")
+    return load(home, simulate(home, WINE_WEBHOOK=chat.address), chat.got)
+
+
+def kinds(record: Record) -> list[str]:
+    return [alert.kind for alert in record.alerts]
+
+
+def test_bad_data_is_rejected_and_alerted_and_nothing_is_trained(simulated):
+    week = simulated.week(1)
+    assert (week.result.requests, week.result.rejected, week.result.predictions) == (18, 9, 50)
+    assert kinds(week) == ["bad data"]
+    assert (week.trigger, simulated.champion_after(1)) == ("", "1")
+
+
+def test_drift_without_harm_promotes_nothing(simulated):
+    week = simulated.week(2)
+    assert kinds(week) == ["drift"]
+    assert "total_sulfur_dioxide" in week.result.drifted
+    assert not week.result.quality.degraded
+    assert simulated.champion_after(2) == "1"
+
+
+def test_white_wine_is_drift_before_any_of_it_has_a_label(simulated):
+    week = simulated.week(3)
+    assert "drift" in kinds(week)
+    assert {"type", "residual_sugar"} <= set(week.result.drifted)
+    assert week.trigger == ""
+
+
+def test_once_there_are_labels_a_model_is_trained_and_promoted(simulated):
+    week = simulated.week(4)
+    assert week.trigger
+    assert int(simulated.champion_after(4)) > 1
+    assert simulated.week(5).result.version == simulated.champion_after(4), "the service loaded it"
+    assert simulated.summary["promoted"] == [4]
+    assert simulated.summary["rmse_with_loop"] < simulated.summary["rmse_without"]
+
+
+def test_a_challenger_that_learnt_from_wrong_labels_is_rejected(simulated):
+    week = simulated.week(6)
+    assert kinds(week)[-1] == "quality"
+    assert week.trigger == "quality"
+    assert simulated.champion_after(6) == simulated.champion_after(4)
+    assert 6 in simulated.summary["rejected"]
+
+
+def test_the_trigger_started_the_trainings_and_the_versions_lead_to_their_data(simulated):
+    with tracking.store(simulated.config) as store:
+        versions = store.client.search_model_versions("name = 'wine-quality'")
+    assert len(versions) == 1 + len(simulated.summary["retrained"])
+    assert all(version.tags["data_sha256"] for version in versions)
+    assert {Path(record.training_data).name for record in simulated.records if record.trigger} == {
+        f"week-0{number}" for number in simulated.summary["retrained"]
+    }
+
+
+def test_people_are_notified_of_what_is_new_and_a_webhook_that_refused_was_tried_again(simulated):
+    names = [sent["name"] for sent in simulated.notifications]
+    assert names == [record.result.name for record in simulated.records if record.notify]
+    first = simulated.notifications[0]["text"]
+    assert first.startswith("wine-quality, week 01\nbad data: 9 of 18 requests were rejected (50%)")
+
+
+def test_the_screen_shows_the_outcomes(simulated):
+    for line in (
+        r"week 01   bad data: 9 of 18 requests were rejected .*",
+        r"week 04   retraining requested .*: promoted as version \d",
+        r"week 06   retraining requested .*: rejected by the gate",
+    ):
+        assert re.search(f"^{line}$", simulated.lines, re.MULTILINE)
+    assert simulated.lines.splitlines()[-2] == f"report    {simulated.home / 'monitoring' / 'report.html'}"
+
+
+def test_the_report_is_one_file_that_needs_no_network(simulated):
+    report = (simulated.home / "monitoring" / "report.html").read_text()
+    assert "http" not in report
+    assert report.count("<tr") == 1 + 6
+    assert f"{simulated.summary['rmse_with_loop']:.3f}" in report
+
+
+def test_each_week_that_drifted_has_its_page_of_evidently(simulated):
+    pages = {path.stem for path in simulated.config.reports.glob("*.html")}
+    assert pages == {record.result.name.replace(" ", "-") for record in simulated.records if "drift" in kinds(record)}
+
+
+def test_nothing_is_written_outside_its_own_folder_and_no_process_is_left(simulated):
+    assert {path.name for path in simulated.home.iterdir()} == {".local", "monitoring"}
+    assert [path.name for path in (simulated.home / ".local").iterdir()] == ["simulation"]
+    assert [path.name for path in (simulated.home / "monitoring").iterdir()] == ["report.html"]
+    assert processes_at(simulated.home) == []
+
+
+def test_a_complete_simulation_is_not_repeated(simulated):
+    before = (simulated.config.local / "progress.json").read_bytes()
+    printed = simulate(simulated.home)
+    assert printed.startswith("done      ")
+    assert (simulated.config.local / "progress.json").read_bytes() == before
+
+
+def test_another_simulation_does_not_mix_with_the_one_that_was_begun(simulated):
+    command = [sys.executable, "-m", "monitoring.simulation"]
+    own = {**os.environ, **environment(simulated.home)}
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {simulated.config.home}: a simulation with other data, length or seed")
+
+
+def test_the_alias_goes_back_by_one_command_and_no_further(simulated):
+    own = {**os.environ, **environment(simulated.home), "WINE_HOME": str(simulated.config.home)}
+    command = [sys.executable, "-m", "monitoring.rollback"]
+    with tracking.store(simulated.config) as store:
+        before = registry.champion(store)
+        try:
+            done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
+            assert done.stdout == (
+                f"rollback  wine-quality: version 1 is champion again, version {before.version} was\n"
+            ), done.stderr
+            again = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
+            assert again.returncode == 1
+            assert again.stderr.startswith("error: wine-quality has no earlier champion.")
+        finally:
+            store.client.set_registered_model_alias("wine-quality", registry.CHAMPION, before.version)
+
+
+@pytest.mark.long
+def test_a_simulation_that_is_killed_goes_on_and_ends_as_one_that_was_not(simulated, tmp_path):
+    progress = tmp_path / ".local" / "simulation" / ".local" / "progress.json"
+    log = tmp_path.with_suffix(".log")
+    with running(["-m", "monitoring.simulation", "--short"], log, **environment(tmp_path)) as process:
+        wait_until(lambda: progress.is_file() and len(json.loads(progress.read_text())) == 2, "two weeks", 300)
+        os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: processes_at(tmp_path) == [], "the end of all that the simulation had started")
+    assert len(json.loads(progress.read_text())) < 6
+    whole = load(tmp_path, simulate(tmp_path), [])
+    assert whole.summary == simulated.summary
+    assert [plain(record) for record in whole.records] == [plain(record) for record in simulated.records]
+
+
+def plain(record: Record) -> tuple:
+    """Return what a record says, but for times, folders and what the service had counted before it was killed."""
+    return replace(record.result, requests=None, rejected=None), kinds(record), record.rows, record.outcome
