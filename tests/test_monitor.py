@@ -15,13 +15,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas import FlowRun
 from prefect.settings import PREFECT_API_URL
 from servers import artifact_keys, prefect_server
-from versions import artifacts
+from versions import artifacts, opened
 
 from monitoring import alerts, monitor
 from monitoring.records import Record, load_records
 from monitoring.reference import load_reference
 from orchestration.train import train_wine_quality
-from wine_quality import data, labels, registry, tracking
+from wine_quality import data, labels, registry
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError
 from wine_quality.ports import free_port
@@ -158,7 +158,7 @@ def test_the_reference_does_not_need_the_bucket(config, wines, set_aws):
 
 
 def test_a_champion_without_its_rows_is_named(config):
-    with tracking.store(config) as store:
+    with opened(config) as store:
         rows = artifacts(registry.champion(store)) / "wines.csv"
     shutil.rmtree(config.local / "reference", ignore_errors=True)
     aside = rows.rename(rows.with_suffix(".aside"))
