@@ -8,7 +8,7 @@ IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BY_FILE = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run data test test-slow test-all start check clean setup lab notebooks up deploy bucket push serve score watch replay rollback lint check-docs format images sample bench lock
+.PHONY: help run data test test-slow test-all start check clean setup lab notebooks up deploy bucket push serve score watch replay rollback lint check-docs format images sample bench lock canary
 
 ## First
 
@@ -99,6 +99,9 @@ format: setup ## mend style
 
 images: setup ## draw all pictures of the READMEs anew, on real servers; needs Chromium, a quarter of an hour
 	@$(PY) -m images.draw
+
+canary: setup ## try the newest version of every dependency in a clone; write the table of docs/versions.md
+	@$(PY) -m benchmarks.canary
 
 sample: setup ## fit and write wine_data/sample from the real wine in WINE_DATA
 	@$(PY) wine_data/make_sample.py
