@@ -110,8 +110,8 @@ bench: setup ## measure scores, time and memory into benchmarks/results
 	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && $(PY) -m benchmarks.year && \
 	  $(PY) -m benchmarks.sample && $(PY) -m benchmarks.tracking && $(PY) -m benchmarks.search
 
-lock: setup ## pin pyproject.toml anew into requirements.txt
-	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --no-emit-index-url \
+lock: setup ## pin pyproject.toml anew into requirements.txt; make lock UPGRADE=1: the newest of all that it admits
+	@$(PY) -m uv pip compile -q $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --extra dev --no-emit-index-url \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 
 .venv/.ready: requirements.txt pyproject.toml tour/install.py
