@@ -8,7 +8,7 @@ IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BY_FILE = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run data test test-slow test-all start check clean setup lab notebooks up deploy bucket push serve score monitor simulate rollback lint check-docs format images sample bench lock
+.PHONY: help run data test test-slow test-all start check clean setup lab notebooks up deploy bucket push serve score monitor simulate rollback lint check-docs format images sample bench lock canary
 
 ## First
 
@@ -100,6 +100,9 @@ format: setup ## mend style
 images: setup ## draw all pictures of the READMEs anew, on real servers; needs Chromium, a quarter of an hour
 	@$(PY) -m images.draw
 
+canary: setup ## try the newest version of every dependency in a clone; write the table of docs/versions.md
+	@$(PY) -m benchmarks.canary
+
 sample: setup ## fit and write wine_data/sample from the real wine in WINE_DATA
 	@$(PY) wine_data/make_sample.py
 
@@ -107,8 +110,8 @@ bench: setup ## measure scores, time and memory into benchmarks/results
 	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && $(PY) -m benchmarks.simulation && \
 	  $(PY) -m benchmarks.sample && $(PY) -m benchmarks.tracking && $(PY) -m benchmarks.search
 
-lock: setup ## pin pyproject.toml anew into requirements.txt
-	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --no-emit-index-url \
+lock: setup ## pin pyproject.toml anew into requirements.txt; make lock UPGRADE=1: the newest of all that it admits
+	@$(PY) -m uv pip compile -q $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --extra dev --no-emit-index-url \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 
 .venv/.ready: requirements.txt pyproject.toml tour/install.py

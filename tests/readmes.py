@@ -16,7 +16,7 @@ READMES = [
     *(ROOT / folder / "README.md" for folder in CHAPTERS.values()),
     *(ROOT / folder / "README.md" for folder in ("wine_data", "models", "images")),
 ]
-PAGES = [*READMES, ROOT / "CONTRIBUTING.md"]
+PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OUTPUT, COMMAND, PYTHON = "text", "sh", "python"
 
 

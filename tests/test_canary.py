@@ -1,0 +1,115 @@
+"""The canary: which versions it tries, what it takes for an error, and the table that it writes."""
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+
+from benchmarks import canary
+from wine_quality.config import ROOT
+
+PINNED, NEWEST = {"alpha": "1.0", "beta": "1.0", "gamma": "1.0"}, {"alpha": "2.0", "beta": "1.5", "gamma": "1.0"}
+
+
+class Clone:
+    """A checkout in which two versions fail the main job, alone or with others."""
+
+    def __init__(self, broken: dict[str, str], together: str = "") -> None:
+        self.broken, self.together, self.newer = broken, together, {}
+
+    def install(self, newer: dict[str, str], *options: str) -> str:
+        self.newer = newer
+        return ""
+
+    def run(self, command: list[str], limit: float) -> tuple[str, str]:
+        return "", next((self.broken[name] for name in self.newer if name in self.broken), "")
+
+    def first_failure(self) -> tuple[list[str], float, str]:
+        error = self.run([], 0)[1] or (self.together if len(self.newer) > 1 else "")
+        return ["make", "run"], 1, error
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected"),
+    [
+        ("alpha>=1,<2", "alpha>=1"),
+        ("alpha==1.2.*", "alpha>=1.2"),
+        ("alpha[extra]==1.2.3; python_version > '3'", "alpha[extra]>=1.2.3"),
+        ("alpha<2", "alpha"),
+        ("alpha>=1,!=1.5,<=3", "alpha!=1.5,>=1"),
+    ],
+)
+def test_an_upper_bound_is_removed_and_a_lower_one_kept(bound, expected):
+    assert canary.without_upper_bound(Requirement(bound)) == expected
+
+
+def test_every_direct_dependency_of_this_platform_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = canary.pins((ROOT / "requirements.txt").read_text())
+    assert set(canary.direct()) <= set(pinned)
+    assert len(canary.direct()) < len(project["dependencies"] + project["optional-dependencies"]["dev"])
+
+
+def test_versions_that_work_together_are_tried_once():
+    assert canary.verified(Clone({}), {"alpha": "2.0", "beta": "1.5"}, lambda: False) == {
+        "alpha": canary.WORKS,
+        "beta": canary.WORKS,
+    }
+
+
+def test_a_version_that_breaks_the_main_job_is_named_and_the_rest_is_tried_without_it():
+    found = canary.verified(Clone({"beta": "ImportError: gone"}), {"alpha": "2.0", "beta": "1.5"}, lambda: False)
+    assert found == {"alpha": canary.WORKS, "beta": "ImportError: gone"}
+
+
+def test_versions_that_fail_only_together_are_said_to():
+    found = canary.verified(Clone({}, together="error: no"), {"alpha": "2.0", "beta": "1.5"}, lambda: False)
+    assert set(found.values()) == {"alone yes, all together no: error: no"}
+
+
+def test_without_time_nothing_is_tried():
+    assert canary.verified(Clone({}), {"alpha": "2.0"}, lambda: True) == {"alpha": canary.NOT_TRIED}
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("start\nmake: *** [run] Error 1\nerror: no wine. Look there.\n", "error: no wine. Look there."),
+        ("E   x\nFAILED tests/test_a.py::b - ValueError: no\n1 failed", "FAILED tests/test_a.py::b - ValueError: no"),
+        ("Traceback\n  File\nImportError: cannot import name 'x'\n", "ImportError: cannot import name 'x'"),
+        ("something else", "something else"),
+    ],
+)
+def test_the_line_that_tells_most_is_the_error(output, line):
+    assert canary.error_line(output) == line
+
+
+def test_the_cause_of_no_solution_is_one_line():
+    said = """error: No solution found when resolving dependencies
+      cause: Because there is no version of small==3 and big==3 depends on small==3, we can conclude that big cannot.
+             And because you require big==3, we can conclude that your requirements are unsatisfiable.
+    """
+    assert canary.cause(said) == "there is no version of small==3 and big==3 depends on small==3"
+
+
+def test_the_table_replaces_what_stands_between_the_markers():
+    text = canary.table(PINNED, NEWEST, {"alpha": "works", "beta": "a|b"}, PINNED)
+    page = canary.between_markers(f"above\n{canary.BEGIN}\nold\n{canary.END}\nbelow\n", text)
+    assert page.startswith(f"above\n{canary.BEGIN}\n\nLast verified on ")
+    assert page.endswith(f"{canary.END}\nbelow\n")
+    assert "old" not in page
+    assert text.splitlines()[-3:] == [
+        "| alpha | 1.0 | 2.0 | works |",
+        "| beta | 1.0 | 1.5 | a¦b |",
+        "| gamma | 1.0 | 1.0 | pinned |",
+    ]
+
+
+def test_a_command_that_does_not_end_is_an_error_of_the_checkout(tmp_path):
+    subprocess.run(["git", "init", "-q", tmp_path / "clone"], check=True)
+    clone = object.__new__(canary.Checkout)
+    clone.folder, clone.environment = tmp_path / "clone", {}
+    assert clone.run([sys.executable, "-c", "print('done')"], 60) == ("done\n", "")
+    assert "did not end" in clone.run(["sleep", "60"], 0.1)[1]
