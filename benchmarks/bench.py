@@ -118,7 +118,7 @@ def bench_run() -> None:
 
 
 def bench_overhead() -> None:
-    from orchestration import train  # Prefect reads its home as it is imported, so not before WINE_HOME is set
+    from orchestration import train  # here, because the other benchmarks need no Prefect
 
     kinds = type(train.load), type(train.train_wine_quality)
     parts = {name: part for name, part in vars(train).items() if isinstance(part, kinds)}

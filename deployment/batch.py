@@ -15,8 +15,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from orchestration import prepare_home  # isort: skip  it names Prefect's home, which Prefect reads when it is imported
-
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect_aws import S3Bucket
@@ -24,10 +22,12 @@ from prefect_aws import S3Bucket
 from orchestration.artifacts import log_to_screen
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import RETRY_TRANSIENT, run_name
+from orchestration.startup import prepare_home
 from wine_quality import batches, registry, tracking
 from wine_quality.batches import Entry, Outcome
+from wine_quality.command import exit_code
 from wine_quality.config import settings
-from wine_quality.errors import RegistryError, StorageError, StorageUnavailable, exit_code
+from wine_quality.errors import RegistryError, StorageError, StorageUnavailable
 from wine_quality.files import one_at_a_time
 from wine_quality.scoring import Scorer, load_scorer
 

@@ -13,8 +13,9 @@ import uvicorn
 
 from deployment.guards import PatientProtocol
 from deployment.service import app
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import SettingsError, exit_code
+from wine_quality.errors import SettingsError
 
 MOST_CONNECTIONS = 512  # below the 1,024 files that a process may usually hold open
 LINGER = 5  # seconds that requests under way have when the service stops

@@ -17,8 +17,9 @@ from benchmarks.search import drawn
 from images.loop import loop
 from images.pages import LARGEST, PICTURES
 from notebooks.execute import all_notebooks
+from wine_quality.command import exit_code
 from wine_quality.config import ROOT
-from wine_quality.errors import SettingsError, WineError, exit_code
+from wine_quality.errors import SettingsError, WineError
 from wine_quality.plots import save_figure
 from wine_quality.processes import run_module
 

@@ -19,9 +19,6 @@ from typing import Annotated
 import httpx
 import numpy as np
 import pandas as pd
-
-from orchestration import prepare_home  # isort: skip  it names Prefect's home, which Prefect reads when it is imported
-
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
@@ -36,10 +33,11 @@ from monitoring.reference import Reference, load_reference
 from monitoring.report import render
 from orchestration.artifacts import log_to_screen
 from orchestration.policies import RETRY_TRANSIENT, UNCACHED
+from orchestration.startup import prepare_home
 from wine_quality import data, drift, labels, predictions, thresholds
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
-from wine_quality.errors import exit_code
 from wine_quality.schema import COLUMNS, FEATURES, TARGET
 from wine_quality.thresholds import ModelQuality, MonitoringResult
 

@@ -6,8 +6,8 @@ The service loads it within ten seconds. Run it with `python -m monitoring.rollb
 import sys
 
 from wine_quality import registry, tracking
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import exit_code
 
 
 def roll_back(config: Settings) -> None:

@@ -18,8 +18,9 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 from traitlets.config import Config
 
+from wine_quality.command import exit_code
 from wine_quality.config import ROOT, settings
-from wine_quality.errors import NotebookError, exit_code
+from wine_quality.errors import NotebookError
 from wine_quality.files import whole_file
 
 CHAPTERS = ("notebooks", "experiment_tracking", "monitoring")

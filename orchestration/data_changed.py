@@ -9,11 +9,12 @@ import sys
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
-from orchestration import prepare_home
 from orchestration.artifacts import connect_quietly
+from orchestration.startup import prepare_home
 from wine_quality import data, registry, tracking
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import DeploymentError, exit_code
+from wine_quality.errors import DeploymentError
 from wine_quality.registry import DISTINCT_ROWS
 from wine_quality.splits import distinct_wines
 

@@ -23,12 +23,13 @@ from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 from prefect_aws import AwsCredentials
 
-from orchestration import prepare_home
 from orchestration.artifacts import connect_quietly
 from orchestration.bucket import BLOCK, bucket_at, bucket_of_environment, laptop, saved_bucket
 from orchestration.prefect_server import without_credentials
+from orchestration.startup import prepare_home
+from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
-from wine_quality.errors import DeploymentError, exit_code
+from wine_quality.errors import DeploymentError
 
 POOL, RUNS_AT_ONCE = "wine", 2
 CREDENTIALS = "wine-credentials"

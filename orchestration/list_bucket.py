@@ -5,12 +5,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from orchestration import prepare_home
 from orchestration.artifacts import connect_quietly
 from orchestration.bucket import bucket_line, wine_bucket
+from orchestration.startup import prepare_home
 from wine_quality import storage
+from wine_quality.command import exit_code
 from wine_quality.config import settings
-from wine_quality.errors import StorageError, exit_code
+from wine_quality.errors import StorageError
 
 
 def state_of(bucket: Any, run_id: str, files: dict[str, int]) -> str:

@@ -11,13 +11,14 @@ from pathlib import Path
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from orchestration import prepare_home
 from orchestration.artifacts import connect_quietly
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.report import REPORT, WINES
+from orchestration.startup import prepare_home
 from wine_quality import retention, storage, tracking
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import RegistryError, SettingsError, exit_code
+from wine_quality.errors import RegistryError, SettingsError
 from wine_quality.files import one_at_a_time
 from wine_quality.tracking import MODEL_FILE, Store
 

@@ -5,10 +5,10 @@ Run it with `python -m orchestration.serve` beside `make up`.
 
 import sys
 
-from orchestration import prepare_home
 from orchestration.prefect_server import connect
+from orchestration.startup import prepare_home
 from orchestration.train import train_wine_quality
-from wine_quality.errors import exit_code
+from wine_quality.command import exit_code
 
 
 def main() -> None:

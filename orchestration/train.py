@@ -32,7 +32,6 @@ from pydantic import Field
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
-from orchestration import prepare_home
 from orchestration.artifacts import create_artifacts, log_to_screen, print_report
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import (
@@ -58,11 +57,13 @@ from orchestration.report import (
     render_report,
     unchanged_text,
 )
+from orchestration.startup import prepare_home
 from wine_quality import data as sources
 from wine_quality import registry, retention, scoring, splits, storage, tracking, tuning
+from wine_quality.command import exit_code
 from wine_quality.config import settings
 from wine_quality.data import Wine
-from wine_quality.errors import DataError, StorageError, WineError, exit_code
+from wine_quality.errors import DataError, StorageError, WineError
 from wine_quality.files import one_at_a_time
 from wine_quality.metrics import scores
 from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict

@@ -10,11 +10,12 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 from honcho.manager import Manager
 
-from orchestration import UP_LOCK
+from orchestration.startup import UP_LOCK
 from orchestration.wait import ports
+from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.environment import prefect_at
-from wine_quality.errors import SettingsError, exit_code
+from wine_quality.errors import SettingsError
 from wine_quality.files import one_at_a_time
 from wine_quality.local_s3 import local_keys, s3_environment
 from wine_quality.ports import listens

@@ -91,7 +91,10 @@ def test_without_a_champion_the_command_ends_with_one_line_and_the_files_stay(co
 
 
 def test_prefect_keeps_its_state_in_the_home_of_the_settings(tmp_path):
-    code = "import deployment.batch; from prefect.settings import PREFECT_HOME; print(PREFECT_HOME.value())"
+    code = (
+        "import deployment.batch as b; b.prepare_home();"
+        "from prefect.settings import PREFECT_HOME; print(PREFECT_HOME.value())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={name: value for name, value in os.environ.items() if name != "PREFECT_HOME"},

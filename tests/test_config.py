@@ -1,7 +1,9 @@
+import os
 import re
 import subprocess
 import sys
 from ast import literal_eval
+from contextlib import nullcontext
 from urllib.parse import unquote
 
 import pytest
@@ -13,13 +15,14 @@ from sqlalchemy import create_engine
 
 from monitoring.simulation import servers
 from orchestration import up
+from wine_quality.command import exit_code
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError
 
 
 def test_without_any_setting_the_usual_ones_hold(monkeypatch):
     monkeypatch.delenv("WINE_HOME")
-    monkeypatch.setattr("wine_quality.config.load_dotenv", lambda _path: None)
+    monkeypatch.setattr("wine_quality.config.env_file_errors", lambda: nullcontext(None))
     config = settings()
     assert (config.home, config.data, config.seed) == (ROOT, "auto", 42)
     assert config.mlflow_uri == f"sqlite:///{ROOT}/mlflow.db"
@@ -97,6 +100,14 @@ def test_an_override_wins_over_the_environment_and_that_over_the_file(tmp_path, 
     monkeypatch.setenv("WINE_DATA", "kaggle")
     config = settings(data="sample", seed=None)
     assert (config.data, config.seed, config.bucket) == ("sample", 2, "cellar")
+
+
+def test_the_settings_leave_the_environment_as_it_is_and_a_command_adds_the_file_to_it(tmp_path):
+    (tmp_path / ".env").write_text("WINE_SEED=1\nAWS_PROFILE=cellar\nWINE_UNKNOWN=1\n")
+    before = dict(os.environ)
+    assert settings().seed == 1
+    assert os.environ == before
+    assert exit_code(lambda: int(os.environ["AWS_PROFILE"] == "cellar")) == 1
 
 
 def test_an_empty_variable_is_as_if_not_set(monkeypatch):

@@ -3,7 +3,8 @@ import signal
 
 import pytest
 
-from wine_quality.errors import DataError, WineError, exit_code
+from wine_quality.command import exit_code
+from wine_quality.errors import DataError, WineError
 
 
 @pytest.fixture(autouse=True)

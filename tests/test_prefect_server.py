@@ -16,7 +16,6 @@ from servers import prefect_server
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-import orchestration  # noqa: F401  it also guards the server that Prefect starts by itself
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port
 

@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import httpx
-
-from orchestration import is_up, prepare_home  # isort: skip  it names Prefect's home, which Prefect reads when imported
-
 from prefect.client.orchestration import get_client
 
 from monitoring.records import load_records
 from orchestration.artifacts import connect_quietly
 from orchestration.bucket import wine_bucket
+from orchestration.startup import is_up, prepare_home
 from tour import chapter_of
 from wine_quality import data, predictions, registry, storage, tracking
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import exit_code
 
 FIRST_RUN = "first-forest"  # the run that notebook 4 logs by hand
 LESSON = "wine-quality-lesson"  # the registered model of notebook 6

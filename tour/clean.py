@@ -7,9 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from orchestration import is_up
+from orchestration.startup import is_up
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import DeploymentError, exit_code
+from wine_quality.errors import DeploymentError
 from wine_quality.files import disk_errors_told
 
 YES = "yes"

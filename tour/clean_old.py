@@ -7,14 +7,14 @@ rollback returns to and of the challenger stay, and so do all parameters and sco
 import sys
 from datetime import UTC, datetime, timedelta
 
-from orchestration import prepare_home
-
-from orchestration.bucket import wine_bucket  # isort: skip  Prefect's home has been named by now
 from orchestration.artifacts import connect_quietly
+from orchestration.bucket import wine_bucket
+from orchestration.startup import prepare_home
 from tour.clean import confirmed
 from wine_quality import retention, tracking
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import SettingsError, exit_code
+from wine_quality.errors import SettingsError
 from wine_quality.files import one_at_a_time
 
 LONGEST = 36500  # days

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / ".local" / "setup.log"
 SHOWN_LINES = 4
 # relative, because a path in letters that the locale does not know would keep Python from starting
-IMPORTABLE = "../../../..\nimport wine_quality\n"
+IMPORTABLE = "../../../..\nimport wine_quality.environment; wine_quality.environment.apply()\n"
 # by what a log holds, the first that fits
 ADVICE = {
     "certificate": "The server's certificate is not trusted: name its CA in PIP_CERT=/path/to/ca.pem, or in pip.conf",

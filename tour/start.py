@@ -10,12 +10,12 @@ from contextlib import nullcontext
 
 import httpx
 
-from orchestration import is_up, prepare_home
 from orchestration.prefect_server import assert_answers
+from orchestration.startup import is_up, prepare_home
 from tour import CHAPTERS, chapter_of
 from wine_quality import data, predictions, registry, splits, tracking
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import exit_code
 from wine_quality.processes import module, run_module, server
 from wine_quality.schema import FEATURES
 

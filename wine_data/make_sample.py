@@ -17,9 +17,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.preprocessing import QuantileTransformer
 
+from wine_quality.command import exit_code
 from wine_quality.config import settings
 from wine_quality.data import SAMPLE, UCI_PAIR, load_wine
-from wine_quality.errors import DataError, exit_code
+from wine_quality.errors import DataError
 from wine_quality.files import whole_file
 from wine_quality.schema import MEASUREMENTS, TARGET, TYPES
 from wine_quality.splits import distinct_wines, wine_keys

@@ -7,9 +7,9 @@ any server: it then checks a file or folder of yours, and says nothing where tha
 import sys
 
 from wine_quality import data
+from wine_quality.command import exit_code
 from wine_quality.config import settings
 from wine_quality.data import Wine
-from wine_quality.errors import exit_code
 from wine_quality.schema import FEATURES, MEASUREMENTS, TYPES
 
 ONLY_MINE = "--only-mine"

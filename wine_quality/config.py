@@ -6,6 +6,8 @@ the file `.env` in the project's root. The environment wins over the file.
 
 import os
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +40,7 @@ class Settings(BaseSettings):
     contain a password or a token, so both are `SecretStr`, which prints and serialises as asterisks.
     """
 
-    model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     home: Annotated[Path, AfterValidator(usable_home)] = Field(default=ROOT, validate_default=True)
     data: str = "auto"
@@ -46,6 +48,7 @@ class Settings(BaseSettings):
     minimum_gain: float = Field(default=0.004, ge=0, allow_inf_nan=False)
     trials: int = Field(default=50, ge=1, le=500)
 
+    tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     uci_url: str = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"
     experiment: str = "wine-quality-experiment"
     registered_model: str = "wine-quality"
@@ -102,7 +105,7 @@ class Settings(BaseSettings):
     @property
     def mlflow_uri(self) -> str:
         """The tracking store: `MLFLOW_TRACKING_URI`, else SQLite in `home`."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.resolve()}/mlflow.db"
+        return self.tracking_uri or f"sqlite:///{self.home.resolve()}/mlflow.db"
 
     @property
     def predictions_uri(self) -> str:
@@ -113,20 +116,37 @@ class Settings(BaseSettings):
 def settings(**overrides: Any) -> Settings:
     """Return the settings as the environment and `.env` have them now; an override that is not None wins over both.
 
+    The environment wins over `.env`, and does not change.
+
     Raises
     ------
     SettingsError
         A variable has a value of the wrong kind; the line names each. Or `.env` cannot be read.
     """
-    dotenv = ROOT / os.environ.get("WINE_HOME", "") / ".env"
+    given = {name: value for name, value in overrides.items() if value is not None}
+    with env_file_errors() as path:
+        try:
+            return Settings(_env_file=path, **given)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"WINE_{str(e['loc'][0]).upper()}={reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()
+            )
+            raise SettingsError(f"{wrong}. Mend it in the environment or in .env.") from None
+
+
+def load_env_file() -> None:
+    """Add the variables of `.env` to the environment, for the tools that read theirs there: AWS, Prefect, MLflow."""
+    with env_file_errors() as path:
+        load_dotenv(path)
+
+
+@contextmanager
+def env_file_errors() -> Iterator[Path]:
+    """Yield the path of `.env`; an error while it is read becomes one line."""
+    path = ROOT / os.environ.get("WINE_HOME", "") / ".env"
     try:
-        load_dotenv(dotenv)
+        if path.is_file() and "\0" in path.read_text():
+            raise ValueError("a zero byte")
+        yield path
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{dotenv}: cannot be read ({error}). Mend it or take it away.") from None
-    try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"WINE_{str(e['loc'][0]).upper()}={reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()
-        )
-        raise SettingsError(f"{wrong}. Mend it in the environment or in .env.") from None
+        raise SettingsError(f"{path}: cannot be read ({error}). Mend it or take it away.") from None

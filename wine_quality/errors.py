@@ -1,10 +1,6 @@
 """Every error a reader may meet: one line that says what is wrong, where, and what to do next."""
 
 import re
-import signal
-import sys
-from collections.abc import Callable
-from types import FrameType
 
 PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")  # of an address, such as postgresql://user:password@host/database
 
@@ -75,29 +71,3 @@ class AlertError(WineError):
 
 class NotebookError(WineError):
     """A cell of a notebook failed, or warned."""
-
-
-def exit_code(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code: its own, 1 after an error of ours in one line, 130 after Ctrl-C.
-
-    SIGINT and SIGTERM (exit code 143) stop the command also where it was started with SIGINT ignored, as under `nohup`
-    or in the background of a script; what it starts does not inherit that either.
-    """
-    received = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    try:
-        return command() or 0
-    except WineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BaseException:
-        if not received:  # what a signal stops may fail in its own way, such as on a server that stopped first
-            raise
-        print("stopped. Run it again when you like.", file=sys.stderr)
-        return 128 + received[0]

@@ -34,8 +34,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
-from wine_quality.errors import TrackingError, exit_code
+from wine_quality.errors import TrackingError
 from wine_quality.files import one_at_a_time, whole_file
 from wine_quality.metrics import scores
 from wine_quality.models import predict

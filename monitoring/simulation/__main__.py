@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from monitoring.simulation.servers import create_home, simulation_servers
+from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
-from wine_quality.errors import WineError, exit_code
+from wine_quality.errors import WineError
 from wine_quality.files import is_held, one_at_a_time
 from wine_quality.processes import module, run_to_end
 

@@ -15,9 +15,6 @@ from typing import Any
 
 import httpx
 import pandas as pd
-
-from orchestration import prepare_home  # isort: skip  it names Prefect's home, which Prefect reads when it is imported
-
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
@@ -30,10 +27,12 @@ from monitoring.simulation.report import write_report
 from monitoring.simulation.scenario import SCENARIOS, Scenario, Week, draw_weeks, labels_due, taster_labels
 from orchestration.artifacts import connect_quietly
 from orchestration.policies import one_heartbeat
+from orchestration.startup import prepare_home
 from orchestration.train import train_wine_quality
 from wine_quality import data, labels, predictions, registry, tracking
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
-from wine_quality.errors import DeploymentError, exit_code
+from wine_quality.errors import DeploymentError
 from wine_quality.files import whole_file
 from wine_quality.processes import module, wait_until
 from wine_quality.schema import FEATURES

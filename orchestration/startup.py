@@ -1,0 +1,30 @@
+"""What a command does before it talks to Prefect: choose Prefect's home and server."""
+
+import os
+
+from prefect.context import refresh_global_settings_context
+
+from wine_quality.config import Settings, settings
+from wine_quality.files import disk_errors_told, is_held
+from wine_quality.ports import listens
+
+UP_LOCK = "up.lock"  # held by `make up` as long as it runs
+
+
+def prepare_home() -> None:
+    """Store Prefect's state with the project's, not in the user's home, and report to the server of `make up`.
+
+    A value that is set already stays. Prefect reads its settings when it is imported, so it reads them again here.
+    """
+    config = settings()
+    with disk_errors_told(config.local):
+        config.local.mkdir(parents=True, exist_ok=True)  # Prefect creates its own folder but not the one above it
+    os.environ.setdefault("PREFECT_HOME", str(config.local / "prefect"))
+    if is_up(config):
+        os.environ.setdefault("PREFECT_API_URL", f"http://127.0.0.1:{config.prefect_port}/api")
+    refresh_global_settings_context()
+
+
+def is_up(config: Settings) -> bool:
+    """Say whether `make up` runs and its Prefect answers."""
+    return is_held(config.local / UP_LOCK) and listens(config.prefect_port)
