@@ -181,7 +181,7 @@ def kill_group(process: subprocess.Popen) -> None:
 
 def error_line(said: str) -> str:
     """Return the line of an output that tells best what went wrong."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("make")]
+    lines = [line.removeprefix("E ").strip() for line in said.splitlines() if not re.match(r"\s*$|make", line)]
     telling = [line for line in lines if re.match(r"FAILED |ERROR |error: |[\w.]+(Error|Warning|Exception): ", line)]
     return (telling or lines or ["it failed without a word"])[0 if telling else -1][:LONGEST]
 

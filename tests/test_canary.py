@@ -86,6 +86,7 @@ def test_without_time_nothing_is_tried():
         ("start\nmake: *** [run] Error 1\nerror: no wine. Look there.\n", "error: no wine. Look there."),
         ("E   x\nFAILED tests/test_a.py::b - ValueError: no\n1 failed", "FAILED tests/test_a.py::b - ValueError: no"),
         ("Traceback\n  File\nImportError: cannot import name 'x'\n", "ImportError: cannot import name 'x'"),
+        ("ImportError while loading conftest\nE   x.SomeWarning: old", "x.SomeWarning: old"),
         ("something else", "something else"),
     ],
 )
