@@ -181,7 +181,7 @@ def kill_group(process: subprocess.Popen) -> None:
 
 def error_line(said: str) -> str:
     """Return the line of an output that tells best what went wrong."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("make")]
+    lines = [line.removeprefix("E ").strip() for line in said.splitlines() if not re.match(r"\s*$|make", line)]
     telling = [line for line in lines if re.match(r"FAILED |ERROR |error: |[\w.]+(Error|Warning|Exception): ", line)]
     return (telling or lines or ["it failed without a word"])[0 if telling else -1][:LONGEST]
 
@@ -196,24 +196,24 @@ def verified(checkout: Checkout, newer: dict[str, str], is_late: Callable[[], bo
         if not error:
             return results | dict.fromkeys(newer, WORKS)
         print(f"together: {error}", flush=True)
-        alone = {name: tried_alone(checkout, {name: newer[name]}, command, limit, is_late) for name in newer}
-        failed = {name: text for name, text in alone.items() if text}
+        alone = {}
+        for name in newer:
+            if is_late():
+                return results | dict.fromkeys(newer, f"{NOT_TRIED}; all together: {error}") | alone
+            alone[name] = tried_alone(checkout, {name: newer[name]}, command, limit) or WORKS
+        failed = {name: text for name, text in alone.items() if text != WORKS}
         if not failed:
-            return results | dict.fromkeys(newer, f"alone yes, all together no: {error}"[:LONGEST])
+            return results | dict.fromkeys(newer, f"alone it works, all together: {error}")
         results |= failed
         newer = {name: number for name, number in newer.items() if name not in failed}
     return results | dict.fromkeys(newer, NOT_TRIED)
 
 
-def tried_alone(
-    checkout: Checkout, newer: dict[str, str], command: list[str], limit: float, is_late: Callable[[], bool]
-) -> str:
+def tried_alone(checkout: Checkout, newer: dict[str, str], command: list[str], limit: float) -> str:
     """Return the error of a command with one newer version on top of the pinned ones, or an empty text."""
-    if is_late():
-        return NOT_TRIED
-    error = checkout.install(newer) or (command and checkout.run(command, limit)[1])
+    error = checkout.install(newer) or (checkout.run(command, limit)[1] if command else "")
     print(f"alone, {newer}: {error or WORKS}", flush=True)
-    return error or ""
+    return error
 
 
 def table(pinned: dict[str, str], newest: dict[str, str], results: dict[str, str], names: Iterable[str]) -> str:
@@ -259,7 +259,7 @@ def main(minutes: float) -> int:
 
 def is_broken(result: str) -> bool:
     """Say whether a version was tried and failed."""
-    return result not in (WORKS, NOT_TRIED) and not result.startswith("cannot be installed")
+    return result != WORKS and not result.startswith((NOT_TRIED, "cannot be installed"))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,14 @@ def test_a_version_that_breaks_the_main_job_is_named_and_the_rest_is_tried_witho
 
 def test_versions_that_fail_only_together_are_said_to():
     found = canary.verified(Clone({}, together="error: no"), {"alpha": "2.0", "beta": "1.5"}, lambda: False)
-    assert set(found.values()) == {"alone yes, all together no: error: no"}
+    assert set(found.values()) == {"alone it works, all together: error: no"}
+
+
+def test_where_time_runs_out_the_error_of_all_together_is_still_told():
+    late = iter([False, False, True])
+    found = canary.verified(Clone({"beta": "ImportError"}), {"alpha": "2.0", "beta": "1.5"}, lambda: next(late))
+    assert found == {"alpha": canary.WORKS, "beta": f"{canary.NOT_TRIED}; all together: ImportError"}
+    assert not canary.is_broken(found["beta"])
 
 
 def test_without_time_nothing_is_tried():
@@ -79,6 +86,7 @@ def test_without_time_nothing_is_tried():
         ("start\nmake: *** [run] Error 1\nerror: no wine. Look there.\n", "error: no wine. Look there."),
         ("E   x\nFAILED tests/test_a.py::b - ValueError: no\n1 failed", "FAILED tests/test_a.py::b - ValueError: no"),
         ("Traceback\n  File\nImportError: cannot import name 'x'\n", "ImportError: cannot import name 'x'"),
+        ("ImportError while loading conftest\nE   x.SomeWarning: old", "x.SomeWarning: old"),
         ("something else", "something else"),
     ],
 )
