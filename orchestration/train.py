@@ -12,7 +12,8 @@ settings itself.
 
 Tasks that depend on the world outside (a download, the tracking store, the bucket) are tried again four times, waiting
 twice as long each time. A task that only computes is not: it would fail the same way again. Instead the results of the
-two that take long are kept, and used again where nothing that they depend on has changed.
+two that take long are kept, and used again where nothing that they depend on has changed. One is the search, whose
+trials are runs in MLflow: it resumes from them if it was interrupted.
 
 Run it with `python -m orchestration.train`, or `make run`.
 """
@@ -35,7 +36,17 @@ from tqdm import tqdm
 
 from orchestration import prepare_home
 from orchestration.bucket import bucket_line, wine_bucket
-from orchestration.policies import CODE_SHA256, asked_for, kept, one_heartbeat, outside, recipe, run_name, uncached
+from orchestration.policies import (
+    CODE_SHA256,
+    asked_for,
+    kept,
+    one_heartbeat,
+    outside,
+    recipe,
+    retry_transient,
+    run_name,
+    uncached,
+)
 from orchestration.report import (
     REPORT,
     WINES,
@@ -52,6 +63,7 @@ from orchestration.report import (
 from orchestration.show import leave_artifacts, only_own_lines, print_report
 from wine_quality import data as sources
 from wine_quality import registry, retention, scoring, splits, storage, tracking, tuning
+from wine_quality import search as searching
 from wine_quality.config import settings
 from wine_quality.data import Wine
 from wine_quality.errors import DataError, StorageError, WineError, exit_code
@@ -62,7 +74,7 @@ from wine_quality.reading import read_wines
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
 from wine_quality.tracking import MODEL_FILE, Tracked
-from wine_quality.tuning import Choice, Trial
+from wine_quality.tuning import Candidate, Trial
 
 log = logging.getLogger("wine_quality.train")
 
@@ -125,25 +137,34 @@ def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
     return leaderboard
 
 
-@task(name="search", task_run_name="search, {max_evals} trials", **kept)
-def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Choice]:
+@task(name="search", task_run_name="search, {max_evals} trials", **kept, **retry_transient)
+def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Candidate]:
     """Search for better models, add the best of each family to the leaderboard, and choose the best of all."""
-    progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
-
-    def tell(trial: Trial) -> None:
-        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)
-
-    found = tuning.finalists(tuning.search(train, max_evals, seed, tell=tell), train, seed)
-    choices = {f"{one.choice.name}, searched": one.choice for one in found}
+    found = tuning.finalists(tracked_trials(train, max_evals, seed), train, seed)
+    candidates = {f"{one.candidate.name}, searched": one.candidate for one in found}
     rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in found]
-    leaderboard = pd.concat([leaderboard, pd.DataFrame(rows, index=list(choices))]).sort_values("rmse", kind="stable")
+    searched = pd.DataFrame(rows, index=list(candidates))
+    leaderboard = pd.concat([leaderboard, searched]).sort_values("rmse", kind="stable")
     best = leaderboard.index[0]
     log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
-    return leaderboard, choices.get(best) or Choice(best, MODELS[best].params)
+    return leaderboard, candidates.get(best) or Candidate(best, MODELS[best].params)
+
+
+def tracked_trials(train: pd.DataFrame, max_evals: int, seed: int) -> list[Trial]:
+    """Return the trials of the search, each a run in MLflow, and report its progress to Prefect."""
+    config, resume = settings(), not get_current_settings().tasks.refresh_cache
+    progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
+
+    def on_trial(trial: Trial) -> None:
+        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)
+
+    with tracking.store(config):
+        store = tracking.client_and_experiment(config)
+        return searching.search(*store, train, max_evals, seed, config.local, resume=resume, on_trial=on_trial)[0]
 
 
 @task(name="fit", task_run_name="fit {choice.name}", **uncached)
-def final_fit(train: pd.DataFrame, choice: Choice, seed: int) -> Pipeline:
+def final_fit(train: pd.DataFrame, choice: Candidate, seed: int) -> Pipeline:
     """Fit the chosen model on the whole training side."""
     return fit(build(choice.name, seed, **choice.params), train)
 

@@ -14,7 +14,7 @@ from orchestration import policies, train
 from orchestration.policies import recipe, same_work, world_failed
 from wine_quality.config import Settings
 from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError
-from wine_quality.tuning import Choice
+from wine_quality.tuning import Candidate
 
 
 def key(wines, seed=42, task="search"):
@@ -32,9 +32,9 @@ def test_another_wine_seed_or_task_is_other_work(wines):
 
 @pytest.mark.parametrize(("name", "changed"), [("CODE_SHA256", "changed"), ("version", lambda _: "changed")])
 def test_a_change_of_the_code_or_of_a_library_is_other_work(wines, monkeypatch, name, changed):
-    before = key(wines), recipe((wines, wines), Choice("svr", {"C": 1.0}), 42)
+    before = key(wines), recipe((wines, wines), Candidate("svr", {"C": 1.0}), 42)
     monkeypatch.setattr(policies, name, changed)
-    after = key(wines), recipe((wines, wines), Choice("svr", {"C": 1.0}), 42)
+    after = key(wines), recipe((wines, wines), Candidate("svr", {"C": 1.0}), 42)
     assert not set(before) & set(after)
 
 
@@ -46,12 +46,12 @@ def test_code_that_is_upgraded_during_a_run_does_not_change_the_key_of_what_the_
 
 
 def test_a_model_is_made_the_same_way_only_if_data_split_parameters_and_seed_are_the_same(wines):
-    sides, choice = (wines[:4], wines[4:]), Choice("svr", {"C": 1.0, "gamma": 0.1})
-    same = recipe(sides, Choice("svr", {"gamma": 0.1, "C": 1.0}), 42)
+    sides, choice = (wines[:4], wines[4:]), Candidate("svr", {"C": 1.0, "gamma": 0.1})
+    same = recipe(sides, Candidate("svr", {"gamma": 0.1, "C": 1.0}), 42)
     others = [
         recipe((wines[:3], wines[3:]), choice, 42),
-        recipe(sides, Choice("svr", {"C": 1.0, "gamma": 0.2}), 42),
-        recipe(sides, Choice("linear", {}), 42),
+        recipe(sides, Candidate("svr", {"C": 1.0, "gamma": 0.2}), 42),
+        recipe(sides, Candidate("linear", {}), 42),
         recipe(sides, choice, 43),
     ]
     assert recipe(sides, choice, 42) == same

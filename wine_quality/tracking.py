@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import mlflow
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from sklearn.pipeline import Pipeline
@@ -120,6 +121,12 @@ def use_store(config: Settings) -> None:
             folder = None if on_server else (config.home / "mlruns").resolve().as_uri()
             mlflow.create_experiment(config.experiment, folder)
     mlflow.set_experiment(config.experiment)
+
+
+def client_and_experiment(config: Settings) -> tuple[MlflowClient, str]:
+    """Return a client of the project's store, and the id of its experiment, which `use_store` made."""
+    client = MlflowClient(without_password(config.mlflow_uri))
+    return client, client.get_experiment_by_name(config.experiment).experiment_id
 
 
 def without_password(address: str) -> str:
