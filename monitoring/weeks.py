@@ -4,6 +4,7 @@
 down week by week, so that a year that was stopped goes on with the week in which it was.
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import UTC, datetime
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,7 +37,7 @@ from orchestration.train import train_wine_quality
 from wine_quality import data, labels, predictions, registry, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError, exit_code
-from wine_quality.journal import Journal
+from wine_quality.files import whole_file
 from wine_quality.schema import FEATURES
 
 PLANS = {"year": year.YEAR, "six-weeks": year.SIX_WEEKS}
@@ -150,6 +152,17 @@ def live_week(life: Life, plan: Plan, weeks: list[Week], week: Week, lines: list
     return {"week": week.number, "ids": ids, "champion": life.champion()}, record
 
 
+def read_lines(path: Path) -> list[Line]:
+    """Return what was noted of each week that is done."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_lines(path: Path, lines: list[Line]) -> None:
+    """Write what was noted of each week, all of it or nothing, so that a replay that is killed goes on."""
+    with whole_file(path) as part:
+        part.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
 def say(week: Week, record: Record, champion: str) -> None:
     """Write what is special about a week above the progress bar."""
     found = [str(finding) for finding in record.findings] if record.news else []
@@ -166,8 +179,9 @@ def replay_year(name: str) -> None:
     config, plan = settings(), PLANS[name]
     known, weeks = year.plan_year(plan, data.load_wine(settings(data=str(config.home / "wine"))).table, config.seed)
     address = f"http://127.0.0.1:{config.serve_port}"
+    path = config.local / "year.jsonl"
+    lines = read_lines(path)
     with (
-        Journal(config.local / "year.jsonl") as journal,
         get_client(sync_client=True) as prefect,
         httpx.Client(base_url=address, timeout=30) as service,
         one_heartbeat(),
@@ -176,12 +190,13 @@ def replay_year(name: str) -> None:
         with making_deployments():
             life.first_champion(known)
         life.pause_schedules()
-        left = weeks[len(journal.lines) :]
-        for week in tqdm(left, desc=name, unit="week", initial=len(journal.lines), total=len(weeks)):
-            line, record = live_week(life, plan, weeks, week, journal.lines)
+        left = weeks[len(lines) :]
+        for week in tqdm(left, desc=name, unit="week", initial=len(lines), total=len(weeks)):
+            line, record = live_week(life, plan, weeks, week, lines)
             say(week, record, line["champion"])
-            journal.add(line)
-        page.write(config, plan, weeks, journal.lines)
+            lines.append(line)
+            write_lines(path, lines)
+        page.write(config, plan, weeks, lines)
 
 
 def main() -> None:
