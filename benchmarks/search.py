@@ -6,37 +6,37 @@ measured. Its searches see the other four folds only; what they pick is fitted o
 so nothing is chosen on the wines that a figure is quoted on. hyperopt's TPE and random search share their first 20
 draws.
 
-Every evaluation is stored in `.local/search-bench/<seed>.jsonl`. Searches that draw the same parameters share it, and
-an interrupted benchmark continues where it stopped. Start it in several processes to divide the work. With `report` as
-an argument it only writes `results/search.json`. `make images` draws the figure.
+Every evaluation is stored in `.local/search-bench/` (joblib's `Memory`). Searches that draw the same parameters share
+it, and an interrupted benchmark continues where it stopped. Start it in several processes to divide the work. With
+`report` as an argument it only writes `results/search.json`. `make images` draws the figure.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
 from hyperopt import Trials, fmin, rand, tpe
+from joblib import Memory
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import sem, t
 from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import Pipeline
 
 from benchmarks.machine import write_results
 from wine_quality import data, splits, tuning
 from wine_quality.config import settings
-from wine_quality.errors import SearchError
-from wine_quality.journal import Journal
+from wine_quality.files import is_held, one_at_a_time
 from wine_quality.metrics import r2_interval, rmse_gain
-from wine_quality.models import build, cross_predict, fit, predict
+from wine_quality.models import build, cross_predict, fit_predict
 from wine_quality.schema import TARGET
-from wine_quality.tuning import Choice, Objective, Trial
+from wine_quality.search import trial_from
+from wine_quality.tuning import Candidate, Objective, SearchSpace, Trial
 
 REFERENCE_SEED = 42  # of the folds on which the reference figures were measured
 SEEDS, TRIALS, BLOCK = range(5), 100, 20  # each search gets its next 20 trials before any gets more
@@ -44,51 +44,41 @@ MARKS = range(5, TRIALS + 1, 5)
 SCORED_MARKS = [5, 10, 20, 40, 60, 80, 100]
 
 
+Evaluate = Callable[[dict[str, Any]], dict[str, Any]]
+
+
 class CheapObjective(Objective):
-    """The objective of a search on three folds of half the wines, so that 1,500 trials take minutes and not hours."""
+    """The objective of a search on three folds of half the rows, so that 1,500 trials take minutes and not hours."""
 
-    def __init__(self, wines: pd.DataFrame, seed: int) -> None:
-        super().__init__(wines.sample(frac=0.5, random_state=seed), seed)
-        strata = splits.merged_rare(self.wines[TARGET])
-        self.parts = list(StratifiedKFold(3, shuffle=True, random_state=seed).split(self.wines, strata))
-
-
-class Results:
-    """Values by key, stored in a journal as they are computed."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal, self.known = journal, {line["key"]: line["value"] for line in journal.lines}
-
-    def get(self, key: list[Any], compute: Callable[[], Any]) -> Any:
-        """Return the value of a key, computed only where no process has stored it yet."""
-        name = json.dumps(key, sort_keys=True)
-        if name not in self.known:
-            self.known[name] = compute()
-            self.journal.add({"key": name, "value": self.known[name]})
-        return self.known[name]
+    def __init__(self, train: pd.DataFrame, seed: int) -> None:
+        super().__init__(train.sample(frac=0.5, random_state=seed), seed)
+        strata = splits.merged_rare(self.train[TARGET])
+        self.folds = list(StratifiedKFold(3, shuffle=True, random_state=seed).split(self.train, strata))
 
 
-def shared(objective: Objective, results: Results) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return an objective that evaluates each set of parameters once."""
+def evaluated(objective: Evaluate, draw: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return the result of a draw on the folds of a seed."""
+    return objective(draw)
 
-    def evaluate(drawn: dict[str, Any]) -> dict[str, Any]:
-        key = {name: tuning.plain(value) for name, value in drawn.items()}
-        return dict(results.get(["trial", key], lambda: objective(drawn)))
+
+def shared(objective: Evaluate, seed: int, memory: Memory) -> Evaluate:
+    """Return an objective that evaluates each set of parameters once, in whatever process."""
+    cached = memory.cache(evaluated, ignore=["objective"])
+
+    def evaluate(draw: dict[str, Any]) -> dict[str, Any]:
+        return dict(cached(objective, {name: tuning.plain(value) for name, value in draw.items()}, seed))
 
     return evaluate
 
 
-Evaluate = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-def by_hyperopt(suggest: Callable[..., Any], searched: tuning.Families) -> Callable[..., list[Trial]]:
+def by_hyperopt(suggest: Callable[..., Any], space: SearchSpace) -> Callable[..., list[Trial]]:
     """Return a search by one of hyperopt's algorithms."""
 
     def search(evaluate: Evaluate, trials: int, seed: int) -> list[Trial]:
         done, rng = Trials(), np.random.default_rng(seed)
-        space = tuning.space_of(searched)
-        fmin(evaluate, space, suggest, trials, trials=done, rstate=rng, verbose=False, return_argmin=False)
-        return [tuning.finished(doc) for doc in done.trials]
+        expression = tuning.hyperopt_space(space)
+        fmin(evaluate, expression, suggest, trials, trials=done, rstate=rng, verbose=False, return_argmin=False)
+        return [trial_from(doc) for doc in done.trials]
 
     return search
 
@@ -101,15 +91,14 @@ def by_optuna(evaluate: Evaluate, trials: int, seed: int) -> list[Trial]:
         trial = study.ask()
         result = evaluate(drawn_by_optuna(trial))
         study.tell(trial, result["loss"])
-        told = {key: result[key] for key in ("loss", "error", "started", "ended", "cpu_seconds")}
-        done.append(Trial(number, Choice(result["name"], result["params"]), **told, drawn={}))
+        done.append(Trial(number, Candidate(result["name"], result["params"]), result["loss"], result["error"], {}))
     return done
 
 
 def drawn_by_optuna(trial: optuna.Trial) -> dict[str, Any]:
     """Return a draw from the ranges of `MODELS`, said in Optuna's words."""
-    name = trial.suggest_categorical("family", list(tuning.families()))
-    fixed = {parameter: value for parameter, value in tuning.families()[name].items() if isinstance(value, float)}
+    name = trial.suggest_categorical("family", list(tuning.default_space()))
+    fixed = {parameter: value for parameter, value in tuning.default_space()[name].items() if isinstance(value, float)}
     drawn = {"name": name, "features": trial.suggest_categorical(f"{name}.features", ["measured", "chemist"]), **fixed}
     for parameter, low, high, kind in {
         "extra_trees": [("max_features", 0.2, 1.0, "tenth"), ("min_samples_split", 2, 6, "whole")],
@@ -131,8 +120,8 @@ def drawn_by_optuna(trial: optuna.Trial) -> dict[str, Any]:
 
 
 SEARCHES = {
-    "hyperopt": by_hyperopt(tpe.suggest, tuning.families()),
-    "random": by_hyperopt(rand.suggest, tuning.families()),
+    "hyperopt": by_hyperopt(tpe.suggest, tuning.default_space()),
+    "random": by_hyperopt(rand.suggest, tuning.default_space()),
     "optuna": by_optuna,
 }
 
@@ -153,46 +142,54 @@ def wines_and_folds() -> tuple[pd.DataFrame, list[tuple[np.ndarray, np.ndarray]]
     return wines, splits.folds(wines, REFERENCE_SEED)
 
 
-def journal_of(seed: int) -> Journal:
-    """Return the journal of a seed, opened for this process alone."""
-    return Journal(settings().local / "search-bench" / f"{seed}.jsonl")
+def folder() -> Path:
+    """Return where evaluations are stored."""
+    return settings().local / "search-bench"
 
 
-def scored(pipeline: Pipeline, learn: pd.DataFrame, score: pd.DataFrame) -> list[float]:
-    """Return the scores of wines by a pipeline that is fitted on others."""
-    return predict(fit(pipeline, learn), score).round(5).tolist()
+def outcome(name: str, seed: int, trials: list[Trial], learn: pd.DataFrame, score: pd.DataFrame) -> dict[str, Any]:
+    """Return the losses of a search, and what its candidates predict for the fold that it never saw."""
 
-
-def outcome(trials: list[Trial], learn: pd.DataFrame, score: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """Return the losses of a search, and what its choices predict for the fold that it never saw."""
-
-    def predicted(choice: Choice) -> list[float]:
-        return scored(build(choice.name, seed, **choice.params), learn, score)
+    def predicted(candidate: Candidate) -> list[float]:
+        pipeline = build(candidate.name, seed, **candidate.params)
+        return fit_predict(pipeline, learn, score).round(5).tolist()
 
     found = tuning.finalists(trials, learn, seed)
-    bests = {mark: tuning.sized(tuning.best(trials[:mark]).choice, tuning.FINAL_TREES) for mark in SCORED_MARKS}
-    distinct = {str(choice): choice for choice in bests.values()}
-    scores = {name: predicted(choice) for name, choice in distinct.items()}
+    bests = {mark: tuning.with_trees(tuning.best(trials[:mark]).candidate, tuning.FINAL_TREES) for mark in SCORED_MARKS}
+    distinct = {str(candidate): candidate for candidate in bests.values()}
+    scores = {text: predicted(candidate) for text, candidate in distinct.items()}
+    blended = fit_predict(tuning.blend(found, learn, seed), learn, score)
     return {
-        "picked": found[0].choice.name, "params": found[0].choice.params,
+        "picked": found[0].candidate.name, "params": found[0].candidate.params,
         "losses": [trial.loss for trial in trials],
-        "pick": predicted(found[0].choice), "blend": scored(tuning.blend(found, learn, seed), learn, score),
-        "best_so_far": {str(mark): scores[str(choice)] for mark, choice in bests.items()},
+        "pick": predicted(found[0].candidate), "blend": blended.round(5).tolist(),
+        "best_so_far": {str(mark): scores[str(candidate)] for mark, candidate in bests.items()},
     }  # fmt: skip
+
+
+def search(trials: int, seed: int, name: str) -> tuple[list[Trial], dict[str, pd.DataFrame]]:
+    """Return the first trials of a search, evaluated or stored, and the rows that it learns from and is scored on."""
+    wines, parts = wines_and_folds()
+    learn, score = (wines.iloc[rows] for rows in parts[seed])
+    objective = shared(CheapObjective(learn, seed), seed, Memory(folder(), verbose=0))
+    return SEARCHES[name](objective, trials, seed), {"learn": learn, "score": score}
+
+
+def conclusion(seed: int, name: str) -> dict[str, Any]:
+    """Return the outcome of a whole search, computed only if no process has stored it yet."""
+    done, rows = search(TRIALS, seed, name)
+    return Memory(folder(), verbose=0).cache(outcome, ignore=["learn", "score"])(name, seed, done, **rows)
 
 
 def advance(trials: int, seed: int, name: str, conclude: bool) -> bool:
     """Bring a search to a number of trials, or return False where another process works on the same seed."""
-    wines, parts = wines_and_folds()
-    learn, score = (wines.iloc[rows] for rows in parts[seed])
-    try:
-        with journal_of(seed) as journal:
-            results = Results(journal)
-            done = SEARCHES[name](shared(CheapObjective(learn, seed), results), trials, seed)
-            if conclude:
-                results.get(["outcome", name], lambda: outcome(done, learn, score, seed))
-    except SearchError:
+    lock = folder() / f"{seed}.lock"
+    if is_held(lock):
         return False
+    with one_at_a_time(lock):
+        done, _ = search(trials, seed, name)
+        if conclude:
+            conclusion(seed, name)
     print(trials, seed, name, round(tuning.best(done).loss, 4), "concluded" if conclude else "", flush=True)
     return True
 
@@ -279,11 +276,8 @@ def report() -> None:
     """Write the results."""
     wines, parts = wines_and_folds()
     actual, found = wines[TARGET].to_numpy(), {}
-    for seed in SEEDS:
-        with journal_of(seed) as journal:
-            known = Results(journal).known
-        for name in SEARCHES:
-            found.setdefault(name, []).append(known[json.dumps(["outcome", name])])
+    for name in SEARCHES:
+        found[name] = [conclusion(seed, name) for seed in SEEDS]
 
     def pooled(by_fold: list[list[float]]) -> np.ndarray:
         together = np.full(len(wines), np.nan)

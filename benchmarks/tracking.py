@@ -1,7 +1,7 @@
 """Measure what tracking costs a search of 50 trials: `python -m benchmarks.tracking` with `WINE_DATA` set.
 
-Timed inside one and the same search: the seconds within the runs of MLflow and the lines of the journal, over all the
-seconds of the search. Once into SQLite and once through the MLflow server of `make up`, three times each, in turn.
+Timed inside one and the same search: the seconds within the calls to MLflow, over all the seconds of the search. Once
+into SQLite and once through the MLflow server of `make up`, three times each, in turn.
 """
 
 import os
@@ -13,55 +13,48 @@ from contextlib import contextmanager
 from typing import Any
 
 from honcho.environ import parse_procfile
+from mlflow import MlflowClient
 
 from benchmarks.bench import REPEATS, spread
 from benchmarks.machine import write_results
 from orchestration.up import PROCFILE, environment
 from wine_quality import data, splits
 from wine_quality.config import Settings, settings
-from wine_quality.journal import Journal
 from wine_quality.ports import free_port, listens
-from wine_quality.search_runs import SearchRun, tracked_search
-from wine_quality.tracking import store
+from wine_quality.search import search
+from wine_quality.tracking import open_store
 
 TRIALS = 50
 
 
-class Clock:
-    """The seconds within some methods; a call within a call counts once."""
+class TimedClient:
+    """A client of MLflow that counts the seconds of its calls."""
 
-    def __init__(self) -> None:
-        self.seconds, self.within = 0.0, False
+    def __init__(self, client: MlflowClient) -> None:
+        self.client, self.seconds = client, 0.0
 
-    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the method, timed."""
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self.client, name)
 
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if self.within:
-                return call(*args, **kwargs)
-            self.within, began = True, time.perf_counter()
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
             try:
                 return call(*args, **kwargs)
             finally:
-                self.seconds, self.within = self.seconds + time.perf_counter() - began, False
+                self.seconds += time.perf_counter() - began
 
-        return wrapper
-
-
-CLOCK = Clock()
+        return timed
 
 
 def search_once() -> dict[str, float]:
     """Make a search in the current settings, and return its seconds and the share of them that was tracking."""
     config = settings()
-    wine = data.load_wine(config)
-    train, _ = splits.train_gate_split(splits.distinct_wines(wine.table))
-    with store(config):  # to make a database takes MLflow some seconds, once, and is no part of a search
-        pass
-    CLOCK.seconds, began = 0.0, time.perf_counter()
-    tracked_search(config, train, wine.source, TRIALS)
+    train, _ = splits.train_gate_split(splits.distinct_wines(data.load_wine(config).table))
+    store = open_store(config)  # to make a database takes MLflow some seconds, once, and is no part of a search
+    timed, began = TimedClient(store.client), time.perf_counter()
+    search(timed, store.experiment_id, train, TRIALS, config.seed, config.local)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "tracking": CLOCK.seconds, "share": CLOCK.seconds / seconds}
+    return {"seconds": seconds, "tracking": timed.seconds, "share": timed.seconds / seconds}
 
 
 @contextmanager
@@ -99,8 +92,6 @@ def in_a_home(search: Callable[[], dict[str, float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    SearchRun.__init__, SearchRun.take = CLOCK.timed(SearchRun.__init__), CLOCK.timed(SearchRun.take)
-    SearchRun.end, Journal.add = CLOCK.timed(SearchRun.end), CLOCK.timed(Journal.add)
     kinds = {"sqlite": search_once, "server": through_server}
     made = [{kind: in_a_home(search) for kind, search in kinds.items()} for _ in range(REPEATS)]
     found = {

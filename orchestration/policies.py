@@ -17,7 +17,7 @@ from wine_quality.config import ROOT
 from wine_quality.data import table_checksum
 from wine_quality.errors import DownloadError, PredictionsError, StorageUnavailable, TrackingError
 from wine_quality.tracking import REQUIRED
-from wine_quality.tuning import Choice
+from wine_quality.tuning import Candidate
 
 log = logging.getLogger("wine_quality.train")
 
@@ -35,13 +35,12 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
 
 UNCACHED = {"cache_policy": NO_CACHE}  # else Prefect pickles the arguments for a key, which a model may refuse
 
-RETRY_TRANSIENT = {
-    **UNCACHED,
+RETRIES = {
     "retries": 4,
     "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
     "retry_condition_fn": is_transient,
-    "tags": ["retried"],
 }
+RETRY_TRANSIENT = {**UNCACHED, **RETRIES, "tags": ["retried"]}
 
 
 def cache_key(context: Any, parameters: dict[str, Any]) -> str:
@@ -67,7 +66,7 @@ def code_checksum() -> str:
 CODE_SHA256 = code_checksum()  # once, at import: after an upgrade on disk this process still runs the old code
 
 
-def inputs_checksum(sides: tuple[pd.DataFrame, pd.DataFrame], choice: Choice, seed: int) -> str:
+def inputs_checksum(sides: tuple[pd.DataFrame, pd.DataFrame], choice: Candidate, seed: int) -> str:
     """Return a checksum of everything that a fitted model and its scores depend on."""
     parts = [*map(table_checksum, sides), choice.name, sorted(choice.params.items()), seed, CODE_SHA256, libraries()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()

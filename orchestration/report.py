@@ -9,7 +9,7 @@ from wine_quality.config import Settings
 from wine_quality.data import Wine
 from wine_quality.registry import Verdict
 from wine_quality.tracking import Tracked
-from wine_quality.tuning import Choice
+from wine_quality.tuning import Candidate
 
 WINES, REPORT = "wines.csv", "report.md"  # artifacts of a run, in MLflow and in the bucket
 HEADINGS = {
@@ -55,7 +55,7 @@ class Trained:
     ----------
     leaderboard : DataFrame
         One row a model, best first; its columns are the cross-validated scores.
-    choice : Choice
+    choice : Candidate
         The best of them.
     pipeline : Pipeline
         The best of them, fitted on the whole training set.
@@ -64,7 +64,7 @@ class Trained:
     """
 
     leaderboard: pd.DataFrame
-    choice: Choice
+    choice: Candidate
     pipeline: Pipeline
     gate_scores: dict[str, float]
 
@@ -106,7 +106,7 @@ def render_report(prepared: Prepared, trained: Trained, outcome: str, links: dic
     )
 
 
-def params_text(choice: Choice) -> str:
+def params_text(choice: Candidate) -> str:
     """Return a model's parameters in words."""
     return ", ".join(f"`{name}={value}`" for name, value in choice.params.items()) or "the library's defaults"
 

@@ -12,7 +12,8 @@ settings itself.
 
 Tasks that use the network, the tracking store or the bucket retry transient failures four times, with exponential
 backoff. A task that only computes doesn't, because it would fail the same way again. Instead, the results of the two
-that take longest are cached and reused as long as nothing that they depend on has changed.
+that take longest are cached and reused as long as nothing that they depend on has changed. One is the search, whose
+trials are runs in MLflow: it resumes from them if it was interrupted.
 
 Run it with `python -m orchestration.train`, or `make run`.
 """
@@ -37,6 +38,7 @@ from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import (
     CACHED,
     CODE_SHA256,
+    RETRIES,
     RETRY_TRANSIENT,
     UNCACHED,
     inputs_checksum,
@@ -60,6 +62,7 @@ from orchestration.report import (
 from orchestration.startup import prepare_home
 from wine_quality import data as sources
 from wine_quality import registry, retention, scoring, splits, storage, tracking, tuning
+from wine_quality import search as searching
 from wine_quality.command import exit_code
 from wine_quality.config import settings
 from wine_quality.data import Wine
@@ -71,7 +74,7 @@ from wine_quality.reading import read_wines
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
 from wine_quality.tracking import MODEL_FILE, Tracked
-from wine_quality.tuning import Choice, Trial
+from wine_quality.tuning import Candidate, Trial
 
 log = logging.getLogger("wine_quality.train")
 
@@ -136,25 +139,34 @@ def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
     return leaderboard
 
 
-@task(name="search", task_run_name="search, {max_evals} trials", **CACHED)
-def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Choice]:
+@task(name="search", task_run_name="search, {max_evals} trials", **CACHED, **RETRIES)
+def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Candidate]:
     """Search for better models, add the best of each family to the leaderboard, and choose the best of all."""
-    progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
-
-    def tell(trial: Trial) -> None:
-        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)
-
-    found = tuning.finalists(tuning.search(train, max_evals, seed, tell=tell), train, seed)
-    choices = {f"{one.choice.name}, searched": one.choice for one in found}
+    found = tuning.finalists(tracked_trials(train, max_evals, seed), train, seed)
+    candidates = {f"{one.candidate.name}, searched": one.candidate for one in found}
     rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in found]
-    leaderboard = pd.concat([leaderboard, pd.DataFrame(rows, index=list(choices))]).sort_values("rmse", kind="stable")
+    searched = pd.DataFrame(rows, index=list(candidates))
+    leaderboard = pd.concat([leaderboard, searched]).sort_values("rmse", kind="stable")
     best = leaderboard.index[0]
     log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
-    return leaderboard, choices.get(best) or Choice(best, MODELS[best].params)
+    return leaderboard, candidates.get(best) or Candidate(best, MODELS[best].params)
+
+
+def tracked_trials(train: pd.DataFrame, max_evals: int, seed: int) -> list[Trial]:
+    """Return the trials of the search, each a run in MLflow, and report its progress to Prefect."""
+    config, resume = settings(), not get_current_settings().tasks.refresh_cache
+    progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
+
+    def on_trial(trial: Trial) -> None:
+        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)
+
+    with tracking.store(config) as store:
+        mlflow = store.client, store.experiment_id
+        return searching.search(*mlflow, train, max_evals, seed, config.local, resume=resume, on_trial=on_trial)[0]
 
 
 @task(name="fit", task_run_name="fit {choice.name}", **UNCACHED)
-def final_fit(train: pd.DataFrame, choice: Choice, seed: int) -> Pipeline:
+def final_fit(train: pd.DataFrame, choice: Candidate, seed: int) -> Pipeline:
     """Fit the chosen model on the whole training set."""
     return fit(build(choice.name, seed, **choice.params), train)
 

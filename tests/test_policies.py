@@ -14,7 +14,7 @@ from orchestration import policies, train
 from orchestration.policies import cache_key, inputs_checksum, is_transient
 from wine_quality.config import Settings
 from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError
-from wine_quality.tuning import Choice
+from wine_quality.tuning import Candidate
 
 
 def key(wines, seed=42, task="search"):
@@ -32,9 +32,9 @@ def test_another_wine_seed_or_task_is_other_work(wines):
 
 @pytest.mark.parametrize(("name", "changed"), [("CODE_SHA256", "changed"), ("version", lambda _: "changed")])
 def test_a_change_of_the_code_or_of_a_library_is_other_work(wines, monkeypatch, name, changed):
-    before = key(wines), inputs_checksum((wines, wines), Choice("svr", {"C": 1.0}), 42)
+    before = key(wines), inputs_checksum((wines, wines), Candidate("svr", {"C": 1.0}), 42)
     monkeypatch.setattr(policies, name, changed)
-    after = key(wines), inputs_checksum((wines, wines), Choice("svr", {"C": 1.0}), 42)
+    after = key(wines), inputs_checksum((wines, wines), Candidate("svr", {"C": 1.0}), 42)
     assert not set(before) & set(after)
 
 
@@ -46,12 +46,12 @@ def test_code_that_is_upgraded_during_a_run_does_not_change_the_key_of_what_the_
 
 
 def test_a_model_is_made_the_same_way_only_if_data_split_parameters_and_seed_are_the_same(wines):
-    sides, choice = (wines[:4], wines[4:]), Choice("svr", {"C": 1.0, "gamma": 0.1})
-    same = inputs_checksum(sides, Choice("svr", {"gamma": 0.1, "C": 1.0}), 42)
+    sides, choice = (wines[:4], wines[4:]), Candidate("svr", {"C": 1.0, "gamma": 0.1})
+    same = inputs_checksum(sides, Candidate("svr", {"gamma": 0.1, "C": 1.0}), 42)
     others = [
         inputs_checksum((wines[:3], wines[3:]), choice, 42),
-        inputs_checksum(sides, Choice("svr", {"C": 1.0, "gamma": 0.2}), 42),
-        inputs_checksum(sides, Choice("linear", {}), 42),
+        inputs_checksum(sides, Candidate("svr", {"C": 1.0, "gamma": 0.2}), 42),
+        inputs_checksum(sides, Candidate("linear", {}), 42),
         inputs_checksum(sides, choice, 43),
     ]
     assert inputs_checksum(sides, choice, 42) == same

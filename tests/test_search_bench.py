@@ -4,18 +4,17 @@ import numpy as np
 import optuna
 import pytest
 from hyperopt.pyll.stochastic import sample
+from joblib import Memory
 
 from benchmarks import search
 from wine_quality import tuning
-from wine_quality.journal import Journal
 
 
 def cheap(drawn: dict) -> dict:
     """Return a result as `tuning.Objective` does, without a model: small parameters are good."""
     params = {name: value for name, value in drawn.items() if name != "name"}
     loss = sum(value for value in params.values() if not isinstance(value, str)) + len(drawn["name"])
-    told = {"error": "", "started": 0.0, "ended": 0.0, "cpu_seconds": 0.0}
-    return {"name": drawn["name"], "params": params, "loss": loss, "status": "ok", **told}
+    return {"name": drawn["name"], "params": params, "loss": loss, "status": "ok", "error": ""}
 
 
 def losses(name: str, trials: int, seed: int) -> list[float]:
@@ -35,11 +34,11 @@ def test_hyperopts_tpe_and_random_search_share_their_first_20_trials_only():
     assert tpe[20:] != random[20:]
 
 
-@pytest.mark.parametrize("name", tuning.families())
+@pytest.mark.parametrize("name", tuning.default_space())
 def test_optuna_draws_from_the_same_space_as_hyperopt(name):
     study, rng = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)), np.random.default_rng(1)
     theirs = [drawn for drawn in (search.drawn_by_optuna(study.ask()) for _ in range(400)) if drawn["name"] == name]
-    space = tuning.space_of({name: tuning.families()[name]})
+    space = tuning.hyperopt_space({name: tuning.default_space()[name]})
     ours = [{key: tuning.plain(value) for key, value in sample(space, rng).items()} for _ in range(len(theirs))]
     assert {frozenset(drawn) for drawn in theirs} == {frozenset(drawn) for drawn in ours}
     for parameter in ours[0]:
@@ -56,8 +55,7 @@ def test_what_was_computed_is_found_again_by_another_process(tmp_path):
         return cheap(drawn)
 
     for name in ("hyperopt", "hyperopt", "random"):
-        with Journal(tmp_path / "0.jsonl") as journal:
-            search.SEARCHES[name](search.shared(evaluate, search.Results(journal)), 20, 1)
+        search.SEARCHES[name](search.shared(evaluate, 1, Memory(tmp_path, verbose=0)), 20, 1)
     distinct = {str(sorted(drawn.items())) for drawn in calls}
     assert 0 < len(calls) == len(distinct) <= 20
 

@@ -24,7 +24,7 @@ from wine_quality.ports import free_port, listens
 pytestmark = pytest.mark.slow
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["versions", "wine_quality.search_runs"])
+PROCESSES.set_forkserver_preload(["versions", "wine_quality.search"])
 AT_ONCE, WAIT = 3, 600  # processes, seconds
 
 
@@ -90,11 +90,13 @@ def test_processes_that_log_the_same_datasets_at_once_all_have_them(config):
 SEARCH = """
 import sys
 from hyperopt import hp
-from wine_quality import data, splits
+from wine_quality import data, splits, tracking
 from wine_quality.config import settings
-from wine_quality.search_runs import tracked_search
+from wine_quality.search import search
+config = settings()
 wines = splits.distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
-tracked_search(settings(seed=int(sys.argv[1])), wines, "sample", 2, searched={"svr": {"C": hp.loguniform("C", -1, 1)}})
+store = tracking.open_store(config)
+search(store.client, store.experiment_id, wines, 2, int(sys.argv[1]), config.local, space={"svr": {"C": hp.loguniform("C", -1, 1)}})
 """
 
 

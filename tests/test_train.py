@@ -24,7 +24,7 @@ from wine_quality.models import build, fit, predict
 from wine_quality.ports import free_port
 from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
-from wine_quality.tuning import Choice
+from wine_quality.tuning import Candidate
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api", "mlflow_at_home")]
 
@@ -46,7 +46,7 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     prepared = prepare_data(config.data, None, None)
     forest = fit(build("extra_trees", 1, n_estimators=20), prepared.train)
     held_out = scores(prepared.gate_set[TARGET].to_numpy(), predict(forest, prepared.gate_set))
-    trained = Trained(pd.DataFrame([held_out], index=["extra_trees"]), Choice("extra_trees", {}), forest, held_out)
+    trained = Trained(pd.DataFrame([held_out], index=["extra_trees"]), Candidate("extra_trees", {}), forest, held_out)
     first, again = (publish_model(prepared, trained, seed, datetime.now().astimezone()) for seed in (1, 2))
 
     version = registry.champion(tracking.open_store(config))

@@ -153,21 +153,19 @@ def build(name: str, seed: int, features: str = "measured", **params: Any) -> Pi
     return Pipeline([*before, *scale, ("model", estimator)])
 
 
-def fit(pipeline: Pipeline, wines: pd.DataFrame) -> Pipeline:
+def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
     """Fit a pipeline on a tidy table, a forest on all cores, and return it set to predict on one.
 
     Trees grown side by side are the same trees; their predictions summed side by side differ in the last bit from run
-    to run, and for a few wines one core is also the faster. XGBoost stays on one (`MODELS`): its threads wait by
+    to run, and for a few rows one core is also the faster. XGBoost stays on one (`MODELS`): its threads wait by
     spinning, and a second busy program makes them many times slower than a single one.
     """
-    on_all_cores = threaded(pipeline)
-    if on_all_cores:
-        pipeline.set_params(model__n_jobs=-1)
-    with warnings.catch_warnings():  # the threads of scikit-learn may leave no filter behind, of which it then warns
-        pipeline.fit(wines[FEATURES], wines[TARGET])
-    if on_all_cores:
-        pipeline.set_params(model__n_jobs=1)
-    return pipeline
+    if not threaded(pipeline):
+        return pipeline.fit(rows[FEATURES], rows[TARGET])
+    pipeline.set_params(model__n_jobs=-1)
+    with warnings.catch_warnings():  # scikit-learn changes the filters in its threads, and may leave none behind
+        pipeline.fit(rows[FEATURES], rows[TARGET])
+    return pipeline.set_params(model__n_jobs=1)
 
 
 def threaded(pipeline: Pipeline) -> bool:
@@ -175,32 +173,47 @@ def threaded(pipeline: Pipeline) -> bool:
     return pipeline["model"].get_params().get("n_jobs", 1) is None
 
 
-def predict(pipeline: Pipeline, wines: pd.DataFrame) -> np.ndarray:
-    """Return the predicted score of each wine, float64 of shape (n wines,)."""
-    return np.asarray(pipeline.predict(wines[FEATURES]), dtype="float64")
+def predict(pipeline: Pipeline, rows: pd.DataFrame) -> np.ndarray:
+    """Return the predicted score of each row, float64 of shape (n rows,)."""
+    return np.asarray(pipeline.predict(rows[FEATURES]), dtype="float64")
+
+
+def fit_predict(pipeline: Pipeline, learn: pd.DataFrame, score: pd.DataFrame) -> np.ndarray:
+    """Return the predicted score of some rows by a pipeline that is fitted on others."""
+    return predict(fit(pipeline, learn), score)
+
+
+def map_folds(
+    evaluate: Callable[[Pipeline, pd.DataFrame, pd.DataFrame], Any],
+    pipeline: Pipeline,
+    rows: pd.DataFrame,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    side_by_side: bool = True,
+) -> list[Any]:
+    """Evaluate a clone of a pipeline on each fold, and return the results in the order of the folds.
+
+    `evaluate` gets the clone, the rows to learn from and the rows to score. It runs in threads, or in the processes of
+    another joblib backend where one is set, so it returns its result and changes nothing else. Where folds are fitted
+    side by side, linear algebra keeps to one core within each, or the threads of all folds would wait for each other. A
+    model that is fitted on many cores by itself takes one fold after the other.
+    """
+    side_by_side = side_by_side and not threaded(pipeline)
+    with threadpool_limits(1 if side_by_side else None), warnings.catch_warnings():  # as in `fit`
+        return Parallel(n_jobs=-1 if side_by_side else 1, prefer="threads")(
+            delayed(evaluate)(clone(pipeline), rows.iloc[learn], rows.iloc[score]) for learn, score in folds
+        )
+
+
+def in_row_order(scores: list[np.ndarray], folds: list[tuple[np.ndarray, np.ndarray]], rows: int) -> np.ndarray:
+    """Return the scores of all folds as one array, in the order of the rows."""
+    ordered = np.full(rows, np.nan)
+    for (_, score), fold in zip(folds, scores, strict=True):
+        ordered[score] = fold
+    return ordered
 
 
 def cross_predict(
-    pipeline: Pipeline,
-    wines: pd.DataFrame,
-    parts: list[tuple[np.ndarray, np.ndarray]],
-    fitted: Callable[[Pipeline, pd.DataFrame], Pipeline] = fit,
-    side_by_side: bool = True,
+    pipeline: Pipeline, rows: pd.DataFrame, folds: list[tuple[np.ndarray, np.ndarray]], side_by_side: bool = True
 ) -> np.ndarray:
-    """Return a score for each wine by a model that never saw it: fitted on the rest.
-
-    Where folds are fitted side by side, linear algebra keeps to one core within each, or the threads of all folds
-    would wait for each other. A model that is fitted on many cores by itself takes one fold after the other.
-    """
-    side_by_side = side_by_side and not threaded(pipeline)
-
-    def fold_scores(fit_rows: np.ndarray, score_rows: np.ndarray) -> np.ndarray:
-        return predict(fitted(clone(pipeline), wines.iloc[fit_rows]), wines.iloc[score_rows])
-
-    scores = np.full(len(wines), np.nan)
-    with threadpool_limits(1 if side_by_side else None):
-        jobs = -1 if side_by_side else 1
-        predicted = Parallel(n_jobs=jobs, prefer="threads")(delayed(fold_scores)(*part) for part in parts)
-    for (_, score_rows), fold in zip(parts, predicted, strict=True):
-        scores[score_rows] = fold
-    return scores
+    """Return a score for each row by a model that never saw it: fitted on the other folds."""
+    return in_row_order(map_folds(fit_predict, pipeline, rows, folds, side_by_side), folds, len(rows))

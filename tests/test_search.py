@@ -1,0 +1,336 @@
+"""The search and its runs in real MLflow stores: resumed, interrupted, killed, run twice at once, cut off."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from functools import partial
+
+import mlflow
+import pandas as pd
+import pytest
+import requests
+from hyperopt import hp
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from tenacity import wait_none
+
+from wine_quality import data, tracking, tuning
+from wine_quality.config import settings
+from wine_quality.errors import SearchError, TrackingError
+from wine_quality.ports import free_port
+from wine_quality.search import RETRYING, search
+from wine_quality.splits import distinct_wines
+
+SVR = {"svr": {"C": hp.loguniform("C", -1, 1)}}
+HALF_BROKEN = {"svr": {"C": hp.uniform("C", -1, 1)}}
+BROKEN = {"svr": {"C": hp.uniform("C", -2, -1)}}
+AT_ONCE = RETRYING.copy(wait=wait_none())
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
+
+
+@pytest.fixture
+def run(config, store, rows):
+    """Run the search on few rows, in the store of the test."""
+
+    def run(trials, seed=5, client=store.client, space=SVR, **options):
+        options = {"space": space, "retrying": AT_ONCE, **options}
+        return search(client, store.experiment_id, rows, trials, seed, config.local, **options)
+
+    return run
+
+
+class FailingClient:
+    """A client of which one method fails for some calls, as if MLflow were away or the process were stopped."""
+
+    def __init__(self, name: str, failures: int, error: BaseException | None = None) -> None:
+        self.name, self.failures, self.error = name, failures, error or MlflowException("the server is away")
+        self.client = tracking.open_store(settings()).client
+
+    def __getattr__(self, name):
+        return partial(self.call, name)
+
+    def call(self, name, *args, **kwargs):
+        if name == self.name and self.failures:
+            self.failures -= 1
+            raise self.error
+        return getattr(self.client, name)(*args, **kwargs)
+
+
+def trial_runs(parent: str) -> pd.DataFrame:
+    """Return the runs below a parent, in the order of their trials."""
+    runs = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.mlflow.parentRunId = '{parent}'")
+    return runs.assign(trial=runs.get("tags.trial", pd.Series(dtype=int)).astype(int)).sort_values("trial")
+
+
+def status(run_id: str) -> str:
+    return MlflowClient().get_run(run_id).info.status
+
+
+def parent_id() -> str:
+    (parent,) = mlflow.search_runs(filter_string="attributes.run_name = 'search'")["run_id"]
+    return parent
+
+
+def stop_at(number):
+    def stop(trial):
+        if trial.number == number:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_a_search_is_one_run_and_each_trial_a_nested_run(run, store, monkeypatch):
+    trials, parent = run(3)
+    runs = trial_runs(parent)
+    assert list(runs["tags.mlflow.runName"]) == ["trial-00-svr", "trial-01-svr", "trial-02-svr"]
+    assert set(runs["status"]) == {"FINISHED"}
+    assert list(runs["metrics.fold_rmse"]) == [trial.loss for trial in trials]
+    assert list(runs["params.C"].astype(float)) == [trial.candidate.params["C"] for trial in trials]
+    found, best = mlflow.get_run(parent), tuning.best(trials)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "search")
+    assert found.data.metrics == {"trials": 3, "best_fold_rmse": min(trial.loss for trial in trials)}
+    assert json.loads(found.data.tags["best_candidate"]) == {"name": "svr", "params": best.candidate.params}
+    assert [one.dataset.name for one in found.inputs.dataset_inputs] == ["training set"]
+    assert mlflow.search_logged_models(experiment_ids=[found.info.experiment_id], output_format="list") == []
+
+
+def test_the_runs_go_to_the_store_of_the_client_whatever_store_the_process_uses(run, config, store, tmp_path):
+    own = config.mlflow_uri
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
+    _, parent = run(1)
+    assert not (tmp_path / "elsewhere.db").exists()
+    mlflow.set_tracking_uri(own)
+    assert list(trial_runs(parent)["trial"]) == [0]
+
+
+def test_the_same_seed_gives_the_same_trials_and_another_seed_others(run):
+    (first, parent), (second, another), (other, _) = run(4), run(4, resume=False), run(4, seed=6)
+    assert first == second
+    assert parent != another
+    assert first != other
+
+
+def test_a_failed_trial_has_a_failed_run_with_its_error_and_the_search_goes_on(run):
+    run(5, space=HALF_BROKEN)
+    trials, parent = run(8, space=HALF_BROKEN)
+    failed = [trial.loss is None for trial in trials]
+    assert 0 < sum(failed) < 8
+    assert [trial.candidate.params["C"] <= 0 for trial in trials] == failed
+    runs = trial_runs(parent)
+    assert list(runs["status"]) == ["FAILED" if did else "FINISHED" for did in failed]
+    assert list(runs["tags.error"].notna()) == failed
+    assert trials == run(8, space=HALF_BROKEN, resume=False)[0]
+
+
+def test_where_every_trial_fails_the_search_fails_with_the_last_error(run):
+    with pytest.raises(SearchError, match=r"^all 2 trials failed, the last with: InvalidParameterError: .*'C'"):
+        run(2, space=BROKEN)
+    assert status(parent_id()) == "FAILED"
+
+
+def test_a_programming_error_is_no_failed_trial(run, monkeypatch):
+    monkeypatch.setattr(tuning, "cross_predict", lambda *args: {}["typo"])
+    with pytest.raises(KeyError, match="typo"):
+        run(2)
+    assert status(parent_id()) == "FAILED"
+    assert trial_runs(parent_id()).empty
+
+
+@pytest.mark.parametrize("trials", [0, -3])
+def test_a_search_of_no_trials_is_refused_and_leaves_no_run(run, trials):
+    with pytest.raises(SearchError, match="at least one"):
+        run(trials)
+    assert mlflow.search_runs(experiment_names=["wine-quality-experiment"]).empty
+
+
+def test_the_same_search_again_adds_nothing_and_a_longer_one_what_is_missing(run):
+    first, parent = run(3)
+    before = mlflow.search_runs(experiment_names=["wine-quality-experiment"])
+    for trials in (3, 2):
+        assert run(trials) == (first[:trials], parent)
+    pd.testing.assert_frame_equal(mlflow.search_runs(experiment_names=["wine-quality-experiment"]), before)
+    more, same = run(5)
+    assert (more[:3], same) == (first, parent)
+    assert list(trial_runs(parent)["trial"]) == [0, 1, 2, 3, 4]
+    assert run(2, space={"svr": {"gamma": 0.1, **SVR["svr"]}})[1] != parent
+
+
+def test_an_interrupted_search_resumes_as_if_it_had_not_been(run, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run(22, on_trial=stop_at(2))
+    assert status(parent_id()) == "KILLED"
+    seen, evaluated, real = [], [], tuning.Objective.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning.Objective, "__call__", lambda self, draw: evaluated.append(draw) or real(self, draw))
+        resumed, parent = run(22, on_trial=lambda trial: seen.append(trial.number))
+    assert (parent, status(parent)) == (parent_id(), "FINISHED")
+    assert (seen, len(evaluated)) == (list(range(22)), 19)
+    assert resumed == run(22, resume=False)[0]
+
+
+@pytest.mark.parametrize("call", ["log_batch", "set_terminated"])
+def test_a_half_written_trial_is_deleted_and_evaluated_again(run, call):
+    with pytest.raises(KeyboardInterrupt):
+        run(3, client=FailingClient("create_run", 0), on_trial=stop_at(0))
+    killed = FailingClient(call, 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(3, client=killed)
+    assert list(trial_runs(parent_id())["status"]) == ["FINISHED", "RUNNING"]
+    trials, parent = run(3)
+    runs = trial_runs(parent)
+    assert list(zip(runs["trial"], runs["status"], strict=True)) == [(number, "FINISHED") for number in range(3)]
+    assert trials == run(3, resume=False)[0]
+
+
+def test_a_trial_whose_run_was_deleted_is_evaluated_again_with_the_same_draw(run):
+    trials, parent = run(4)
+    MlflowClient().delete_run(trial_runs(parent)["run_id"].iloc[1])
+    assert run(4) == (trials, parent)
+    assert list(trial_runs(parent)["trial"]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("call", ["search_runs", "create_run", "log_batch", "set_terminated"])
+def test_a_short_outage_is_retried_and_no_run_is_made_twice(run, call):
+    client = FailingClient(call, 3)
+    trials, parent = run(3, client=client)
+    assert client.failures == 0
+    assert list(trial_runs(parent)["trial"]) == [0, 1, 2]
+    assert set(trial_runs(parent)["status"]) == {"FINISHED"}
+    assert trials == run(3, resume=False)[0]
+
+
+def test_a_long_outage_stops_the_search_with_one_line_and_no_recorded_trial_is_lost(run, monkeypatch):
+    client = FailingClient("create_run", 0)
+
+    def cut_off(trial):
+        client.failures = 99 if trial.number == 1 else 0
+
+    with pytest.raises(TrackingError, match=r"^MLflow: the server is away\. .* recorded trials are kept.*resumes"):
+        run(4, client=client, on_trial=cut_off)
+    assert 99 - client.failures == 5
+    assert list(trial_runs(parent_id())["trial"]) == [0, 1]
+    evaluated, real = [], tuning.Objective.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning.Objective, "__call__", lambda self, draw: evaluated.append(draw) or real(self, draw))
+        trials, parent = run(4)
+    assert (len(evaluated), status(parent)) == (2, "FINISHED")
+    assert trials == run(4, resume=False)[0]
+
+
+SCRIPT = """
+import sys
+from hyperopt import hp
+from wine_quality import data, splits, tracking
+from wine_quality.config import settings
+from wine_quality.search import search
+rows = splits.distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
+config, seed, trials = settings(), int(sys.argv[1]), int(sys.argv[2])
+store = tracking.open_store(config)
+print(search(store.client, store.experiment_id, rows, trials, seed, config.local, space={"svr": {"C": hp.loguniform("C", -1, 1)}})[1])
+"""
+
+
+def searching(seed: int, trials: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, str(seed), str(trials)]
+    return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [(1, 2), (1, 1)], ids=["two searches", "the same search"])
+def test_two_processes_that_search_at_once_record_each_trial_once(store, seeds):
+    both = [searching(seed, 25) for seed in seeds]
+    parents = [process.communicate(timeout=120)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(set(parents)) == len(set(seeds))
+    for parent in parents:
+        assert list(trial_runs(parent)["trial"]) == list(range(25))
+        assert trial_runs(parent)["metrics.fold_rmse"].notna().all()
+        assert status(parent) == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(store, run):
+    process = searching(5, 500)
+    while (mlflow.search_runs(filter_string="status = 'FINISHED'")).shape[0] < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    before = trial_runs(parent_id()).query("status == 'FINISHED'")
+    trials, parent = run(len(before) + 1)
+    after = trial_runs(parent)
+    assert list(after["trial"]) == list(range(len(before) + 1))
+    assert list(after["run_id"])[:-1] == list(before["run_id"])
+    assert trials == run(len(trials), resume=False)[0]
+    assert status(parent) == "FINISHED"
+
+
+@contextmanager
+def mlflow_server(port: int, folder):
+    """Run an MLflow server for the time of the block; yield its process."""
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-m", *command, *store], env=environment, stdout=log, stderr=log)
+    try:
+        while True:
+            assert process.poll() is None
+            try:
+                requests.get(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.2)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_stops_the_search_and_the_next_one_resumes(
+    rows, empty_store, tmp_path, monkeypatch, capsys
+):
+    port = free_port()
+    shutil.copyfile(empty_store, tmp_path / "server.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    config = settings()
+    with mlflow_server(port, tmp_path) as server:
+        store = tracking.open_store(config)
+
+        def stop_it(trial):
+            if trial.number == 2:
+                server.terminate()
+                server.wait(timeout=30)
+
+        with pytest.raises(TrackingError, match=r"^MLflow: .*Start that server"):
+            search(
+                store.client,
+                store.experiment_id,
+                rows,
+                5,
+                5,
+                config.local,
+                space=SVR,
+                retrying=AT_ONCE,
+                on_trial=stop_it,
+            )
+    with mlflow_server(port, tmp_path):
+        kept = trial_runs(parent_id())
+        assert list(kept["trial"]) == [0, 1, 2]
+        trials, parent = search(store.client, store.experiment_id, rows, 5, 5, config.local, space=SVR)
+        runs = trial_runs(parent)
+        assert list(runs["run_id"])[:3] == list(kept["run_id"])
+        assert list(runs["metrics.fold_rmse"]) == [trial.loss for trial in trials]
+        assert status(parent) == "FINISHED"
+    assert capsys.readouterr().out == ""
