@@ -234,8 +234,8 @@ from wine_quality.config import settings
 from wine_quality.search import search
 rows = splits.distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
 config, seed, trials = settings(), int(sys.argv[1]), int(sys.argv[2])
-store = tracking.open_store(config)
-print(search(store.client, store.experiment_id, rows, trials, seed, config.local, space={"svr": {"C": hp.loguniform("C", -1, 1)}})[1])
+store, space = tracking.open_store(config), {"svr": {"C": hp.loguniform("C", -1, 1)}}
+print(search(store.client, store.experiment_id, rows, trials, seed, config.local, space=space)[1])
 """
 
 

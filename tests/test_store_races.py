@@ -95,8 +95,8 @@ from wine_quality.config import settings
 from wine_quality.search import search
 config = settings()
 wines = splits.distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
-store = tracking.open_store(config)
-search(store.client, store.experiment_id, wines, 2, int(sys.argv[1]), config.local, space={"svr": {"C": hp.loguniform("C", -1, 1)}})
+store, space = tracking.open_store(config), {"svr": {"C": hp.loguniform("C", -1, 1)}}
+search(store.client, store.experiment_id, wines, 2, int(sys.argv[1]), config.local, space=space)
 """
 
 
