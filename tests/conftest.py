@@ -208,7 +208,9 @@ def config(empty_store: Path, tmp_path: Path) -> Settings:
 def store(config: Settings) -> tracking.Store:
     """Return the MLflow store of a test, which MLflow's own functions use in the test as well."""
     mlflow.set_tracking_uri(config.mlflow_uri)
-    return tracking.open_store(config)
+    opened = tracking.open_store(config)
+    mlflow.set_experiment(experiment_id=opened.experiment_id)
+    return opened
 
 
 @pytest.fixture
