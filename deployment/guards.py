@@ -1,6 +1,7 @@
-"""What stands before the app: how large a request may be, and how long it may take to arrive.
+"""How large a request may be, and how long it may take to arrive.
 
-uvicorn limits neither by itself. `PatientProtocol` watches over the head of a request, `BodyLimit` over its body.
+The server limits the head of a request by its own options (`serve`). No server knows how large a body may be, nor how
+long it may take, so `BodyLimit` limits both.
 """
 
 import asyncio
@@ -8,7 +9,6 @@ from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deployment.wines import Refusal
 
@@ -16,66 +16,6 @@ SECONDS = 10.0
 MOST_BYTES = 4 * 2**20  # of one body
 MOST_WAITING = 64 * 2**20  # bytes of all bodies that are being read or answered
 MOST_HEAD = 64 * 2**10  # bytes of a request line with its headers
-
-
-class PatientProtocol(HttpToolsProtocol):
-    """HTTP that closes a connection whose next request has no end of its head in time, or too large a head.
-
-    Where there are as many connections as may be, a further one takes the place of the one that has been idle longest.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        """Begin to wait for the first head."""
-        super().connection_made(transport)
-        self.head_bytes = 0
-        self.head_due = self.loop.call_later(SECONDS, transport.close)
-        if len(self.connections) >= self.limit_concurrency:
-            self.make_room()
-
-    def make_room(self) -> None:
-        """Close the connection that has been idle longest; where none is idle, uvicorn answers 503."""
-        idle = [one for one in self.connections if one is not self and one.is_idle()]
-        if idle:
-            oldest = min(idle, key=lambda one: one.head_due.when())
-            self.connections.discard(oldest)
-            oldest.transport.abort()
-
-    def is_idle(self) -> bool:
-        """Say whether no request is under way."""
-        return self.cycle is None or self.cycle.response_complete
-
-    def shutdown(self) -> None:
-        """End what is not under way, and part with a client that is still sending: it may take its time."""
-        super().shutdown()
-        if self.cycle and self.cycle.more_body:
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        self.head_due.cancel()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Count what comes before a head has ended."""
-        if self.head_due.cancelled():
-            return super().data_received(data)
-        self.head_bytes += len(data)
-        super().data_received(data)
-        if not self.head_due.cancelled() and self.head_bytes > MOST_HEAD:
-            self.send_400_response(f"The request line and its headers are larger than {MOST_HEAD:,} bytes.")
-        return None
-
-    def on_message_begin(self) -> None:
-        """Begin to wait for the head of a further request on the same connection."""
-        super().on_message_begin()
-        if self.head_due.cancelled():
-            self.head_bytes = 0
-            self.head_due = self.loop.call_later(SECONDS, self.transport.close)
-
-    def on_headers_complete(self) -> None:
-        """Wait no more."""
-        self.head_due.cancel()
-        super().on_headers_complete()
 
 
 class HeadAsGet:

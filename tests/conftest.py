@@ -65,7 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path: Path) -> Iterator[None]:
     """Give the test `WINE_HOME` in its own folder; whatever it or a `.env` adds to the environment goes with it."""
-    left_behind = [name for name in os.environ if name.startswith("MLFLOW_TRACKING_")]  # MLflow sets these itself
+    # MLflow sets these itself; the address as long as a service runs in this process
+    left_behind = [name for name in os.environ if name.startswith("MLFLOW_TRACKING_") and name != "MLFLOW_TRACKING_URI"]
     assert not left_behind, f"a fixture of a wider scope left {left_behind} in the environment"
     with mock.patch.dict(os.environ, CLEAN | {"WINE_HOME": str(tmp_path)}):
         yield
