@@ -27,6 +27,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployment import wines
 from deployment.cellar import Cellar, Neighbours, Ranges
@@ -105,7 +106,7 @@ class Service:
             for wine, score in zip(asked, scores, strict=True)
         ]
         source = {"version": scorer.version, "stored": self.predictions.keep(made)}
-        self.telemetry.kept(len(made), source["stored"])
+        self.telemetry.stored(len(made), source["stored"])
         told = [{"score": one.score, "quality": round(one.score), "id": one.id} for one in made]
         return to_json({"predictions": told, **source} if many else {**told[0], **source})
 
@@ -162,6 +163,28 @@ class Service:
         return Response(self.telemetry.page(self.champion.scorer), media_type=CONTENT_TYPE_LATEST)
 
 
+class DirectEndpoint:
+    """Call the endpoint of one POST route past the framework, whose routing takes longer than all the rest.
+
+    The framework has the same route, so that /docs describes it.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+        self.app, self.path, self.endpoint = app, path, endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to the endpoint, and pass on any other."""
+        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", self.path):
+            return await self.app(scope, receive, send)
+        scope["route"] = self  # its path is what the metrics count by
+        request = Request(scope, receive)
+        try:
+            response = await self.endpoint(request)
+        except Refusal as refusal:
+            response = await refused(request, refusal)
+        await response(scope, receive, send)
+
+
 def app(config: Settings) -> FastAPI:
     """Return the service as an ASGI app.
 
@@ -182,6 +205,7 @@ def app(config: Settings) -> FastAPI:
     api.add_exception_handler(Refusal, refused)
     api.add_exception_handler(HTTPException, misplaced)
     api.add_exception_handler(Exception, failed)
+    api.add_middleware(DirectEndpoint, path="/predict", endpoint=service.predict)
     api.add_middleware(BodyLimit)
     api.add_middleware(SameOrigin)
     api.add_middleware(Measured, telemetry=service.telemetry)

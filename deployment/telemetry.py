@@ -1,5 +1,6 @@
 """What the service tells Prometheus: requests, how long they took, wines scored, and the version that scores them."""
 
+from functools import cache
 from time import perf_counter
 
 import prometheus_client
@@ -16,6 +17,7 @@ class Telemetry:
     """The metrics of one app, in a registry of their own."""
 
     def __init__(self) -> None:
+        self.series = cache(type(self).labelled)  # to look a series up by its labels takes longer than to count
         prometheus_client.disable_created_metrics()  # one more series for each counter, which nobody reads
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -35,13 +37,23 @@ class Telemetry:
             "wine_model_info", "The version that is serving.", ["version", "run_id", "engine"], registry=self.registry
         )
 
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Count a request and its time."""
+        self.series(self.requests, method, path, status).inc()
+        self.series(self.seconds, path).observe(seconds)
+
     def scored(self, engine: str, count: int) -> None:
         """Count rows that were scored."""
-        self.rows.labels(engine).inc(count)
+        self.series(self.rows, engine).inc(count)
 
-    def kept(self, count: int, stored: bool) -> None:
+    def stored(self, count: int, stored: bool) -> None:
         """Count predictions that were to be stored, by whether they are."""
-        self.predictions.labels("true" if stored else "false").inc(count)
+        self.series(self.predictions, "true" if stored else "false").inc(count)
+
+    @staticmethod
+    def labelled(metric: Counter | Histogram, *labels: object) -> Counter | Histogram:
+        """Return the series of a metric with some labels."""
+        return metric.labels(*labels)
 
     def page(self, scorer: Scorer | None) -> bytes:
         """Return all metrics as Prometheus reads them."""
@@ -77,5 +89,4 @@ class Measured:
             raise
         finally:
             path = getattr(scope.get("route"), "path", "other")
-            self.telemetry.requests.labels(scope["method"], path, status).inc()
-            self.telemetry.seconds.labels(path).observe(perf_counter() - started)
+            self.telemetry.answered(scope["method"], path, status, perf_counter() - started)
