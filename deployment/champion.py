@@ -13,6 +13,7 @@ from pathlib import Path
 from mlflow.entities.model_registry import ModelVersion
 from sqlalchemy.engine import make_url
 
+from deployment.neighbours import RowIndex, load_rows
 from wine_quality import registry, tracking
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError, TrackingError, WineError
@@ -42,6 +43,8 @@ class Champion:
     scorer : Scorer or None
         What scores now, None until a champion is loaded. A request takes it once and stays with it: a swap puts another
         in its place and changes nothing in the old one.
+    rows : RowIndex or None
+        The rows that were logged with it, None where there are none: it scores all the same.
     since : datetime or None
         The time (UTC) since which that one scores.
     trouble : str
@@ -51,6 +54,7 @@ class Champion:
     def __init__(self, config: Settings, seconds: float = 5) -> None:
         self.config, self.seconds = config, seconds
         self.scorer: Scorer | None = None
+        self.rows: RowIndex | None = None
         self.since: datetime | None = None
         self.trouble = "the champion is being loaded"
         self.refused: Refused | None = None
@@ -122,7 +126,12 @@ class Champion:
                 f"{version.name} version {scorer.version} has another signature than version {old.version}, which "
                 "serves on. Give the alias champion to another version, or start the service anew."
             )
-        self.since, self.scorer = datetime.now(UTC), scorer
+        try:
+            rows = load_rows(self.config, version)
+        except RegistryError as error:
+            log.warning("%s", error)
+            rows = None
+        self.rows, self.since, self.scorer = rows, datetime.now(UTC), scorer
         release_memory()
         log.info("%s", swap_line(version.name, old, scorer))
 

@@ -6,7 +6,7 @@ answer leaves (`wine_quality.predictions`). Whoever asks is told which version a
 two requests but not within one: each takes the champion once and stays with it.
 
 Beside the predictions there is what an operator looks at (health, metrics, the model), and a page for people, which
-sets a wine beside the nearest real ones (`cellar`).
+compares a wine with the nearest rows of the dataset (`neighbours`).
 """
 
 import gc
@@ -30,14 +30,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployment import wines
-from deployment.cellar import Cellar, Neighbours, Ranges
 from deployment.champion import Champion
 from deployment.guards import BodyLimit, HeadAsGet
+from deployment.neighbours import Neighbours, Ranges, RowIndex
 from deployment.openapi import DESCRIPTION, ONE_WINE, SOME_WINES, TOLD
 from deployment.telemetry import Measured, Telemetry
 from deployment.wines import Answer, Answers, Kind, Measure, Model, Preview, Ready, Refusal, Wine
 from wine_quality.config import Settings
-from wine_quality.data import load_wine
 from wine_quality.predictions import Prediction, Predictions
 from wine_quality.same_origin import SameOrigin
 from wine_quality.schema import MEASUREMENTS, TYPES
@@ -54,7 +53,6 @@ class Service:
 
     def __init__(self, config: Settings) -> None:
         self.name = config.registered_model
-        self.cellar = Cellar(load_wine(config))
         self.telemetry = Telemetry()
         self.champion = Champion(config)
         self.predictions = Predictions(config.spool, config.predictions_uri)
@@ -125,13 +123,20 @@ class Service:
         return {"score": score, "quality": round(score), "version": scorer.version, "stored": False}
 
     async def nearest(self, request: Request) -> Neighbours:
-        """Find the five wines of the loaded ones that are the most like a wine."""
+        """Find the five rows of the champion's dataset that are the most like a wine."""
         wine = wines.one_wine(await json_body(request))
-        return await run_in_threadpool(self.cellar.nearest, wine)
+        return await run_in_threadpool(self.rows().nearest, wine)
 
     async def ranges(self) -> Ranges:
-        """Tell within which limits the loaded wines lie."""
-        return self.cellar.ranges()
+        """Return the usual range of each feature in the champion's dataset."""
+        return self.rows().ranges()
+
+    def rows(self) -> RowIndex:
+        """Return the rows that were logged with the champion."""
+        version = self.scorer().version
+        if rows := self.champion.rows:
+            return rows
+        raise Refusal(503, f"version {version} was logged without its rows, so nothing can be compared. Run make run")
 
     async def model(self) -> Model:
         """Tell which version is serving, and what it takes."""
@@ -182,17 +187,11 @@ class DirectEndpoint:
             response = await self.endpoint(request)
         except Refusal as refusal:
             response = await refused(request, refusal)
-        await response(scope, receive, send)
+        return await response(scope, receive, send)
 
 
 def app(config: Settings) -> FastAPI:
-    """Return the service as an ASGI app.
-
-    Raises
-    ------
-    DataError
-        The wine that `config.data` names cannot be read.
-    """
+    """Return the service as an ASGI app."""
     service = Service(config)
     api = FastAPIOffline(
         title="Wine quality",

@@ -10,7 +10,6 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from orchestration.bucket import wine_bucket
-from orchestration.report import WINES
 from wine_quality import registry, storage, tracking
 from wine_quality.config import Settings
 from wine_quality.drift import SCORE
@@ -20,7 +19,7 @@ from wine_quality.reading import read_wines
 from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
 from wine_quality.splits import wine_keys
-from wine_quality.tracking import TRAINED_ON
+from wine_quality.tracking import TRAINED_ON, WINES
 
 
 @dataclass(frozen=True)

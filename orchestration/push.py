@@ -15,13 +15,13 @@ from mlflow.exceptions import MlflowException
 
 from orchestration import prepare_home
 from orchestration.bucket import bucket_line, wine_bucket
-from orchestration.report import REPORT, WINES
+from orchestration.report import REPORT
 from orchestration.show import quiet
 from wine_quality import retention, storage, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError, SettingsError, exit_code
 from wine_quality.files import one_at_a_time
-from wine_quality.tracking import MODEL_FILE
+from wine_quality.tracking import MODEL_FILE, WINES
 
 
 def rebuild(config: Settings, run_id: str) -> None:

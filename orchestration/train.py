@@ -38,7 +38,6 @@ from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import CODE_SHA256, asked_for, kept, one_heartbeat, outside, recipe, run_name, uncached
 from orchestration.report import (
     REPORT,
-    WINES,
     Prepared,
     Published,
     Trained,
@@ -61,7 +60,7 @@ from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, pr
 from wine_quality.reading import read_wines
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
-from wine_quality.tracking import MODEL_FILE, Tracked
+from wine_quality.tracking import MODEL_FILE, WINES, Tracked
 from wine_quality.tuning import Choice, Trial
 
 log = logging.getLogger("wine_quality.train")
