@@ -21,13 +21,13 @@ from wine_quality.scoring import Scorer, load_scorer
 
 log = logging.getLogger("wine_quality.champion")
 
-REST = 60  # seconds until a version that failed is tried again
+RETRY_SECONDS = 60  # seconds until a version that failed is tried again
 NO_STORE = "there is no MLflow store, or it was taken away. Train a model: make run."
 NO_CHAMPION = "no version has the alias champion. Train one: make run."
 
 
 @dataclass(frozen=True)
-class Refused:
+class FailedVersion:
     """A version that failed, why, and until when (monotonic seconds) it is not tried again."""
 
     version: tuple[str, str]
@@ -47,7 +47,7 @@ class Champion:
         The rows that were logged with it, None where there are none: it scores all the same.
     since : datetime or None
         The time (UTC) since which that one scores.
-    trouble : str
+    problem : str
         Why it is not the version of the alias, in one line; empty when it is.
     """
 
@@ -56,8 +56,8 @@ class Champion:
         self.scorer: Scorer | None = None
         self.rows: RowIndex | None = None
         self.since: datetime | None = None
-        self.trouble = "the champion is being loaded"
-        self.refused: Refused | None = None
+        self.problem = "the champion is being loaded"
+        self.failed: FailedVersion | None = None
 
     async def watch(self) -> None:
         """Refresh at once and then every `seconds`, on a thread, until cancelled."""
@@ -82,31 +82,31 @@ class Champion:
         It takes as long as loading does: not for the event loop.
         """
         try:
-            trouble = self.follow()
+            problem = self.follow()
         except WineError as error:
-            trouble = str(error)
+            problem = str(error)
         except Exception:  # the watch goes on whatever happens
             log.exception("the champion cannot be looked up")
-            trouble = "the champion cannot be looked up. The log has the cause."
-        if trouble and trouble != self.trouble:
-            log.warning("%s", trouble)
-        self.trouble = trouble
+            problem = "the champion cannot be looked up. The log has the cause."
+        if problem and problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
 
     def follow(self) -> str:
         """Serve the version of the alias; return why that cannot be, or an empty text."""
         version = self.version()
         if version is None:
             return NO_CHAMPION
-        wanted, refused = identity(version), self.refused
-        if refused and refused.version == wanted and time.monotonic() < refused.until:
-            return refused.why
-        self.refused = None
+        wanted, failed = identity(version), self.failed
+        if failed and failed.version == wanted and time.monotonic() < failed.until:
+            return failed.why
+        self.failed = None
         if self.scorer and identity(self.scorer) == wanted:
             return ""
         try:
             self.swap(version)
         except RegistryError as error:
-            self.refused = Refused(wanted, str(error), time.monotonic() + REST)
+            self.failed = FailedVersion(wanted, str(error), time.monotonic() + RETRY_SECONDS)
             raise
         return ""
 

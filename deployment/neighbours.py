@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import TypedDict
 
-from deployment.wines import Wine, columns
+from deployment.schemas import Wine, columns
 from wine_quality import tracking
 from wine_quality.config import Settings
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET

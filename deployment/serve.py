@@ -16,7 +16,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-from deployment import guards
+from deployment import limits
 from deployment.service import app
 from wine_quality.config import Settings, settings
 from wine_quality.errors import SettingsError, exit_code
@@ -27,8 +27,8 @@ try:
 except ImportError:  # there is none for Windows
     from asyncio import new_event_loop
 
-MOST_CONNECTIONS = 512  # below the 1,024 files that a process may usually hold open
-LINGER = 3  # seconds that requests under way have when the service stops
+MAX_CONNECTIONS = 512  # below the 1,024 files that a process may usually hold open
+GRACE_SECONDS = 3  # seconds that requests under way have when the service stops
 
 
 def serve(config: Settings) -> None:
@@ -79,9 +79,11 @@ def http_server(config: Settings) -> Server:
         interface=Interfaces.ASGI,
         http=HTTPModes.http1,
         websockets=False,
-        backlog=MOST_CONNECTIONS,
-        backpressure=MOST_CONNECTIONS,
-        http1_settings=HTTP1Settings(header_read_timeout=int(1000 * guards.SECONDS), max_buffer_size=guards.MOST_HEAD),
+        backlog=MAX_CONNECTIONS,
+        backpressure=MAX_CONNECTIONS,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=int(1000 * limits.MAX_SECONDS), max_buffer_size=limits.MAX_HEAD_BYTES
+        ),
         log_level=LogLevels.error,
     )
 
@@ -94,7 +96,7 @@ async def run(server: Server, stop: asyncio.Event) -> None:
     announcing.cancel()
     server.stop()
     with suppress(TimeoutError):
-        await asyncio.wait_for(serving, LINGER)
+        await asyncio.wait_for(serving, GRACE_SECONDS)
 
 
 async def announce(port: int) -> None:

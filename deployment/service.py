@@ -1,11 +1,11 @@
-"""The champion as a service: a wine comes in, its score goes out, and the prediction is kept.
+"""The champion as a service: it scores a wine and stores the prediction.
 
-A request passes two guards before it comes here (`guards`, `telemetry`). Its body is checked against the ranges of the
-schema (`wines`), scored by the version that is champion now (`champion`), and the prediction is written down before the
-answer leaves (`wine_quality.predictions`). Whoever asks is told which version answered. That version may change between
-two requests but not within one: each takes the champion once and stays with it.
+`limits` and `telemetry` see a request first. Its body is checked against the ranges of the schema (`schemas`) and
+scored by the current champion (`champion`), and the prediction is stored before the response leaves
+(`wine_quality.predictions`). The response names the version. The version may change between two requests but not within
+one, because each takes the champion once.
 
-Beside the predictions there is what an operator looks at (health, metrics, the model), and a page for people, which
+Besides predictions there are endpoints for an operator (health, metrics, the model), and a page for people that
 compares a wine with the nearest rows of the dataset (`neighbours`).
 """
 
@@ -29,13 +29,23 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployment import wines
+from deployment import schemas
 from deployment.champion import Champion
-from deployment.guards import BodyLimit, HeadAsGet
+from deployment.limits import BodyLimit, HeadAsGet
 from deployment.neighbours import Neighbours, Ranges, RowIndex
-from deployment.openapi import DESCRIPTION, ONE_WINE, SOME_WINES, TOLD
-from deployment.telemetry import Measured, Telemetry
-from deployment.wines import Answer, Answers, Kind, Measure, Model, Preview, Ready, Refusal, Wine
+from deployment.openapi import DESCRIPTION, ERROR_RESPONSES, ONE_WINE, SOME_WINES
+from deployment.schemas import (
+    CategoryColumn,
+    ModelInfo,
+    NumberColumn,
+    PredictionResponse,
+    PredictionsResponse,
+    PreviewResponse,
+    Readiness,
+    RequestError,
+    Wine,
+)
+from deployment.telemetry import MetricsMiddleware, Telemetry
 from wine_quality.config import Settings
 from wine_quality.predictions import Prediction, Predictions
 from wine_quality.same_origin import SameOrigin
@@ -45,7 +55,7 @@ from wine_quality.scoring import Scorer
 PAGE = Path(__file__).with_name("page")
 SMALL = 8 * 2**10  # bytes of a body, some 30 wines: a millisecond or so, too short for a thread
 FOLDERS = re.compile(r"(?<![\w.])(\w+:)?/[^\s'\"]*/")
-LIFE = {"status": "live"}
+LIVE = {"status": "live"}
 
 
 class Service:
@@ -79,52 +89,51 @@ class Service:
         """
         body, scorer = await json_body(request), self.scorer()
         if scorer.engine == "onnx" and len(body) <= SMALL:
-            answer = self.answer(body, scorer)
+            answer = self.predict_json(body, scorer)
         else:
-            answer = await get_running_loop().run_in_executor(self.threads, self.answer, body, scorer)
+            answer = await get_running_loop().run_in_executor(self.threads, self.predict_json, body, scorer)
         return Response(answer, media_type="application/json")
 
     def scorer(self) -> Scorer:
         """Return the champion as it is now."""
         if scorer := self.champion.scorer:
             return scorer
-        raise Refusal(503, f"no model is loaded: {self.trouble()}")
+        raise RequestError(503, f"no model is loaded: {self.problem()}")
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Return what is wrong with the champion, without the folders of this machine, which the log alone tells."""
-        return FOLDERS.sub("", self.champion.trouble)
+        return FOLDERS.sub("", self.champion.problem)
 
-    def answer(self, body: bytes, scorer: Scorer) -> bytes:
+    def predict_json(self, body: bytes, scorer: Scorer) -> bytes:
         """Score the wines of a body, write the predictions down, and return what is answered, as JSON."""
-        many = wines.is_list(body)
-        asked = wines.some_wines(body) if many else [wines.one_wine(body)]
-        scores, now = self.scores(asked, scorer), datetime.now(UTC)
-        made = [
-            Prediction(str(uuid4()), now, scorer.version, wine, score)
-            for wine, score in zip(asked, scores, strict=True)
+        many = schemas.is_list(body)
+        rows = schemas.some_wines(body) if many else [schemas.one_wine(body)]
+        scores, now = self.scores(rows, scorer), datetime.now(UTC)
+        predictions = [
+            Prediction(str(uuid4()), now, scorer.version, wine, score) for wine, score in zip(rows, scores, strict=True)
         ]
-        source = {"version": scorer.version, "stored": self.predictions.keep(made)}
-        self.telemetry.stored(len(made), source["stored"])
-        told = [{"score": one.score, "quality": round(one.score), "id": one.id} for one in made]
-        return to_json({"predictions": told, **source} if many else {**told[0], **source})
+        source = {"version": scorer.version, "stored": self.predictions.keep(predictions)}
+        self.telemetry.stored(len(predictions), source["stored"])
+        scored = [{"score": one.score, "quality": round(one.score), "id": one.id} for one in predictions]
+        return to_json({"predictions": scored, **source} if many else {**scored[0], **source})
 
-    def scores(self, asked: list[Wine], scorer: Scorer) -> list[float]:
+    def scores(self, rows: list[Wine], scorer: Scorer) -> list[float]:
         """Score rows and count them."""
-        self.telemetry.scored(scorer.engine, len(asked))
-        return scorer.score(wines.columns(asked)).tolist()
+        self.telemetry.scored(scorer.engine, len(rows))
+        return scorer.score(schemas.columns(rows)).tolist()
 
-    async def preview(self, request: Request) -> Preview:
+    async def preview(self, request: Request) -> PreviewResponse:
         """Score one wine and store nothing, to try out what the model says.
 
         The page asks here. Monitoring sees what `/predict` stores, so nothing that is only tried out looks like drift.
         """
-        wine, scorer = wines.one_wine(await json_body(request)), self.scorer()
+        wine, scorer = schemas.one_wine(await json_body(request)), self.scorer()
         (score,) = await get_running_loop().run_in_executor(self.threads, self.scores, [wine], scorer)
         return {"score": score, "quality": round(score), "version": scorer.version, "stored": False}
 
     async def nearest(self, request: Request) -> Neighbours:
         """Find the five rows of the champion's dataset that are the most like a wine."""
-        wine = wines.one_wine(await json_body(request))
+        wine = schemas.one_wine(await json_body(request))
         return await run_in_threadpool(self.rows().nearest, wine)
 
     async def ranges(self) -> Ranges:
@@ -136,9 +145,10 @@ class Service:
         version = self.scorer().version
         if rows := self.champion.rows:
             return rows
-        raise Refusal(503, f"version {version} was logged without its rows, so nothing can be compared. Run make run")
+        line = f"version {version} was logged without its rows, so nothing can be compared. Train again: make run"
+        raise RequestError(503, line)
 
-    async def model(self) -> Model:
+    async def model(self) -> ModelInfo:
         """Tell which version is serving, and what it takes."""
         scorer = self.scorer()
         return {
@@ -151,17 +161,17 @@ class Service:
             "columns": [column(name) for name in scorer.signature.inputs.input_names()],
         }
 
-    async def live(self) -> dict[str, str]:
+    async def health(self) -> dict[str, str]:
         """Answer as long as the process runs."""
-        return LIFE
+        return LIVE
 
-    async def ready(self, response: Response) -> Ready:
+    async def ready(self, response: Response) -> Readiness:
         """Tell whether wines can be scored, and by the version that they should be scored by."""
-        trouble = self.trouble()
+        problem = self.problem()
         if not self.champion.scorer:
             response.status_code = 503
-            return {"status": "red", "reason": trouble}
-        return {"status": "amber", "reason": trouble} if trouble else {"status": "green"}
+            return {"status": "red", "reason": problem}
+        return {"status": "amber", "reason": problem} if problem else {"status": "green"}
 
     async def metrics(self) -> Response:
         """Tell Prometheus what happened since the start."""
@@ -185,8 +195,8 @@ class DirectEndpoint:
         request = Request(scope, receive)
         try:
             response = await self.endpoint(request)
-        except Refusal as refusal:
-            response = await refused(request, refusal)
+        except RequestError as error:
+            response = await on_request_error(request, error)
         return await response(scope, receive, send)
 
 
@@ -201,13 +211,13 @@ def app(config: Settings) -> FastAPI:
         swagger_ui_parameters={"validatorUrl": None},
     )
     add_routes(api, service)
-    api.add_exception_handler(Refusal, refused)
-    api.add_exception_handler(HTTPException, misplaced)
-    api.add_exception_handler(Exception, failed)
+    api.add_exception_handler(RequestError, on_request_error)
+    api.add_exception_handler(HTTPException, on_http_error)
+    api.add_exception_handler(Exception, on_error)
     api.add_middleware(DirectEndpoint, path="/predict", endpoint=service.predict)
     api.add_middleware(BodyLimit)
     api.add_middleware(SameOrigin)
-    api.add_middleware(Measured, telemetry=service.telemetry)
+    api.add_middleware(MetricsMiddleware, telemetry=service.telemetry)
     api.add_middleware(HeadAsGet)
     return api
 
@@ -215,14 +225,15 @@ def app(config: Settings) -> FastAPI:
 def add_routes(api: FastAPI, service: Service) -> None:
     """Name the paths, straight on the app: a router that is included costs each request 10 µs."""
     wine, operation = {"tags": ["wine"]}, {"tags": ["operation"]}
-    post = {**wine, "methods": ["POST"], "responses": TOLD}
-    api.add_api_route("/predict", service.predict, response_model=Answer | Answers, openapi_extra=SOME_WINES, **post)
-    api.add_api_route("/preview", service.preview, response_model=Preview, openapi_extra=ONE_WINE, **post)
+    post = {**wine, "methods": ["POST"], "responses": ERROR_RESPONSES}
+    either = PredictionResponse | PredictionsResponse
+    api.add_api_route("/predict", service.predict, response_model=either, openapi_extra=SOME_WINES, **post)
+    api.add_api_route("/preview", service.preview, response_model=PreviewResponse, openapi_extra=ONE_WINE, **post)
     api.add_api_route("/nearest", service.nearest, response_model=Neighbours, openapi_extra=ONE_WINE, **post)
     api.add_api_route("/wines/ranges", service.ranges, **wine)
-    api.add_api_route("/model", service.model, responses={503: TOLD[503]}, **operation)
-    api.add_api_route("/health/live", service.live, **operation)
-    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Ready}}, **operation)
+    api.add_api_route("/model", service.model, responses={503: ERROR_RESPONSES[503]}, **operation)
+    api.add_api_route("/health", service.health, **operation)
+    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Readiness}}, **operation)
     api.add_api_route("/metrics", service.metrics, response_class=PlainTextResponse, **operation)
     for name in ("index.html", "page.css", "page.js", "icon.svg"):
         api.add_api_route(f"/{name}", file(name), include_in_schema=False)
@@ -232,11 +243,12 @@ def add_routes(api: FastAPI, service: Service) -> None:
 async def json_body(request: Request) -> bytes:
     """Return the body of a request that says it is JSON: no page of another site can send such a one unasked."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(415, "the body is not said to be JSON. Send it with the header Content-Type: application/json")
+        line = "the body is not said to be JSON. Send it with the header Content-Type: application/json"
+        raise RequestError(415, line)
     return await request.body()
 
 
-def column(name: str) -> Kind | Measure:
+def column(name: str) -> CategoryColumn | NumberColumn:
     """Return what a column of the model may hold."""
     if name == "type":
         return {"name": name, "values": TYPES}
@@ -246,24 +258,24 @@ def column(name: str) -> Kind | Measure:
 def file(name: str) -> Callable[[], Awaitable[FileResponse]]:
     """Return a route that gives one file of the page, which may ask this service alone for more."""
 
-    async def given() -> FileResponse:
+    async def respond() -> FileResponse:
         return FileResponse(PAGE / name, headers={"Content-Security-Policy": "default-src 'self'"})
 
-    return given
+    return respond
 
 
-async def refused(_: Request, refusal: Refusal) -> Response:
+async def on_request_error(_: Request, error: RequestError) -> Response:
     """Answer what is wrong with a request."""
-    return Response(refusal.body(), refusal.status, media_type="application/json")
+    return Response(error.body(), error.status, media_type="application/json")
 
 
-async def misplaced(request: Request, error: HTTPException) -> Response:
+async def on_http_error(request: Request, error: HTTPException) -> Response:
     """Answer a request to a path or by a method that there is not."""
     line = {404: "nothing is here. The paths are in /docs", 405: f"{request.method} is not for this path. See /docs"}
-    refusal = Refusal(error.status_code, line.get(error.status_code, error.detail))
-    return Response(refusal.body(), error.status_code, error.headers, media_type="application/json")
+    error = RequestError(error.status_code, line.get(error.status_code, error.detail))
+    return Response(error.body(), error.status_code, error.headers, media_type="application/json")
 
 
-async def failed(request: Request, _: Exception) -> Response:
+async def on_error(request: Request, _: Exception) -> Response:
     """Answer what should never happen; the cause is on the server's screen and not for the asker."""
-    return await refused(request, Refusal(500, "the service failed. Its log has the cause"))
+    return await on_request_error(request, RequestError(500, "the service failed. Its log has the cause"))

@@ -1,4 +1,4 @@
-"""What the service tells Prometheus: requests, how long they took, wines scored, and the version that scores them."""
+"""The metrics for Prometheus: requests, how long they took, wines scored, and the version that scores them."""
 
 from functools import cache
 from time import perf_counter
@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wine_quality.scoring import Scorer
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-GONE = 499  # what nginx notes where the client left before it was answered
+CLIENT_CLOSED = 499  # what nginx notes where the client left before it was answered
 
 
 class Telemetry:
     """The metrics of one app, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.series = cache(type(self).labelled)  # to look a series up by its labels takes longer than to count
+        self.series = cache(lambda metric, *labels: metric.labels(*labels))  # a look-up takes longer than to count
         prometheus_client.disable_created_metrics()  # one more series for each counter, which nobody reads
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -32,7 +32,9 @@ class Telemetry:
             registry=self.registry,
         )
         self.rows = Counter("wine_rows_scored", "Wines scored.", ["engine"], registry=self.registry)
-        self.predictions = Counter("wine_predictions", "Predictions by fate.", ["stored"], registry=self.registry)
+        self.predictions = Counter(
+            "wine_predictions", "Predictions by whether they are stored.", ["stored"], registry=self.registry
+        )
         self.model = Gauge(
             "wine_model_info", "The version that is serving.", ["version", "run_id", "engine"], registry=self.registry
         )
@@ -50,11 +52,6 @@ class Telemetry:
         """Count predictions that were to be stored, by whether they are."""
         self.series(self.predictions, "true" if stored else "false").inc(count)
 
-    @staticmethod
-    def labelled(metric: Counter | Histogram, *labels: object) -> Counter | Histogram:
-        """Return the series of a metric with some labels."""
-        return metric.labels(*labels)
-
     def page(self, scorer: Scorer | None) -> bytes:
         """Return all metrics as Prometheus reads them."""
         self.model.clear()
@@ -63,7 +60,7 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
-class Measured:
+class MetricsMiddleware:
     """Count each request and its time, by the route that answered and not by the path that was asked for."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
@@ -74,16 +71,16 @@ class Measured:
         """Pass a request on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status, started = GONE, perf_counter()
+        status, started = CLIENT_CLOSED, perf_counter()
 
-        async def noting(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, noting)
+            await self.app(scope, receive, send_noting_status)
         except Exception:
             status = 500
             raise

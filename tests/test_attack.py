@@ -13,7 +13,7 @@ import requests
 from served import WINE, own_home, service, told
 from versions import crown, registered
 
-from deployment import guards, serve
+from deployment import limits, serve
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port
 
@@ -35,7 +35,7 @@ def config(tmp_path_factory, few_wines):
 def url(config):
     """A service with little patience; whatever the tests did, it never failed and it scores at the end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guards, "SECONDS", PATIENCE)
+        patch.setattr(limits, "MAX_SECONDS", PATIENCE)
         with service(config) as url:
             yield url
             assert 'status="500"' not in requests.get(f"{url}/metrics", timeout=30).text
@@ -83,7 +83,7 @@ def head(length, path="/predict"):
     return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode()
 
 
-BIG = b"[" + b" " * guards.MOST_BYTES
+BIG = b"[" + b" " * limits.MAX_BODY_BYTES
 
 
 @pytest.mark.parametrize("path", ["/predict", "/nearest", "/no/such/path"])
@@ -236,8 +236,8 @@ def test_slow_clients_are_sent_away_and_do_not_hold_up_a_fast_one(url):
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", head("Content-Length: 9")], ids=["nothing", "head", "body"])
 def test_a_client_beyond_the_most_connections_is_answered_once_slow_ones_are_sent_away(config, monkeypatch, sent):
-    monkeypatch.setattr(guards, "SECONDS", PATIENCE)
-    monkeypatch.setattr(serve, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(limits, "MAX_SECONDS", PATIENCE)
+    monkeypatch.setattr(serve, "MAX_CONNECTIONS", 20)
     with service(config.model_copy(update={"serve_port": free_port()})) as url, ExitStack() as stack:
         slow = [stack.enter_context(line(url, sent)) for _ in range(40)]
         assert post(url, json.dumps(WINE)).status_code == 200
@@ -252,7 +252,7 @@ def test_a_client_that_goes_away_amid_its_body_leaves_nothing_behind(url):
 
 
 def test_large_bodies_together_are_bounded(url, monkeypatch):
-    monkeypatch.setattr(guards, "MOST_WAITING", 2 * guards.MOST_BYTES)
+    monkeypatch.setattr(limits, "MAX_BUFFERED_BYTES", 2 * limits.MAX_BODY_BYTES)
     part = head(f"Content-Length: {len(BIG) - 1}") + BIG[:-2]
     with ExitStack() as stack:
         clients = [stack.enter_context(line(url, part)) for _ in range(4)]

@@ -176,7 +176,7 @@ def test_a_preview_is_scored_but_neither_stored_nor_counted_as_a_prediction(url,
 GET_PATHS = ("/", "/index.html", "/page.js", "/page.css", "/icon.svg", "/docs", "/openapi.json", "/model", "/metrics")
 
 
-@pytest.mark.parametrize("path", [*GET_PATHS, "/wines/ranges", "/health/live", "/health/ready"])
+@pytest.mark.parametrize("path", [*GET_PATHS, "/wines/ranges", "/health", "/health/ready"])
 def test_head_is_answered_as_get_is_without_the_body(url, path):
     get, head = (requests.request(method, url + path, timeout=30) for method in ("GET", "HEAD"))
     assert (get.status_code, head.status_code, head.content) == (200, 200, b"")
@@ -188,7 +188,7 @@ def test_head_is_answered_as_get_is_without_the_body(url, path):
 def test_head_leaves_the_connection_in_step(url):
     with requests.Session() as session:
         assert session.head(f"{url}/model", timeout=30).content == b""
-        assert session.get(f"{url}/health/live", timeout=30).json() == {"status": "live"}
+        assert session.get(f"{url}/health", timeout=30).json() == {"status": "live"}
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
@@ -247,7 +247,7 @@ def test_requests_and_answers_are_as_the_documentation_says(url):
         with pytest.raises(jsonschema.ValidationError):
             check(operation["requestBody"], {**WINE, "pH": 9})
         check(operation["responses"]["422"], post(url, 5, path).json())
-    for path in ("/model", "/wines/ranges", "/health/live", "/health/ready"):
+    for path in ("/model", "/wines/ranges", "/health", "/health/ready"):
         check(documented["paths"][path]["get"]["responses"]["200"], told(url + path))
 
 

@@ -10,12 +10,12 @@ from contextlib import suppress
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployment.wines import Refusal
+from deployment.schemas import RequestError
 
-SECONDS = 10.0
-MOST_BYTES = 4 * 2**20  # of one body
-MOST_WAITING = 64 * 2**20  # bytes of all bodies that are being read or answered
-MOST_HEAD = 64 * 2**10  # bytes of a request line with its headers
+MAX_SECONDS = 10.0
+MAX_BODY_BYTES = 4 * 2**20  # of one body
+MAX_BUFFERED_BYTES = 64 * 2**20  # bytes of all bodies that are being read or answered
+MAX_HEAD_BYTES = 64 * 2**10  # bytes of a request line with its headers
 
 
 class HeadAsGet:
@@ -36,7 +36,7 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.waiting = 0
+        self.buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the body on as one message, or answer 408, 413 or 503 and close the connection."""
@@ -46,43 +46,43 @@ class BodyLimit:
         try:
             await self.read(scope, receive, pieces)
             pieces[:] = [b"".join(pieces)]
-            await self.app(scope, replayed(pieces[0], receive), send)
-        except Refusal as refusal:
-            self.let_go(pieces)
-            await refuse(refusal, receive, send)
+            await self.app(scope, replay(pieces[0], receive), send)
+        except RequestError as error:
+            self.discard(pieces)
+            await send_error(error, receive, send)
         except ClientDisconnect:
             pass  # nobody waits for an answer
         finally:
-            self.let_go(pieces)
+            self.discard(pieces)
 
-    def let_go(self, pieces: list[bytes]) -> None:
+    def discard(self, pieces: list[bytes]) -> None:
         """Forget what was read of a body."""
-        self.waiting -= sum(map(len, pieces))
+        self.buffered -= sum(map(len, pieces))
         pieces.clear()
 
     async def read(self, scope: Scope, receive: Receive, pieces: list[bytes]) -> None:
-        """Read a body into `pieces`, or raise a `Refusal`."""
-        if int(dict(scope["headers"]).get(b"content-length", 0)) > MOST_BYTES:
+        """Read a body into `pieces`, or raise a `RequestError`."""
+        if int(dict(scope["headers"]).get(b"content-length", 0)) > MAX_BODY_BYTES:
             raise too_large()
         size, more = 0, True
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(MAX_SECONDS):
                 while more:
                     piece, more = await next_piece(receive)
                     pieces.append(piece)
                     size += len(piece)
-                    self.waiting += len(piece)
-                    if size > MOST_BYTES:
+                    self.buffered += len(piece)
+                    if size > MAX_BODY_BYTES:
                         raise too_large()
-                    if self.waiting > MOST_WAITING:
-                        raise Refusal(503, "too many large requests at once. Try again soon")
+                    if self.buffered > MAX_BUFFERED_BYTES:
+                        raise RequestError(503, "too many large requests at once. Try again soon")
         except TimeoutError:
-            raise Refusal(408, f"the body did not arrive within {SECONDS:g} s") from None
+            raise RequestError(408, f"the body did not arrive within {MAX_SECONDS:g} s") from None
 
 
-def too_large() -> Refusal:
+def too_large() -> RequestError:
     """Return what to answer to a body beyond the limit."""
-    return Refusal(413, f"the body is larger than {MOST_BYTES // 2**20} MiB. Send the wines in parts")
+    return RequestError(413, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB. Send the wines in parts")
 
 
 async def next_piece(receive: Receive) -> tuple[bytes, bool]:
@@ -93,7 +93,7 @@ async def next_piece(receive: Receive) -> tuple[bytes, bool]:
     return message["body"], message["more_body"]
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that gives a body that was read, and then what comes after it."""
     read = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -103,18 +103,18 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-async def refuse(refusal: Refusal, receive: Receive, send: Send) -> None:
-    """Answer a refusal, then take in what is still coming, or a client that only sends would never see the answer."""
-    line = refusal.body()
+async def send_error(error: RequestError, receive: Receive, send: Send) -> None:
+    """Send an error, then read the rest of the body, or a client that only sends would never see the error."""
+    line = error.body()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(line)).encode()),
         (b"connection", b"close"),
     ]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": line, "more_body": True})
     with suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(0 if refusal.status == 408 else SECONDS):
+        async with asyncio.timeout(0 if error.status == 408 else MAX_SECONDS):
             while (await next_piece(receive))[1]:
                 pass
     await send({"type": "http.response.body", "body": b"", "more_body": False})
