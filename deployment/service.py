@@ -272,8 +272,8 @@ async def on_request_error(_: Request, error: RequestError) -> Response:
 async def on_http_error(request: Request, error: HTTPException) -> Response:
     """Answer a request to a path or by a method that there is not."""
     line = {404: "nothing is here. The paths are in /docs", 405: f"{request.method} is not for this path. See /docs"}
-    error = RequestError(error.status_code, line.get(error.status_code, error.detail))
-    return Response(error.body(), error.status_code, error.headers, media_type="application/json")
+    response = RequestError(error.status_code, line.get(error.status_code, error.detail))
+    return Response(response.body(), error.status_code, error.headers, media_type="application/json")
 
 
 async def on_error(request: Request, _: Exception) -> Response:

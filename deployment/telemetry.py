@@ -71,19 +71,27 @@ class MetricsMiddleware:
         """Pass a request on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status, started = CLIENT_CLOSED, perf_counter()
+        status, counted, started = CLIENT_CLOSED, False, perf_counter()
 
-        async def send_noting_status(message: Message) -> None:
+        def count() -> None:
+            nonlocal counted
+            if not counted:
+                path = getattr(scope.get("route"), "path", "other")
+                self.telemetry.answered(scope["method"], path, status, perf_counter() - started)
+            counted = True
+
+        async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body"):
+                count()  # before the client has the response, because it may ask for the metrics next
             await send(message)
 
         try:
-            await self.app(scope, receive, send_noting_status)
+            await self.app(scope, receive, send_counted)
         except Exception:
             status = 500
             raise
         finally:
-            path = getattr(scope.get("route"), "path", "other")
-            self.telemetry.answered(scope["method"], path, status, perf_counter() - started)
+            count()
