@@ -72,11 +72,11 @@ def score_each(bucket: S3Bucket, found: list[Entry], scorer: Scorer, folder: Pat
             raise
         except StorageError as error:
             outcomes.append(Outcome(name, 0, "", "failed", str(error)))
-        tell(outcomes[-1])
+        log_outcome(outcomes[-1])
     return outcomes
 
 
-def tell(outcome: Outcome) -> None:
+def log_outcome(outcome: Outcome) -> None:
     """Say what became of a file."""
     if outcome.reasons:
         log.warning("%-9s %s: %s", outcome.state, outcome.file, outcome.reasons)

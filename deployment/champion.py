@@ -1,6 +1,8 @@
 """The champion as it is served: looked up every few seconds, and swapped in while requests go on."""
 
 import asyncio
+import ctypes
+import gc
 import logging
 import threading
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 from mlflow.entities.model_registry import ModelVersion
 from sqlalchemy.engine import make_url
 
+from deployment.neighbours import RowIndex, load_rows
 from wine_quality import registry, tracking
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError, TrackingError, WineError
@@ -18,13 +21,13 @@ from wine_quality.scoring import Scorer, load_scorer
 
 log = logging.getLogger("wine_quality.champion")
 
-REST = 60  # seconds until a version that failed is tried again
+RETRY_SECONDS = 60  # seconds until a version that failed is tried again
 NO_STORE = "there is no MLflow store, or it was taken away. Train a model: make run."
 NO_CHAMPION = "no version has the alias champion. Train one: make run."
 
 
 @dataclass(frozen=True)
-class Refused:
+class FailedVersion:
     """A version that failed, why, and until when (monotonic seconds) it is not tried again."""
 
     version: tuple[str, str]
@@ -40,18 +43,21 @@ class Champion:
     scorer : Scorer or None
         What scores now, None until a champion is loaded. A request takes it once and stays with it: a swap puts another
         in its place and changes nothing in the old one.
+    rows : RowIndex or None
+        The rows that were logged with it, None where there are none: it scores all the same.
     since : datetime or None
         The time (UTC) since which that one scores.
-    trouble : str
+    problem : str
         Why it is not the version of the alias, in one line; empty when it is.
     """
 
     def __init__(self, config: Settings, seconds: float = 5) -> None:
         self.config, self.seconds = config, seconds
         self.scorer: Scorer | None = None
+        self.rows: RowIndex | None = None
         self.since: datetime | None = None
-        self.trouble = "the champion is being loaded"
-        self.refused: Refused | None = None
+        self.problem = "the champion is being loaded"
+        self.failed: FailedVersion | None = None
 
     async def watch(self) -> None:
         """Refresh at once and then every `seconds`, on a thread, until cancelled."""
@@ -76,31 +82,31 @@ class Champion:
         It takes as long as loading does: not for the event loop.
         """
         try:
-            trouble = self.follow()
+            problem = self.follow()
         except WineError as error:
-            trouble = str(error)
+            problem = str(error)
         except Exception:  # the watch goes on whatever happens
             log.exception("the champion cannot be looked up")
-            trouble = "the champion cannot be looked up. The log has the cause."
-        if trouble and trouble != self.trouble:
-            log.warning("%s", trouble)
-        self.trouble = trouble
+            problem = "the champion cannot be looked up. The log has the cause."
+        if problem and problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
 
     def follow(self) -> str:
         """Serve the version of the alias; return why that cannot be, or an empty text."""
         version = self.version()
         if version is None:
             return NO_CHAMPION
-        wanted, refused = identity(version), self.refused
-        if refused and refused.version == wanted and time.monotonic() < refused.until:
-            return refused.why
-        self.refused = None
+        wanted, failed = identity(version), self.failed
+        if failed and failed.version == wanted and time.monotonic() < failed.until:
+            return failed.why
+        self.failed = None
         if self.scorer and identity(self.scorer) == wanted:
             return ""
         try:
             self.swap(version)
         except RegistryError as error:
-            self.refused = Refused(wanted, str(error), time.monotonic() + REST)
+            self.failed = FailedVersion(wanted, str(error), time.monotonic() + RETRY_SECONDS)
             raise
         return ""
 
@@ -120,8 +126,22 @@ class Champion:
                 f"{version.name} version {scorer.version} has another signature than version {old.version}, which "
                 "serves on. Give the alias champion to another version, or start the service anew."
             )
-        self.since, self.scorer = datetime.now(UTC), scorer
+        try:
+            rows = load_rows(self.config, version)
+        except RegistryError as error:
+            log.warning("%s", error)
+            rows = None
+        self.rows, self.since, self.scorer = rows, datetime.now(UTC), scorer
+        release_memory()
         log.info("%s", swap_line(version.name, old, scorer))
+
+
+def release_memory() -> None:
+    """Return freed memory to the system: after a forest is loaded, glibc would hold on to hundreds of megabytes."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+    if trim:
+        trim(0)
 
 
 def swap_line(name: str, old: Scorer | None, new: Scorer) -> str:

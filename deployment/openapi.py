@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deployment.wines import MOST_WINES, ONE, Told
+from deployment.schemas import MAX_ROWS, ONE, ErrorResponse
 from wine_quality.schema import FEATURES
 
 DESCRIPTION = """The score that tasters would give a wine, 0 to 10, from what a laboratory measures.
@@ -13,7 +13,7 @@ EXAMPLE = dict(
     zip(FEATURES, ("white", 6.95, 0.275, 0.33, 7.85, 0.0475, 42, 151, 0.9953, 3.15, 0.48, 9.65), strict=True)
 )
 ANOTHER = {**EXAMPLE, "type": "red", "alcohol": 12.5}
-REFUSALS = {
+ERRORS = {
     400: "The body is not JSON.",
     408: "The body did not arrive in time.",
     413: "The body is too large, or holds too many wines.",
@@ -21,8 +21,8 @@ REFUSALS = {
     422: "A wine is not as it should be; the problems name it, the field, the value and its limits.",
     503: "No version of the model is loaded, or too many large requests came at once.",
 }
-TOLD: dict[int | str, dict[str, Any]] = {
-    status: {"model": Told, "description": what} for status, what in REFUSALS.items()
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": what} for status, what in ERRORS.items()
 }
 
 
@@ -33,6 +33,6 @@ def body(schema: dict[str, Any], **examples: Any) -> dict[str, Any]:
 
 
 WINE = ONE.json_schema()
-WINES = {"title": "Wines", "type": "array", "items": WINE, "minItems": 1, "maxItems": MOST_WINES}
+WINES = {"title": "Wines", "type": "array", "items": WINE, "minItems": 1, "maxItems": MAX_ROWS}
 ONE_WINE = body(WINE, a_wine=EXAMPLE)
 SOME_WINES = body({"oneOf": [WINE, WINES]}, one_wine=EXAMPLE, two_wines=[EXAMPLE, ANOTHER])

@@ -1,14 +1,15 @@
-"""The champion as a service: a wine comes in, its score goes out, and the prediction is kept.
+"""The champion as a service: it scores a wine and stores the prediction.
 
-A request passes two guards before it comes here (`guards`, `telemetry`). Its body is checked against the ranges of the
-schema (`wines`), scored by the version that is champion now (`champion`), and the prediction is written down before the
-answer leaves (`wine_quality.predictions`). Whoever asks is told which version answered. That version may change between
-two requests but not within one: each takes the champion once and stays with it.
+`limits` and `telemetry` see a request first. Its body is checked against the ranges of the schema (`schemas`) and
+scored by the current champion (`champion`), and the prediction is stored before the response leaves
+(`wine_quality.predictions`). The response names the version. The version may change between two requests but not within
+one, because each takes the champion once.
 
-Beside the predictions there is what an operator looks at (health, metrics, the model), and a page for people, which
-sets a wine beside the nearest real ones (`cellar`).
+Besides predictions there are endpoints for an operator (health, metrics, the model), and a page for people that
+compares a wine with the nearest rows of the dataset (`neighbours`).
 """
 
+import gc
 import re
 from asyncio import TaskGroup, get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,16 +27,26 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployment import wines
-from deployment.cellar import Cellar, Neighbours, Ranges
+from deployment import schemas
 from deployment.champion import Champion
-from deployment.guards import BodyLimit, HeadAsGet
-from deployment.openapi import DESCRIPTION, ONE_WINE, SOME_WINES, TOLD
-from deployment.telemetry import Measured, Telemetry
-from deployment.wines import Answer, Answers, Kind, Measure, Model, Preview, Ready, Refusal, Wine
+from deployment.limits import BodyLimit, HeadAsGet
+from deployment.neighbours import Neighbours, Ranges, RowIndex
+from deployment.openapi import DESCRIPTION, ERROR_RESPONSES, ONE_WINE, SOME_WINES
+from deployment.schemas import (
+    CategoryColumn,
+    ModelInfo,
+    NumberColumn,
+    PredictionResponse,
+    PredictionsResponse,
+    PreviewResponse,
+    Readiness,
+    RequestError,
+    Wine,
+)
+from deployment.telemetry import MetricsMiddleware, Telemetry
 from wine_quality.config import Settings
-from wine_quality.data import load_wine
 from wine_quality.predictions import Prediction, PredictionStore
 from wine_quality.same_origin import SameOrigin
 from wine_quality.schema import MEASUREMENTS, TYPES
@@ -44,7 +55,7 @@ from wine_quality.scoring import Scorer
 PAGE = Path(__file__).with_name("page")
 SMALL = 8 * 2**10  # bytes of a body, some 30 wines: a millisecond or so, too short for a thread
 FOLDERS = re.compile(r"(?<![\w.])(\w+:)?/[^\s'\"]*/")
-LIFE = {"status": "live"}
+LIVE = {"status": "live"}
 
 
 class Service:
@@ -52,7 +63,6 @@ class Service:
 
     def __init__(self, config: Settings) -> None:
         self.name = config.registered_model
-        self.cellar = Cellar(load_wine(config))
         self.telemetry = Telemetry()
         self.champion = Champion(config)
         self.predictions = PredictionStore(config.prediction_queue, config.predictions_uri)
@@ -62,6 +72,8 @@ class Service:
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
         """Load the champion and watch it as long as the app runs; put the predictions away at its end."""
         await run_in_threadpool(self.champion.refresh)
+        gc.collect()
+        gc.freeze()  # looking through all that was imported would stop every request for a quarter of a second
         with closing(self.predictions), self.threads:
             async with TaskGroup() as group:
                 watching = group.create_task(self.champion.watch())
@@ -77,59 +89,66 @@ class Service:
         """
         body, scorer = await json_body(request), self.scorer()
         if scorer.engine == "onnx" and len(body) <= SMALL:
-            answer = self.answer(body, scorer)
+            answer = self.predict_json(body, scorer)
         else:
-            answer = await get_running_loop().run_in_executor(self.threads, self.answer, body, scorer)
+            answer = await get_running_loop().run_in_executor(self.threads, self.predict_json, body, scorer)
         return Response(answer, media_type="application/json")
 
     def scorer(self) -> Scorer:
         """Return the champion as it is now."""
         if scorer := self.champion.scorer:
             return scorer
-        raise Refusal(503, f"no model is loaded: {self.trouble()}")
+        raise RequestError(503, f"no model is loaded: {self.problem()}")
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Return what is wrong with the champion, without the folders of this machine, which the log alone tells."""
-        return FOLDERS.sub("", self.champion.trouble)
+        return FOLDERS.sub("", self.champion.problem)
 
-    def answer(self, body: bytes, scorer: Scorer) -> bytes:
+    def predict_json(self, body: bytes, scorer: Scorer) -> bytes:
         """Score the wines of a body, write the predictions down, and return what is answered, as JSON."""
-        many = wines.is_list(body)
-        asked = wines.some_wines(body) if many else [wines.one_wine(body)]
-        scores, now = self.scores(asked, scorer), datetime.now(UTC)
-        made = [
-            Prediction(str(uuid4()), now, scorer.version, wine, score)
-            for wine, score in zip(asked, scores, strict=True)
+        many = schemas.is_list(body)
+        rows = schemas.some_wines(body) if many else [schemas.one_wine(body)]
+        scores, now = self.scores(rows, scorer), datetime.now(UTC)
+        predictions = [
+            Prediction(str(uuid4()), now, scorer.version, wine, score) for wine, score in zip(rows, scores, strict=True)
         ]
-        source = {"version": scorer.version, "stored": self.predictions.add(made)}
-        self.telemetry.kept(len(made), source["stored"])
-        told = [{"score": one.score, "quality": round(one.score), "id": one.id} for one in made]
-        return to_json({"predictions": told, **source} if many else {**told[0], **source})
+        source = {"version": scorer.version, "stored": self.predictions.add(predictions)}
+        self.telemetry.stored(len(predictions), source["stored"])
+        scored = [{"score": one.score, "quality": round(one.score), "id": one.id} for one in predictions]
+        return to_json({"predictions": scored, **source} if many else {**scored[0], **source})
 
-    def scores(self, asked: list[Wine], scorer: Scorer) -> list[float]:
+    def scores(self, rows: list[Wine], scorer: Scorer) -> list[float]:
         """Score rows and count them."""
-        self.telemetry.scored(scorer.engine, len(asked))
-        return scorer.score(wines.columns(asked)).tolist()
+        self.telemetry.scored(scorer.engine, len(rows))
+        return scorer.score(schemas.columns(rows)).tolist()
 
-    async def preview(self, request: Request) -> Preview:
+    async def preview(self, request: Request) -> PreviewResponse:
         """Score one wine and store nothing, to try out what the model says.
 
         The page asks here. Monitoring sees what `/predict` stores, so nothing that is only tried out looks like drift.
         """
-        wine, scorer = wines.one_wine(await json_body(request)), self.scorer()
+        wine, scorer = schemas.one_wine(await json_body(request)), self.scorer()
         (score,) = await get_running_loop().run_in_executor(self.threads, self.scores, [wine], scorer)
         return {"score": score, "quality": round(score), "version": scorer.version, "stored": False}
 
     async def nearest(self, request: Request) -> Neighbours:
-        """Find the five wines of the loaded ones that are the most like a wine."""
-        wine = wines.one_wine(await json_body(request))
-        return await run_in_threadpool(self.cellar.nearest, wine)
+        """Find the five rows of the champion's dataset that are the most like a wine."""
+        wine = schemas.one_wine(await json_body(request))
+        return await run_in_threadpool(self.rows().nearest, wine)
 
     async def ranges(self) -> Ranges:
-        """Tell within which limits the loaded wines lie."""
-        return self.cellar.ranges()
+        """Return the usual range of each feature in the champion's dataset."""
+        return self.rows().ranges()
 
-    async def model(self) -> Model:
+    def rows(self) -> RowIndex:
+        """Return the rows that were logged with the champion."""
+        version = self.scorer().version
+        if rows := self.champion.rows:
+            return rows
+        line = f"version {version} was logged without its rows, so nothing can be compared. Train again: make run"
+        raise RequestError(503, line)
+
+    async def model(self) -> ModelInfo:
         """Tell which version is serving, and what it takes."""
         scorer = self.scorer()
         return {
@@ -142,31 +161,47 @@ class Service:
             "columns": [column(name) for name in scorer.signature.inputs.input_names()],
         }
 
-    async def live(self) -> dict[str, str]:
+    async def health(self) -> dict[str, str]:
         """Answer as long as the process runs."""
-        return LIFE
+        return LIVE
 
-    async def ready(self, response: Response) -> Ready:
+    async def ready(self, response: Response) -> Readiness:
         """Tell whether wines can be scored, and by the version that they should be scored by."""
-        trouble = self.trouble()
+        problem = self.problem()
         if not self.champion.scorer:
             response.status_code = 503
-            return {"status": "red", "reason": trouble}
-        return {"status": "amber", "reason": trouble} if trouble else {"status": "green"}
+            return {"status": "red", "reason": problem}
+        return {"status": "amber", "reason": problem} if problem else {"status": "green"}
 
     async def metrics(self) -> Response:
         """Tell Prometheus what happened since the start."""
         return Response(self.telemetry.page(self.champion.scorer), media_type=CONTENT_TYPE_LATEST)
 
 
-def app(config: Settings) -> FastAPI:
-    """Return the service as an ASGI app.
+class DirectEndpoint:
+    """Call the endpoint of one POST route past the framework, whose routing takes longer than all the rest.
 
-    Raises
-    ------
-    DataError
-        The wine that `config.data` names cannot be read.
+    The framework has the same route, so that /docs describes it.
     """
+
+    def __init__(self, app: ASGIApp, path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+        self.app, self.path, self.endpoint = app, path, endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to the endpoint, and pass on any other."""
+        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", self.path):
+            return await self.app(scope, receive, send)
+        scope["route"] = self  # its path is what the metrics count by
+        request = Request(scope, receive)
+        try:
+            response = await self.endpoint(request)
+        except RequestError as error:
+            response = await on_request_error(request, error)
+        return await response(scope, receive, send)
+
+
+def app(config: Settings) -> FastAPI:
+    """Return the service as an ASGI app."""
     service = Service(config)
     api = FastAPIOffline(
         title="Wine quality",
@@ -176,12 +211,13 @@ def app(config: Settings) -> FastAPI:
         swagger_ui_parameters={"validatorUrl": None},
     )
     add_routes(api, service)
-    api.add_exception_handler(Refusal, refused)
-    api.add_exception_handler(HTTPException, misplaced)
-    api.add_exception_handler(Exception, failed)
+    api.add_exception_handler(RequestError, on_request_error)
+    api.add_exception_handler(HTTPException, on_http_error)
+    api.add_exception_handler(Exception, on_error)
+    api.add_middleware(DirectEndpoint, path="/predict", endpoint=service.predict)
     api.add_middleware(BodyLimit)
     api.add_middleware(SameOrigin)
-    api.add_middleware(Measured, telemetry=service.telemetry)
+    api.add_middleware(MetricsMiddleware, telemetry=service.telemetry)
     api.add_middleware(HeadAsGet)
     return api
 
@@ -189,14 +225,15 @@ def app(config: Settings) -> FastAPI:
 def add_routes(api: FastAPI, service: Service) -> None:
     """Name the paths, straight on the app: a router that is included costs each request 10 µs."""
     wine, operation = {"tags": ["wine"]}, {"tags": ["operation"]}
-    post = {**wine, "methods": ["POST"], "responses": TOLD}
-    api.add_api_route("/predict", service.predict, response_model=Answer | Answers, openapi_extra=SOME_WINES, **post)
-    api.add_api_route("/preview", service.preview, response_model=Preview, openapi_extra=ONE_WINE, **post)
+    post = {**wine, "methods": ["POST"], "responses": ERROR_RESPONSES}
+    either = PredictionResponse | PredictionsResponse
+    api.add_api_route("/predict", service.predict, response_model=either, openapi_extra=SOME_WINES, **post)
+    api.add_api_route("/preview", service.preview, response_model=PreviewResponse, openapi_extra=ONE_WINE, **post)
     api.add_api_route("/nearest", service.nearest, response_model=Neighbours, openapi_extra=ONE_WINE, **post)
     api.add_api_route("/wines/ranges", service.ranges, **wine)
-    api.add_api_route("/model", service.model, responses={503: TOLD[503]}, **operation)
-    api.add_api_route("/health/live", service.live, **operation)
-    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Ready}}, **operation)
+    api.add_api_route("/model", service.model, responses={503: ERROR_RESPONSES[503]}, **operation)
+    api.add_api_route("/health", service.health, **operation)
+    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Readiness}}, **operation)
     api.add_api_route("/metrics", service.metrics, response_class=PlainTextResponse, **operation)
     for name in ("index.html", "page.css", "page.js", "icon.svg"):
         api.add_api_route(f"/{name}", file(name), include_in_schema=False)
@@ -206,11 +243,12 @@ def add_routes(api: FastAPI, service: Service) -> None:
 async def json_body(request: Request) -> bytes:
     """Return the body of a request that says it is JSON: no page of another site can send such a one unasked."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(415, "the body is not said to be JSON. Send it with the header Content-Type: application/json")
+        line = "the body is not said to be JSON. Send it with the header Content-Type: application/json"
+        raise RequestError(415, line)
     return await request.body()
 
 
-def column(name: str) -> Kind | Measure:
+def column(name: str) -> CategoryColumn | NumberColumn:
     """Return what a column of the model may hold."""
     if name == "type":
         return {"name": name, "values": TYPES}
@@ -220,24 +258,24 @@ def column(name: str) -> Kind | Measure:
 def file(name: str) -> Callable[[], Awaitable[FileResponse]]:
     """Return a route that gives one file of the page, which may ask this service alone for more."""
 
-    async def given() -> FileResponse:
+    async def respond() -> FileResponse:
         return FileResponse(PAGE / name, headers={"Content-Security-Policy": "default-src 'self'"})
 
-    return given
+    return respond
 
 
-async def refused(_: Request, refusal: Refusal) -> Response:
+async def on_request_error(_: Request, error: RequestError) -> Response:
     """Answer what is wrong with a request."""
-    return Response(refusal.body(), refusal.status, media_type="application/json")
+    return Response(error.body(), error.status, media_type="application/json")
 
 
-async def misplaced(request: Request, error: HTTPException) -> Response:
+async def on_http_error(request: Request, error: HTTPException) -> Response:
     """Answer a request to a path or by a method that there is not."""
     line = {404: "nothing is here. The paths are in /docs", 405: f"{request.method} is not for this path. See /docs"}
-    refusal = Refusal(error.status_code, line.get(error.status_code, error.detail))
-    return Response(refusal.body(), error.status_code, error.headers, media_type="application/json")
+    response = RequestError(error.status_code, line.get(error.status_code, error.detail))
+    return Response(response.body(), error.status_code, error.headers, media_type="application/json")
 
 
-async def failed(request: Request, _: Exception) -> Response:
+async def on_error(request: Request, _: Exception) -> Response:
     """Answer what should never happen; the cause is on the server's screen and not for the asker."""
-    return await refused(request, Refusal(500, "the service failed. Its log has the cause"))
+    return await on_request_error(request, RequestError(500, "the service failed. Its log has the cause"))

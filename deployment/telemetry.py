@@ -1,5 +1,6 @@
-"""What the service tells Prometheus: requests, how long they took, wines scored, and the version that scores them."""
+"""The metrics for Prometheus: requests, how long they took, wines scored, and the version that scores them."""
 
+from functools import cache
 from time import perf_counter
 
 import prometheus_client
@@ -9,13 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wine_quality.scoring import Scorer
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-GONE = 499  # what nginx notes where the client left before it was answered
+CLIENT_CLOSED = 499  # what nginx notes where the client left before it was answered
 
 
 class Telemetry:
     """The metrics of one app, in a registry of their own."""
 
     def __init__(self) -> None:
+        self.series = cache(lambda metric, *labels: metric.labels(*labels))  # a look-up takes longer than to count
         prometheus_client.disable_created_metrics()  # one more series for each counter, which nobody reads
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -30,18 +32,25 @@ class Telemetry:
             registry=self.registry,
         )
         self.rows = Counter("wine_rows_scored", "Wines scored.", ["engine"], registry=self.registry)
-        self.predictions = Counter("wine_predictions", "Predictions by fate.", ["stored"], registry=self.registry)
+        self.predictions = Counter(
+            "wine_predictions", "Predictions by whether they are stored.", ["stored"], registry=self.registry
+        )
         self.model = Gauge(
             "wine_model_info", "The version that is serving.", ["version", "run_id", "engine"], registry=self.registry
         )
 
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Count a request and its time."""
+        self.series(self.requests, method, path, status).inc()
+        self.series(self.seconds, path).observe(seconds)
+
     def scored(self, engine: str, count: int) -> None:
         """Count rows that were scored."""
-        self.rows.labels(engine).inc(count)
+        self.series(self.rows, engine).inc(count)
 
-    def kept(self, count: int, stored: bool) -> None:
+    def stored(self, count: int, stored: bool) -> None:
         """Count predictions that were to be stored, by whether they are."""
-        self.predictions.labels("true" if stored else "false").inc(count)
+        self.series(self.predictions, "true" if stored else "false").inc(count)
 
     def page(self, scorer: Scorer | None) -> bytes:
         """Return all metrics as Prometheus reads them."""
@@ -51,7 +60,7 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
-class Measured:
+class MetricsMiddleware:
     """Count each request and its time, by the route that answered and not by the path that was asked for."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
@@ -62,20 +71,27 @@ class Measured:
         """Pass a request on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status, started = GONE, perf_counter()
+        status, counted, started = CLIENT_CLOSED, False, perf_counter()
 
-        async def noting(message: Message) -> None:
+        def count() -> None:
+            nonlocal counted
+            if not counted:
+                path = getattr(scope.get("route"), "path", "other")
+                self.telemetry.answered(scope["method"], path, status, perf_counter() - started)
+            counted = True
+
+        async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body"):
+                count()  # before the client has the response, because it may ask for the metrics next
             await send(message)
 
         try:
-            await self.app(scope, receive, noting)
+            await self.app(scope, receive, send_counted)
         except Exception:
             status = 500
             raise
         finally:
-            path = getattr(scope.get("route"), "path", "other")
-            self.telemetry.requests.labels(scope["method"], path, status).inc()
-            self.telemetry.seconds.labels(path).observe(perf_counter() - started)
+            count()

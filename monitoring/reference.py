@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from orchestration.report import WINES
 from wine_quality import registry, tracking
 from wine_quality.config import Settings
 from wine_quality.drift import SCORE
@@ -17,7 +16,7 @@ from wine_quality.reading import read_wines
 from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
 from wine_quality.splits import wine_keys
-from wine_quality.tracking import TRAINED_ON, Store
+from wine_quality.tracking import TRAINED_ON, WINES, Store
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from mlflow.exceptions import MlflowException
 
 from orchestration.artifacts import connect_quietly
 from orchestration.bucket import bucket_line, wine_bucket
-from orchestration.report import REPORT, WINES
+from orchestration.report import REPORT
 from orchestration.startup import prepare_home
 from wine_quality import retention, storage, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError, SettingsError
 from wine_quality.files import one_at_a_time
-from wine_quality.tracking import MODEL_FILE, Store
+from wine_quality.tracking import MODEL_FILE, WINES, Store
 
 
 def rebuild(config: Settings, run_id: str) -> None:

@@ -11,7 +11,7 @@ from wine_quality.registry import Verdict
 from wine_quality.tracking import Tracked
 from wine_quality.tuning import Candidate
 
-WINES, REPORT = "wines.csv", "report.md"  # artifacts of a run, in MLflow and in the bucket
+REPORT = "report.md"  # an artifact of a run, in MLflow and in the bucket
 HEADINGS = {
     "rmse": "RMSE",
     "mae": "MAE",

@@ -48,7 +48,6 @@ from orchestration.policies import (
 )
 from orchestration.report import (
     REPORT,
-    WINES,
     Prepared,
     Published,
     Trained,
@@ -73,7 +72,7 @@ from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, pr
 from wine_quality.reading import read_wines
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
-from wine_quality.tracking import MODEL_FILE, Tracked
+from wine_quality.tracking import MODEL_FILE, WINES, Tracked
 from wine_quality.tuning import Candidate, Trial
 
 log = logging.getLogger("wine_quality.train")

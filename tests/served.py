@@ -1,5 +1,6 @@
 """The service of a test: a home, a server on a free port, and questions to it."""
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ from versions import crown, registered, version
 
 from deployment import service as module
 from deployment.openapi import EXAMPLE
-from deployment.serve import Server, bound, server_settings
+from deployment.serve import http_server, new_event_loop, run
 from wine_quality.config import Settings, settings
-from wine_quality.ports import free_port
+from wine_quality.ports import free_port, listens
 
 WINE = dict(EXAMPLE)
 
@@ -59,17 +60,17 @@ def alias_moved(config: Settings, url: str) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def service(config: Settings) -> Iterator[str]:
     """Serve in a thread, and yield the address."""
-    with bound(config.serve_port) as door:
-        server = Server(server_settings(config))
-        thread = Thread(target=server.run, args=([door],))
-        thread.start()
-        try:
-            wait_until(lambda: server.started or not thread.is_alive(), "the service")
-            yield f"http://127.0.0.1:{config.serve_port}"
-        finally:
-            server.should_exit = True
-            thread.join(timeout=30)
-        assert not thread.is_alive()
+    server, stop, loop = http_server(config), asyncio.Event(), new_event_loop()
+    thread = Thread(target=loop.run_until_complete, args=[run(server, stop)])
+    thread.start()
+    try:
+        wait_until(lambda: listens(config.serve_port) or not thread.is_alive(), "the service")
+        yield f"http://127.0.0.1:{config.serve_port}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(timeout=30)
+    assert not thread.is_alive()
+    loop.close()
 
 
 def told(url: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import requests
 from served import WINE, own_home, service, told
 from versions import crown, registered
 
-from deployment import guards, serve
+from deployment import limits, serve
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port
 
@@ -35,7 +35,7 @@ def config(tmp_path_factory, few_wines):
 def url(config):
     """A service with little patience; whatever the tests did, it never failed and it scores at the end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guards, "SECONDS", PATIENCE)
+        patch.setattr(limits, "MAX_SECONDS", PATIENCE)
         with service(config) as url:
             yield url
             assert 'status="500"' not in requests.get(f"{url}/metrics", timeout=30).text
@@ -83,7 +83,7 @@ def head(length, path="/predict"):
     return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode()
 
 
-BIG = b"[" + b" " * guards.MOST_BYTES
+BIG = b"[" + b" " * limits.MAX_BODY_BYTES
 
 
 @pytest.mark.parametrize("path", ["/predict", "/nearest", "/no/such/path"])
@@ -234,16 +234,14 @@ def test_slow_clients_are_sent_away_and_do_not_hold_up_a_fast_one(url):
     assert time.monotonic() - started < 3 * PATIENCE
 
 
-def test_idle_connections_give_way_to_a_new_one(config, monkeypatch):
-    monkeypatch.setattr(serve, "MOST_CONNECTIONS", 20)
+@pytest.mark.parametrize("sent", [b"", b"GET /", head("Content-Length: 9")], ids=["nothing", "head", "body"])
+def test_a_client_beyond_the_most_connections_is_answered_once_slow_ones_are_sent_away(config, monkeypatch, sent):
+    monkeypatch.setattr(limits, "MAX_SECONDS", PATIENCE)
+    monkeypatch.setattr(serve, "MAX_CONNECTIONS", 20)
     with service(config.model_copy(update={"serve_port": free_port()})) as url, ExitStack() as stack:
-        idle = [stack.enter_context(line(url, b"GET /")) for _ in range(100)]
-        for _ in range(5):
-            assert post(url, json.dumps(WINE)).status_code == 200
-        assert answered(idle[0]) == b""
-        busy = [stack.enter_context(line(url, head("Content-Length: 9"))) for _ in range(20)]
-        assert requests.get(f"{url}/health/live", timeout=30).status_code == 503
-    assert len(busy) == 20
+        slow = [stack.enter_context(line(url, sent)) for _ in range(40)]
+        assert post(url, json.dumps(WINE)).status_code == 200
+        assert answered(slow[0])[:12] == (b"HTTP/1.1 408" if b"\r\n\r\n" in sent else b"")
 
 
 def test_a_client_that_goes_away_amid_its_body_leaves_nothing_behind(url):
@@ -254,7 +252,7 @@ def test_a_client_that_goes_away_amid_its_body_leaves_nothing_behind(url):
 
 
 def test_large_bodies_together_are_bounded(url, monkeypatch):
-    monkeypatch.setattr(guards, "MOST_WAITING", 2 * guards.MOST_BYTES)
+    monkeypatch.setattr(limits, "MAX_BUFFERED_BYTES", 2 * limits.MAX_BODY_BYTES)
     part = head(f"Content-Length: {len(BIG) - 1}") + BIG[:-2]
     with ExitStack() as stack:
         clients = [stack.enter_context(line(url, part)) for _ in range(4)]

@@ -46,8 +46,8 @@ def wine():
 
 def serves(champion: Champion, number: str, trouble: str = "") -> bool:
     assert champion.scorer.version == number
-    assert "\n" not in champion.trouble
-    return trouble in champion.trouble if trouble else champion.trouble == ""
+    assert "\n" not in champion.problem
+    return trouble in champion.problem if trouble else champion.problem == ""
 
 
 @contextmanager
@@ -73,11 +73,11 @@ def watched(champion: Champion) -> Iterator[None]:
 
 def test_without_a_store_there_is_nothing_to_serve_and_none_is_made(tmp_path):
     champion = Champion(settings())
-    assert (champion.scorer, champion.trouble) == (None, "the champion is being loaded")
+    assert (champion.scorer, champion.problem) == (None, "the champion is being loaded")
     champion.refresh()
     assert champion.scorer is None
-    assert "no MLflow store" in champion.trouble
-    assert champion.trouble.endswith("make run.")
+    assert "no MLflow store" in champion.problem
+    assert champion.problem.endswith("make run.")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -85,7 +85,7 @@ def test_without_a_champion_there_is_nothing_to_serve(config):
     champion = Champion(config)
     champion.refresh()
     assert (champion.scorer, champion.since) == (None, None)
-    assert champion.trouble == "no version has the alias champion. Train one: make run."
+    assert champion.problem == "no version has the alias champion. Train one: make run."
 
 
 def test_a_champion_is_loaded_and_ready(served, config, first, wine):
@@ -187,7 +187,7 @@ def test_a_version_that_failed_is_tried_again_after_a_while_or_when_the_alias_co
     served.refresh()
     assert serves(served, "1", "version 2 cannot be used")
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + deployment.champion.REST)
+    monkeypatch.setattr(time, "monotonic", lambda: now + deployment.champion.RETRY_SECONDS)
     served.refresh()
     assert serves(served, "2")
     served.refresh()

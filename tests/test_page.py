@@ -201,7 +201,9 @@ def test_without_the_service_the_last_answer_stays_and_the_page_comes_back_by_it
 
 
 def test_made_up_wine_is_called_so(chromium, config):
-    with service(config.model_copy(update={"data": "sample", "serve_port": free_port()})) as url:
+    own = config.model_copy(update={"registered_model": "made-up", "serve_port": free_port()})
+    crown(registered(own, "linear", source="sample"))
+    with service(own) as url:
         page = opened(chromium, url)
         assert text(page, "caption") == "The nearest wines of the sample, which is made up and not real wine"
 

@@ -71,7 +71,7 @@ def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber
         for answer in (post(without, WINE), requests.get(f"{without}/model", timeout=30)):
             assert answer.status_code == 503
             assert answer.json()["error"].startswith("no model is loaded: no version has the alias champion.")
-        assert told(f"{without}/health/live") == {"status": "live"}
+        assert told(f"{without}/health") == {"status": "live"}
         move("2")
         wait_for(without, "2")
 

@@ -124,10 +124,10 @@ def test_the_servers_of_make_up_start_beside_a_service_in_an_empty_home(attempt,
         while not listens(config.mlflow_port):
             assert server.poll() is None, log.read_text()
             champion.refresh()
-            seen.add(champion.trouble)
+            seen.add(champion.problem)
         assert all(line.endswith("make run.") for line in seen), seen
         champion.refresh()
-        assert champion.trouble.startswith("no version has the alias champion")
+        assert champion.problem.startswith("no version has the alias champion")
         with mock.patch.dict(os.environ, {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{config.mlflow_port}"}):
             at_once(train_and_register)
         store = tracking.open_store(config)

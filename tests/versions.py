@@ -16,7 +16,7 @@ from wine_quality.config import Settings
 from wine_quality.models import build, fit
 from wine_quality.schema import FEATURES
 from wine_quality.splits import distinct_wines, train_gate_split
-from wine_quality.tracking import Store, Tracked
+from wine_quality.tracking import WINES, Store, Tracked
 
 
 def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -24,12 +24,15 @@ def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
     return train_gate_split(distinct_wines(data.sample("a test").table).iloc[::21].reset_index(drop=True))
 
 
-def registered(config: Settings, name: str, features: str = "measured", **params: object) -> ModelVersion:
-    """Fit a model by its name, register it, make its graph, and return the version."""
+def registered(
+    config: Settings, name: str, features: str = "measured", source: str = "uci", **params: object
+) -> ModelVersion:
+    """Fit a model by its name, register it with its rows, make its graph, and return the version."""
     train, gate_set = few_sides()
     pipeline = fit(build(name, 1, features, **params), train)
     with opened(config) as store:
-        run = tracking.log_run(store, name, pipeline, (train, gate_set), "uci", {})
+        run = tracking.log_run(store, name, pipeline, (train, gate_set), source, {})
+        store.client.log_text(run.run_id, pd.concat([train, gate_set]).to_csv(index=False), WINES)
         number = registry.register(store, run, {})
         scoring.log_graph(store, number, gate_set)
     return version(config, number)

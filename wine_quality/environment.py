@@ -25,6 +25,8 @@ DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each trial of a search
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow waits for minutes for a server that went away otherwise
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # else MLflow holds on to the file of a store that was removed, and never sees the one that takes its place
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
     "UVICORN_HTTP": "wine_quality.same_origin:SameOriginProtocol",  # of a server that Prefect starts by itself
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

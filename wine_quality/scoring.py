@@ -176,7 +176,7 @@ def graph_predict(path: Path) -> Predict:
     """
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
     first = [session.get_outputs()[0].name]  # of a classifier, the class
 
     def scores(columns: Columns) -> np.ndarray:

@@ -1,18 +1,23 @@
-"""The wines that were loaded, to set a wine beside: within which limits real ones lie, and which are the nearest."""
+"""The rows that were logged with a version, to compare a wine with: usual ranges, and the nearest rows."""
 
+import tempfile
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
 from pydantic import Field
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import TypedDict
 
-from deployment.wines import Wine as Asked
-from deployment.wines import columns
-from wine_quality.data import Wine
+from deployment.schemas import Wine, columns
+from wine_quality import tracking
+from wine_quality.config import Settings
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
+from wine_quality.scoring import fetched
 from wine_quality.splits import distinct_wines
+from wine_quality.tracking import SOURCE, WINES
 
 NEAREST = 5
 USUAL = [0.01, 0.5, 0.99]
@@ -30,7 +35,7 @@ class Range(TypedDict):
 
 
 class Ranges(TypedDict):
-    """How the loaded wines are spread."""
+    """How the features are distributed in the dataset."""
 
     wines: Annotated[int, Field(description="How many there are, each once.")]
     made_up: Annotated[bool, Field(description="Whether these are the sample, which is no real wine.")]
@@ -62,12 +67,19 @@ class Neighbours(TypedDict):
     nearest: list[Neighbour]
 
 
-class Cellar:
-    """Distinct, fully measured wines, and their places in the space of standardised type and measurements."""
+class RowIndex:
+    """Distinct, fully measured rows, indexed by their standardised type and measurements.
 
-    def __init__(self, wine: Wine) -> None:
-        self.wines = distinct_wines(wine.table).dropna().reset_index(drop=True)
-        self.made_up = wine.source == "sample"
+    Parameters
+    ----------
+    table : DataFrame of shape (n rows, 13)
+    made_up : bool
+        Whether the rows are the sample.
+    """
+
+    def __init__(self, table: pd.DataFrame, made_up: bool) -> None:
+        self.wines = distinct_wines(table).dropna().reset_index(drop=True)
+        self.made_up = made_up
         points = as_points({name: self.wines[name].to_numpy() for name in FEATURES})
         self.scaler = StandardScaler().fit(points)
         self.places = self.scaler.transform(points)
@@ -76,35 +88,47 @@ class Cellar:
     def ranges(self) -> Ranges:
         """Return within which limits 98 of 100 wines lie."""
         shares = self.wines[list(MEASUREMENTS)].quantile(USUAL)
-        told = [usual_range(name, *map(float, shares[name])) for name in MEASUREMENTS]
-        return {"wines": len(self.wines), "made_up": self.made_up, "ranges": told}
+        ranges = [usual_range(name, *map(float, shares[name])) for name in MEASUREMENTS]
+        return {"wines": len(self.wines), "made_up": self.made_up, "ranges": ranges}
 
-    def nearest(self, asked: Asked) -> Neighbours:
-        """Return the nearest wines; what the wine asked about leaves blank counts as the mean."""
-        place = np.nan_to_num(self.scaler.transform(as_points(columns([asked]))))
+    def nearest(self, wine: Wine) -> Neighbours:
+        """Return the rows nearest to a wine; a blank of the wine counts as the mean."""
+        place = np.nan_to_num(self.scaler.transform(as_points(columns([wine]))))
         distances, rows = self.index.kneighbors(place)
-        found = zip(rows[0], distances[0], strict=True)
-        return {
-            "made_up": self.made_up,
-            "nearest": [self.neighbour(row, float(distance), asked, place) for row, distance in found],
-        }
+        pairs = zip(rows[0], distances[0], strict=True)
+        nearest = [self.neighbour(row, float(distance), wine, place) for row, distance in pairs]
+        return {"made_up": self.made_up, "nearest": nearest}
 
-    def neighbour(self, row: int, distance: float, asked: Asked, place: np.ndarray) -> Neighbour:
+    def neighbour(self, row: int, distance: float, wine: Wine, place: np.ndarray) -> Neighbour:
         """Return one of the nearest, and in what it differs most."""
-        wine = self.wines.loc[row]
+        neighbour = self.wines.loc[row]
         name = list(MEASUREMENTS)[np.abs(self.places[row] - place[0])[1:].argmax()]
         difference = {
             "name": name,
             "unit": MEASUREMENTS[name].unit,
-            "value": float(wine[name]),
-            "asked": asked[name],
+            "value": float(neighbour[name]),
+            "asked": wine[name],
         }
         return {
-            "type": wine["type"],
-            "quality": int(wine[TARGET]),
+            "type": neighbour["type"],
+            "quality": int(neighbour[TARGET]),
             "distance": distance,
             "differs_most": difference,
         }
+
+
+def load_rows(config: Settings, version: ModelVersion) -> RowIndex:
+    """Load the rows that were logged with the run behind a version.
+
+    Raises
+    ------
+    RegistryError
+        There are none.
+    """
+    with tracking.store(config) as store, tempfile.TemporaryDirectory() as folder:
+        run = store.client.get_run(version.run_id)
+        table = pd.read_csv(fetched(store, version, run.info.artifact_uri, WINES, folder))
+    return RowIndex(table, run.data.tags.get(SOURCE) == "sample")
 
 
 def as_points(wines: dict[str, np.ndarray]) -> np.ndarray:
