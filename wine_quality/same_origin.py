@@ -20,7 +20,7 @@ App = Callable[[dict, Callable, Callable], Awaitable[None]]
 
 LOOPBACK = rb"(?:127\.0\.0\.1|localhost|\[::1\])(?P<port>:\d+)?"
 HOST, ORIGIN = re.compile(LOOPBACK, re.IGNORECASE), re.compile(rb"https?://" + LOOPBACK, re.IGNORECASE)
-LOCAL = b"http://127.0.0.1:* http://localhost:* ws://127.0.0.1:* ws://localhost:*"  # under either name
+LOCAL = b"http://127.0.0.1:* http://localhost:* ws://127.0.0.1:* ws://localhost:*"  # by either name
 POLICY_HEADER = b"content-security-policy"
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob: " + LOCAL
 FRAMES = {b"iframe", b"frame", b"embed", b"object"}
@@ -29,7 +29,7 @@ BODY = json.dumps({"error": LINE, "problems": [LINE]}).encode()
 
 
 class SameOrigin:
-    """ASGI middleware that answers 403 to what a page of another origin sends, and lets no page of ours ask other hosts.
+    """ASGI middleware that answers 403 to pages of another origin, and keeps our pages from asking other hosts.
 
     Clients other than browsers send no `Origin` and pass. `localhost` and `127.0.0.1` on one port count as one origin.
     """
