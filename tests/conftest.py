@@ -68,6 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def clean_environment(tmp_path: Path) -> Iterator[None]:
     """Give the test `WINE_HOME` in its own folder; whatever it or a `.env` adds to the environment goes with it."""
     with mock.patch.dict(os.environ, CLEAN | {"WINE_HOME": str(tmp_path)}):
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # a fixture of the module may have set it, through MLflow
         yield
 
 

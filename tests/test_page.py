@@ -68,9 +68,14 @@ def focused(page):
 
 
 def asked_hosts(page):
-    """Return the beginnings of all addresses that the pages asked for since the browser was last looked into."""
+    """Return the beginnings of all addresses that the pages asked since the browser was last looked into.
+
+    What the policy of a page forbids is not sent, although the browser notes the request first.
+    """
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    forbidden = {event["params"]["requestId"] for event in events if event["params"].get("blockedReason") == "csp"}
+    requested = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    urls = [one["request"]["url"] for one in requested if one["requestId"] not in forbidden]
     return {"/".join(address.split("/")[:3]) for address in urls if not address.startswith(("data:", "about:"))}
 
 

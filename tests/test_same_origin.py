@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from wine_quality.same_origin import SameOrigin, is_foreign
+from wine_quality.same_origin import POLICY, SameOrigin, is_foreign
 
 OWN = ["127.0.0.1:4200", "localhost:4200", "LOCALHOST:4200", "[::1]:4200", "localhost"]
 FOREIGN = [
@@ -72,3 +72,18 @@ def test_what_is_refused_does_not_reach_the_app(kind, answer):
     asyncio.run(SameOrigin(app)({"type": kind, "headers": headers("localhost")}, None, send))
     asyncio.run(SameOrigin(app)({"type": "lifespan"}, None, send))
     assert reached == [kind, "lifespan"]
+
+
+@pytest.mark.parametrize("given", [[], [(b"Content-Security-Policy", b"default-src 'none'")]])
+def test_a_page_may_ask_this_machine_alone_unless_it_has_a_policy_of_its_own(given):
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": given})
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(SameOrigin(app)({"type": "http", "headers": headers("localhost")}, None, send))
+    policies = [value for name, value in sent[0]["headers"] if name.lower() == b"content-security-policy"]
+    assert policies == ([value for _, value in given] or [POLICY])

@@ -3,6 +3,9 @@
 A browser lets any page send requests to `127.0.0.1`. Headers that a page cannot forge say whose page it is: `Origin`,
 which a browser sends with every write, every cross-origin read and every WebSocket handshake, and `Host`, which holds
 the attacker's name where DNS was made to point at this machine (DNS rebinding).
+
+The other way round, a `Content-Security-Policy` keeps our pages from asking other hosts: Prefect's list of block types
+names logos at GitHub, for example.
 """
 
 import json
@@ -17,13 +20,16 @@ App = Callable[[dict, Callable, Callable], Awaitable[None]]
 
 LOOPBACK = rb"(?:127\.0\.0\.1|localhost|\[::1\])(?P<port>:\d+)?"
 HOST, ORIGIN = re.compile(LOOPBACK, re.IGNORECASE), re.compile(rb"https?://" + LOOPBACK, re.IGNORECASE)
+LOCAL = b"http://127.0.0.1:* http://localhost:* ws://127.0.0.1:* ws://localhost:*"  # by either name
+POLICY_HEADER = b"content-security-policy"
+POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob: " + LOCAL
 FRAMES = {b"iframe", b"frame", b"embed", b"object"}
 LINE = "requests from a page of another origin are refused. Open this server by its address on 127.0.0.1 or localhost"
 BODY = json.dumps({"error": LINE, "problems": [LINE]}).encode()
 
 
 class SameOrigin:
-    """ASGI middleware that answers 403 to what a page of another origin sends, before the app sees it.
+    """ASGI middleware that answers 403 to pages of another origin, and keeps our pages from asking other hosts.
 
     Clients other than browsers send no `Origin` and pass. `localhost` and `127.0.0.1` on one port count as one origin.
     """
@@ -40,7 +46,20 @@ class SameOrigin:
         elif scope["type"] == "websocket" and is_foreign(scope["headers"]):
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, with_policy(send) if scope["type"] == "http" else send)
+
+
+def with_policy(send: Callable) -> Callable:
+    """Return `send` with the policy in the headers of a response that has none of its own."""
+
+    async def sent(message: dict) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if POLICY_HEADER not in [name.lower() for name, _ in headers]:
+                message = {**message, "headers": [*headers, (POLICY_HEADER, POLICY)]}
+        await send(message)
+
+    return sent
 
 
 def is_foreign(headers: Headers) -> bool:
