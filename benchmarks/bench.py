@@ -25,7 +25,7 @@ import psutil
 import tour
 from benchmarks.machine import memory_gb, write_results
 from notebooks.execute import CHAPTERS, all_notebooks
-from wine_quality import data, splits
+from wine_quality import sources, splits
 from wine_quality.config import ROOT, settings
 from wine_quality.metrics import scores
 from wine_quality.models import BASELINES, build, cross_predict
@@ -55,7 +55,7 @@ def printed(*command: str, **environment: str) -> str:
 
 def bench_scores() -> None:
     config = settings()
-    distinct = splits.distinct_wines(data.load_wine(config).table)
+    distinct = splits.distinct_rows(sources.load_dataset(config).table)
     parts, actual = splits.folds(distinct, config.seed), distinct[TARGET].to_numpy()
     rows = {
         name: {"folds": scores(actual, cross_predict(build(name, config.seed), distinct, parts))} for name in BASELINES

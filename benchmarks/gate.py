@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.machine import write_results
-from wine_quality import data, splits
+from wine_quality import sources, splits
 from wine_quality.comparison import REFITS, tail, too_little
 from wine_quality.config import settings
 from wine_quality.metrics import gain_interval
@@ -41,7 +41,7 @@ KINDS = {  # the share of the training rows that a model is fitted on, and its p
 
 def salted_split(rows: pd.DataFrame, salt: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the training set and the gate set of one salt, a row's side by its salted key."""
-    keys = splits.wine_keys(rows)
+    keys = splits.row_keys(rows)
     digests = keys.map(lambda key: hashlib.blake2b(f"{salt}|{key}".encode(), digest_size=8).hexdigest())
     held = digests.map(lambda digest: int(digest, 16) / 2**64 < splits.GATE_SHARE)
     return rows.loc[~held], rows.loc[held]
@@ -160,7 +160,7 @@ def between_seeds(measured_splits: list[Split]) -> dict[str, float]:
 
 
 def main() -> None:
-    rows = splits.distinct_wines(data.load_wine(settings()).collection)
+    rows = splits.distinct_rows(sources.load_dataset(settings()).collection)
     done = [measured(rows, split) for split in range(SPLITS)]
     minimum = settings().minimum_gain
     write_results(

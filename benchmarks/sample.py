@@ -1,7 +1,7 @@
 """Measure how far the committed sample is from the real wine: `python -m benchmarks.sample` with `WINE_DATA` set."""
 
 from benchmarks.machine import write_results
-from wine_quality import data, splits
+from wine_quality import sources, splits
 from wine_quality.config import settings
 from wine_quality.metrics import scores
 from wine_quality.models import build, cross_predict, fit, predict
@@ -10,9 +10,9 @@ from wine_quality.schema import MEASUREMENTS, TARGET
 
 def main() -> None:
     config = settings()
-    wine = data.load_wine(config)
+    wine = sources.load_dataset(config)
     assert wine.source != "sample", "set WINE_DATA to a folder of real wine"
-    real, made = (splits.distinct_wines(table) for table in (wine.table, data.sample("to measure").table))
+    real, made = (splits.distinct_rows(table) for table in (wine.table, sources.sample("to measure").table))
     pipeline = fit(build("extra_trees_tuned", config.seed), made)
     own = cross_predict(build("extra_trees_tuned", config.seed), made, splits.folds(made, config.seed))
     columns = list(MEASUREMENTS)
@@ -22,8 +22,8 @@ def main() -> None:
     write_results(
         "sample",
         {
-            "rows": len(data.sample("to measure").table),
-            "distinct_wines": made["type"].value_counts().to_dict(),
+            "rows": len(sources.sample("to measure").table),
+            "distinct_rows": made["type"].value_counts().to_dict(),
             "equal_to_a_real_wine": int(splits.leaked(real, made).sum()),
             "trained_on_sample_tested_on_real": scores(real[TARGET].to_numpy(), predict(pipeline, real)),
             "sample_in_5_folds": scores(made[TARGET].to_numpy(), own),

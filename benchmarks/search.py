@@ -29,9 +29,9 @@ from scipy.stats import sem, t
 from sklearn.model_selection import StratifiedKFold
 
 from benchmarks.machine import write_results
-from wine_quality import data, splits, tuning
+from wine_quality import sources, splits, tuning
 from wine_quality.config import settings
-from wine_quality.files import is_held, one_at_a_time
+from wine_quality.files import exclusive_lock, is_locked
 from wine_quality.metrics import r2_interval, rmse_gain
 from wine_quality.models import build, cross_predict, fit_predict
 from wine_quality.schema import TARGET
@@ -52,7 +52,7 @@ class CheapObjective(Objective):
 
     def __init__(self, train: pd.DataFrame, seed: int) -> None:
         super().__init__(train.sample(frac=0.5, random_state=seed), seed)
-        strata = splits.merged_rare(self.train[TARGET])
+        strata = splits.merge_rare_labels(self.train[TARGET])
         self.folds = list(StratifiedKFold(3, shuffle=True, random_state=seed).split(self.train, strata))
 
 
@@ -138,7 +138,7 @@ BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2, "fon
 
 def wines_and_folds() -> tuple[pd.DataFrame, list[tuple[np.ndarray, np.ndarray]]]:
     """Return the distinct wines and the folds of the reference figures."""
-    wines = splits.distinct_wines(data.load_wine(settings()).collection)
+    wines = splits.distinct_rows(sources.load_dataset(settings()).collection)
     return wines, splits.folds(wines, REFERENCE_SEED)
 
 
@@ -184,9 +184,9 @@ def conclusion(seed: int, name: str) -> dict[str, Any]:
 def advance(trials: int, seed: int, name: str, conclude: bool) -> bool:
     """Bring a search to a number of trials, or return False where another process works on the same seed."""
     lock = folder() / f"{seed}.lock"
-    if is_held(lock):
+    if is_locked(lock):
         return False
-    with one_at_a_time(lock):
+    with exclusive_lock(lock):
         done, _ = search(trials, seed, name)
         if conclude:
             conclusion(seed, name)

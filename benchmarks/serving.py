@@ -24,7 +24,7 @@ from fastapi import FastAPI, Request
 
 from benchmarks.bench import REPEATS, spread
 from benchmarks.machine import family, memory_gb, write_results
-from wine_quality import data, registry, scoring, splits, tracking
+from wine_quality import registry, scoring, sources, splits, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.models import build, fit, predict
 from wine_quality.ports import free_port
@@ -50,8 +50,8 @@ async def echoed(request: Request) -> dict:
 
 def make_champion(config: Settings) -> pd.DataFrame:
     """Register extra trees as the champion, and return the wines that it was not fitted on."""
-    wine = data.load_wine(config)
-    sides = train, gate_set = splits.train_gate_split(splits.distinct_wines(wine.collection))
+    wine = sources.load_dataset(config)
+    sides = train, gate_set = splits.train_gate_split(splits.distinct_rows(wine.collection))
     pipeline = fit(build("extra_trees_tuned", config.seed), train)
     with tracking.store(config) as store:
         run = tracking.log_run(store, "extra_trees_tuned", pipeline, sides, wine.source, {"model": "extra_trees_tuned"})

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from benchmarks.bench import REPEATS, spread
 from benchmarks.machine import write_results
 from orchestration.up import PROCFILE, environment
-from wine_quality import data, splits
+from wine_quality import sources, splits
 from wine_quality.config import Settings, settings
 from wine_quality.ports import free_port, listens
 from wine_quality.search import search
@@ -49,7 +49,7 @@ class TimedClient:
 def search_once() -> dict[str, float]:
     """Make a search in the current settings, and return its seconds and the share of them that was tracking."""
     config = settings()
-    train, _ = splits.train_gate_split(splits.distinct_wines(data.load_wine(config).table))
+    train, _ = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
     store = open_store(config)  # to make a database takes MLflow some seconds, once, and is no part of a search
     timed, began = TimedClient(store.client), time.perf_counter()
     search(timed, store.experiment_id, train, TRIALS, config.seed, config.local)

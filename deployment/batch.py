@@ -28,7 +28,7 @@ from wine_quality.batches import Entry, Outcome
 from wine_quality.command import exit_code
 from wine_quality.config import settings
 from wine_quality.errors import RegistryError, StorageError, StorageUnavailable
-from wine_quality.files import one_at_a_time
+from wine_quality.files import exclusive_lock
 from wine_quality.scoring import Scorer, load_scorer
 
 log = logging.getLogger("wine_quality.batch")
@@ -104,7 +104,7 @@ def score_wine_batches() -> list[Outcome]:
     """Score every file under `incoming/`, and return what became of each."""
     config = settings()
     log.info("bucket    %s", bucket_line(config))
-    with one_at_a_time(config.local / "batch.lock"), wine_bucket(config) as (bucket, _):
+    with exclusive_lock(config.local / "batch.lock"), wine_bucket(config) as (bucket, _):
         found = look(bucket)
         if not found:
             return []

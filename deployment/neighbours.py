@@ -16,7 +16,7 @@ from wine_quality import tracking
 from wine_quality.config import Settings
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
 from wine_quality.scoring import fetched
-from wine_quality.splits import distinct_wines
+from wine_quality.splits import distinct_rows
 from wine_quality.tracking import SOURCE, WINES
 
 NEAREST = 5
@@ -78,7 +78,7 @@ class RowIndex:
     """
 
     def __init__(self, table: pd.DataFrame, made_up: bool) -> None:
-        self.wines = distinct_wines(table).dropna().reset_index(drop=True)
+        self.wines = distinct_rows(table).dropna().reset_index(drop=True)
         self.made_up = made_up
         points = as_points({name: self.wines[name].to_numpy() for name in FEATURES})
         self.scaler = StandardScaler().fit(points)

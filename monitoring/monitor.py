@@ -34,7 +34,7 @@ from monitoring.report import render
 from orchestration.artifacts import log_to_screen
 from orchestration.policies import RETRY_TRANSIENT, UNCACHED
 from orchestration.startup import prepare_home
-from wine_quality import data, drift, labels, predictions, thresholds
+from wine_quality import drift, labels, predictions, sources, thresholds
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
@@ -105,7 +105,7 @@ def count_requests(port: int) -> RequestCounters | None:
 def write_training_data(name: str, table: pd.DataFrame) -> Path:
     """Write the rows to train on into a folder."""
     folder = settings().local / "labelled" / name.replace(" ", "-")
-    data.write_table(table, folder)
+    sources.write_table(table, folder)
     return folder
 
 

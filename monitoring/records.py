@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from wine_quality.config import Settings
 from wine_quality.errors import DataError
-from wine_quality.files import whole_file
+from wine_quality.files import atomic_write
 from wine_quality.thresholds import Alert, MonitoringResult
 
 
@@ -77,7 +77,7 @@ def record_path(config: Settings, name: str, suffix: str) -> Path:
 
 def save_record(config: Settings, record: Record) -> None:
     """Write a record, whole or not at all; it replaces one of the same name."""
-    with whole_file(record_path(config, record.result.name, ".json")) as part:
+    with atomic_write(record_path(config, record.result.name, ".json")) as part:
         part.write_text(json.dumps(asdict(record), indent=2, default=str))
 
 

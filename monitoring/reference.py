@@ -11,11 +11,11 @@ from wine_quality import registry, tracking
 from wine_quality.config import Settings
 from wine_quality.drift import SCORE
 from wine_quality.errors import RegistryError
-from wine_quality.files import whole_file
-from wine_quality.reading import read_wines
+from wine_quality.files import atomic_write
 from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
-from wine_quality.splits import wine_keys
+from wine_quality.splits import row_keys
+from wine_quality.tables import read_table
 from wine_quality.tracking import TRAINED_ON, WINES, Store
 
 
@@ -54,7 +54,7 @@ def load_reference(config: Settings) -> Reference:
         raise RegistryError(f"{config.registered_model} has no champion to monitor. Train one first: make run.")
     path = config.local / "reference" / f"{version.run_id}.csv"
     if not path.is_file():
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             reference_table(config, version, part.parent).to_csv(part, index=False)
     return Reference(str(version.version), pd.read_csv(path, float_precision="round_trip"))
 
@@ -64,8 +64,8 @@ def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd
     with tracking.store(config) as store:
         trained_on = store.read_text(version.run_id, TRAINED_ON).split()
         path = download_rows(store, version, folder)
-    table = read_wines(path, both_types=False).reset_index(drop=True)
-    gate_set = ~wine_keys(table).isin(trained_on)
+    table = read_table(path, both_types=False).reset_index(drop=True)
+    gate_set = ~row_keys(table).isin(trained_on)
     scores = load_scorer(config, version).score(columns_of(table.loc[gate_set]))
     return table.assign(**{SCORE: pd.Series(scores, index=table.index[gate_set])})
 

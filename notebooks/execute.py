@@ -21,7 +21,7 @@ from traitlets.config import Config
 from wine_quality.command import exit_code
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import NotebookError
-from wine_quality.files import whole_file
+from wine_quality.files import atomic_write
 
 CHAPTERS = ("notebooks", "experiment_tracking", "monitoring")
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it is over when the notebook is kept
@@ -95,7 +95,7 @@ def run() -> None:
         started = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         execute(notebook, path)
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             nbformat.write(notebook, part)
         print(f"{path.stem:<25} {len(notebook.cells)} cells, {time.perf_counter() - started:.0f} s", flush=True)
 

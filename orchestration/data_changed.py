@@ -11,12 +11,12 @@ from prefect.settings import PREFECT_API_URL
 
 from orchestration.artifacts import connect_quietly
 from orchestration.startup import prepare_home
-from wine_quality import data, registry, tracking
+from wine_quality import registry, sources, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError
 from wine_quality.registry import DISTINCT_ROWS
-from wine_quality.splits import distinct_wines
+from wine_quality.splits import distinct_rows
 
 EVENT, RESOURCE = "wine.data.changed", "wine.data"
 
@@ -34,8 +34,8 @@ def main() -> None:
         raise DeploymentError("Prefect does not run, so nobody would hear the event. Start it: make up.")
     connect_quietly()
     config = settings()
-    wine = data.load_wine(config)
-    checksum = data.table_checksum(distinct_wines(wine.table))  # rows that repeat others change no model
+    wine = sources.load_dataset(config)
+    checksum = sources.table_checksum(distinct_rows(wine.table))  # rows that repeat others change no model
     if trained_before(config, checksum):
         print(f"unchanged {len(wine.table):,} rows, on whose distinct ones a version was trained before: {wine.why}")
         return

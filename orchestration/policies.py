@@ -14,8 +14,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.tasks import exponential_backoff
 
 from wine_quality.config import ROOT
-from wine_quality.data import table_checksum
 from wine_quality.errors import DownloadError, PredictionsError, StorageUnavailable, TrackingError
+from wine_quality.sources import table_checksum
 from wine_quality.tracking import REQUIRED
 from wine_quality.tuning import Candidate
 

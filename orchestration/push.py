@@ -19,7 +19,7 @@ from wine_quality import retention, storage, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError, SettingsError
-from wine_quality.files import one_at_a_time
+from wine_quality.files import exclusive_lock
 from wine_quality.tracking import MODEL_FILE, WINES, Store
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     connect_quietly()
     config = settings()
     print(f"bucket    {bucket_line(config)}")
-    with one_at_a_time(config.local / "outbox.lock"):
+    with exclusive_lock(config.local / "outbox.lock"):
         rebuild(config, sys.argv[1])
         with wine_bucket(config) as (bucket, _):
             for run_id in storage.push_waiting(bucket, config.outbox):

@@ -6,8 +6,8 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from wine_quality.config import Settings
-from wine_quality.data import Wine
 from wine_quality.registry import Verdict
+from wine_quality.sources import Dataset
 from wine_quality.tracking import Tracked
 from wine_quality.tuning import Candidate
 
@@ -28,7 +28,7 @@ class Prepared:
 
     Attributes
     ----------
-    wine : Wine
+    wine : Dataset
         As it was loaded.
     notes : list of str
         What the checks found: duplicates, leakage, the balance of the split.
@@ -36,7 +36,7 @@ class Prepared:
         Distinct rows; none is in both.
     """
 
-    wine: Wine
+    wine: Dataset
     notes: list[str]
     train: pd.DataFrame
     gate_set: pd.DataFrame

@@ -5,7 +5,7 @@ import os
 from prefect.context import refresh_global_settings_context
 
 from wine_quality.config import Settings, settings
-from wine_quality.files import disk_errors_told, is_held
+from wine_quality.files import is_locked, translate_disk_errors
 from wine_quality.ports import listens
 
 UP_LOCK = "up.lock"  # held by `make up` as long as it runs
@@ -17,7 +17,7 @@ def prepare_home() -> None:
     A value that is set already stays. Prefect reads its settings when it is imported, so it reads them again here.
     """
     config = settings()
-    with disk_errors_told(config.local):
+    with translate_disk_errors(config.local):
         config.local.mkdir(parents=True, exist_ok=True)  # Prefect creates its own folder but not the one above it
     os.environ.setdefault("PREFECT_HOME", str(config.local / "prefect"))
     if is_up(config):
@@ -27,4 +27,4 @@ def prepare_home() -> None:
 
 def is_up(config: Settings) -> bool:
     """Say whether `make up` runs and its Prefect answers."""
-    return is_held(config.local / UP_LOCK) and listens(config.prefect_port)
+    return is_locked(config.local / UP_LOCK) and listens(config.prefect_port)

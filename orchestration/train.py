@@ -59,19 +59,18 @@ from orchestration.report import (
     unchanged_text,
 )
 from orchestration.startup import prepare_home
-from wine_quality import data as sources
-from wine_quality import registry, retention, scoring, splits, storage, tracking, tuning
+from wine_quality import registry, retention, scoring, sources, splits, storage, tracking, tuning
 from wine_quality import search as searching
 from wine_quality.command import exit_code
 from wine_quality.config import settings
-from wine_quality.data import Wine
 from wine_quality.errors import DataError, StorageError, WineError
-from wine_quality.files import one_at_a_time
+from wine_quality.files import exclusive_lock
 from wine_quality.metrics import scores
 from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict
-from wine_quality.reading import read_wines
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
+from wine_quality.sources import Dataset
+from wine_quality.tables import read_table
 from wine_quality.tracking import MODEL_FILE, WINES, Tracked
 from wine_quality.tuning import Candidate, Trial
 
@@ -81,32 +80,32 @@ Split = tuple[pd.DataFrame, pd.DataFrame]
 
 
 @task(name="load", task_run_name="load {source}", **RETRY_TRANSIENT)
-def load(source: str) -> Wine:
+def load(source: str) -> Dataset:
     """Get the dataset that a source names, as `WINE_DATA` does."""
-    wine = sources.load_wine(settings(data=source))
+    wine = sources.load_dataset(settings(data=source))
     log.info("load      %s rows: %s", f"{len(wine.table):,}", wine.why)
     return wine
 
 
 @task(name="load two files", task_run_name="load two files", **UNCACHED)
-def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[Wine, Split, list[str]]:
+def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[Dataset, Split, list[str]]:
     """Read a training and a validation file, and refuse them if a row is in both."""
     if not (train_file and validation_file):
         raise DataError("train_file and validation_file go together. Give both, or neither: the flow splits by itself.")
-    split = read_wines(train_file), read_wines(validation_file)
+    split = read_table(train_file), read_table(validation_file)
     splits.assert_no_leak(*split, f"{train_file} and {validation_file}")
-    wine = Wine(pd.concat(split), "files", f"trained on {train_file}, scored on {validation_file}")
-    return wine, tuple(splits.distinct_wines(part) for part in split), []
+    wine = Dataset(pd.concat(split), "files", f"trained on {train_file}, scored on {validation_file}")
+    return wine, tuple(splits.distinct_rows(part) for part in split), []
 
 
 @task(name="check", task_run_name="check", **UNCACHED)
-def check(wine: Wine) -> tuple[pd.DataFrame, list[str]]:
+def check(wine: Dataset) -> tuple[pd.DataFrame, list[str]]:
     """Remove duplicates, and note how many there are and how much the given split leaks."""
-    distinct = splits.distinct_wines(wine.table)
+    distinct = splits.distinct_rows(wine.table)
     repeats, blanks = len(wine.table) - len(distinct), sources.blank_cells(distinct)
     notes = [f"{len(wine.table):,} rows, of which {repeats:,} are duplicates: {len(distinct):,} distinct rows"]
     if wine.pair:
-        share = splits.leaked_share(*wine.pair)
+        share = splits.leaked_fraction(*wine.pair)
         notes.append(
             f"{share:.2%} of the given validation set is also in its training set, so all rows were split again"
         )
@@ -263,7 +262,7 @@ def tag_inputs(version: str, inputs: str) -> None:
 def push() -> tuple[list[str], str]:
     """Push every queued run to the bucket, and return their ids and where the bucket is."""
     config = settings()
-    with one_at_a_time(config.local / "outbox.lock"), wine_bucket(config) as (bucket, where):
+    with exclusive_lock(config.local / "outbox.lock"), wine_bucket(config) as (bucket, where):
         pushed = storage.push_waiting(bucket, config.outbox)
     log.info("push      %d run(s) to the bucket %s", len(pushed), bucket.bucket_name)
     return pushed, where
@@ -273,7 +272,7 @@ def push() -> tuple[list[str], str]:
 def delete_old_files() -> str:
     """Delete the files of all but the newest runs, as `WINE_KEEP_RUNS` says, and return a sentence about it."""
     config = settings()
-    with one_at_a_time(config.local / "registry.lock"), tracking.store(config) as store:
+    with exclusive_lock(config.local / "registry.lock"), tracking.store(config) as store:
         old = retention.beyond_newest(store, config.keep_runs)
         if old:
             with wine_bucket(config) as (bucket, _):
@@ -317,7 +316,7 @@ def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
 def publish_model(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
     """Track the run and register its model, unless an identical version exists and the cache is in use."""
     inputs, fresh = inputs_checksum(prepared.split, trained.choice, seed), get_current_settings().tasks.refresh_cache
-    with one_at_a_time(settings().local / "registry.lock"):
+    with exclusive_lock(settings().local / "registry.lock"):
         if not fresh and (identical := find_identical(inputs)):
             return unchanged(prepared, trained, *identical)
         published = publish_new(prepared, trained, seed, started)
@@ -338,7 +337,7 @@ def publish_new(prepared: Prepared, trained: Trained, seed: int, started: dateti
         "data_source": prepared.wine.source,
         "data": prepared.wine.why,
         "data_sha256": sources.table_checksum(prepared.wine.table),
-        registry.DISTINCT_ROWS: sources.table_checksum(splits.distinct_wines(prepared.wine.table)),
+        registry.DISTINCT_ROWS: sources.table_checksum(splits.distinct_rows(prepared.wine.table)),
         "code_sha256": CODE_SHA256,
         "git_commit": tracking.git_commit(),
     }

@@ -16,7 +16,7 @@ from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.environment import prefect_at
 from wine_quality.errors import SettingsError
-from wine_quality.files import one_at_a_time
+from wine_quality.files import exclusive_lock
 from wine_quality.local_s3 import local_keys, s3_environment
 from wine_quality.ports import listens
 
@@ -64,7 +64,7 @@ def start_all(config: Settings) -> int:
     servers = Manager()
     for name, command in parse_procfile(PROCFILE.read_text()).processes.items():
         servers.add_process(name, command, env={**shared, **own.get(name, {})})
-    with one_at_a_time(config.local / UP_LOCK):
+    with exclusive_lock(config.local / UP_LOCK):
         servers.loop()
     return 0 if servers.returncode == INTERRUPTED else servers.returncode
 

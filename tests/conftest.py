@@ -51,7 +51,7 @@ from botocore.client import BaseClient  # noqa: E402
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
-from wine_quality import data, splits, tracking  # noqa: E402
+from wine_quality import sources, splits, tracking  # noqa: E402
 from wine_quality.config import Settings, settings  # noqa: E402
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
 
@@ -142,7 +142,7 @@ def tidy_table(*rows: tuple) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def few_wines(tmp_path_factory: pytest.TempPathFactory, write_uci: Callable[[Path, pd.DataFrame], Path]) -> Path:
     """A folder of some 440 wines of the sample, 5 of them twice; it is not to be changed."""
-    few = splits.distinct_wines(data.sample("a test").table).iloc[::12]
+    few = splits.distinct_rows(sources.sample("a test").table).iloc[::12]
     return write_uci(tmp_path_factory.mktemp("few") / "wine", pd.concat([few, few.head(5)]))
 
 

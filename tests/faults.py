@@ -85,7 +85,7 @@ def keys_refused_at(name: str, places: dict[str, Any]) -> None:
     from botocore.exceptions import ClientError
 
     def refuse(_function: Callable, bucket: Any, *_: Any) -> None:
-        with places["storage"].storage_errors_told(bucket.bucket_name):
+        with places["storage"].translate_s3_errors(bucket.bucket_name):
             raise ClientError({"Error": {"Code": "AccessDenied"}}, "DeleteObject")
 
     replace(name, places, refuse)

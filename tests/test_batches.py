@@ -137,7 +137,7 @@ def test_a_batch_that_is_scored_again_after_a_failure_stores_each_row_once(moto_
 
 
 def test_a_rejected_file_stores_nothing_not_even_its_good_rows(moto_bucket, config, wines, monkeypatch):
-    monkeypatch.setattr("wine_quality.wine_files.CHUNK", 2)
+    monkeypatch.setattr("wine_quality.table_files.CHUNK", 2)
     put(moto_bucket, "wines.csv", wines.assign(pH=[*wines["pH"].iloc[:5], 99.0]))
     assert run(moto_bucket, config) == {"wines.csv": "rejected"}
     assert stored(config).empty

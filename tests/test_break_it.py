@@ -19,10 +19,10 @@ from prefect.settings import PREFECT_API_URL
 from servers import prefect_server, processes_at, wait_until
 
 from orchestration.train import train_wine_quality
-from wine_quality import data, registry, retention, splits, storage, tracking
+from wine_quality import registry, retention, sources, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.errors import StorageError
-from wine_quality.files import is_held
+from wine_quality.files import is_locked
 from wine_quality.local_s3 import local_s3
 from wine_quality.ports import free_port
 
@@ -100,7 +100,9 @@ STEPS = [
 def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_one_completes(
     tmp_path, write_uci, monkeypatch
 ):
-    rows = splits.distinct_wines(data.sample("a test").table).iloc[::4]  # so many that the gate promotes at its nth use
+    rows = splits.distinct_rows(sources.sample("a test").table).iloc[
+        ::4
+    ]  # so many that the gate promotes at its nth use
     monkeypatch.setenv("WINE_DATA", str(write_uci(tmp_path / "wine", rows)))
     for number, step in enumerate(STEPS):
         log = tmp_path / f"log-{number}"
@@ -108,7 +110,7 @@ def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_
         struck.join(120)
         assert struck.exitcode == -KILLED, f"{step}: {log.read_text()}"
         wait_until(lambda: processes_at(tmp_path) == [], "the end of what it had started")
-        assert not is_held(settings().local / "registry.lock")
+        assert not is_locked(settings().local / "registry.lock")
         assert_registry_whole()
     run_id = next_run()
     assert_whole()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from wine_quality import data
+from wine_quality import sources
 from wine_quality.check_data import summary
 from wine_quality.config import ROOT
 
@@ -27,7 +27,7 @@ def wine_folder(monkeypatch, tmp_path, wines, write_uci):
 def test_rows_duplicates_blanks_and_colours_are_counted(wines):
     table = wines.iloc[[0, 1, 2, 3, 4, 5, 0]].reset_index(drop=True)
     table.loc[[1, 2], "sulphates"] = None
-    lines = summary(data.Wine(table, "folder", "a test"))
+    lines = summary(sources.Dataset(table, "folder", "a test"))
     assert lines == [
         "source      a test",
         "rows        7",

@@ -4,18 +4,18 @@ import pytest
 from sklearn.ensemble import VotingRegressor
 from sklearn.pipeline import Pipeline
 
-from wine_quality import comparison, data, tracking
+from wine_quality import comparison, sources, tracking
 from wine_quality.comparison import between_seeds, confidence, rejection_reason, seed_variance, tail
 from wine_quality.metrics import gain_interval
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import TARGET
-from wine_quality.splits import distinct_wines, train_gate_split
+from wine_quality.splits import distinct_rows, train_gate_split
 
 
 @pytest.fixture(scope="module")
 def sets() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a training set and a gate set of some 240 distinct rows of the sample."""
-    return train_gate_split(distinct_wines(data.sample("a test").table).iloc[::21].reset_index(drop=True))
+    return train_gate_split(distinct_rows(sources.sample("a test").table).iloc[::21].reset_index(drop=True))
 
 
 def test_all_comparisons_on_a_gate_set_together_may_promote_falsely_in_one_case_of_twenty():

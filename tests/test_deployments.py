@@ -29,7 +29,7 @@ from prefect_aws import AwsCredentials, S3Bucket
 from servers import artifact_keys, ended, running, wait_until
 
 from orchestration import deploy
-from wine_quality import data, registry, splits, tracking
+from wine_quality import registry, sources, splits, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.ports import free_port
 
@@ -342,7 +342,7 @@ def test_a_schedule_starts_a_run(client):
 
 
 def test_an_event_starts_a_run_on_the_wine_that_it_names(client, tmp_path, write_uci):
-    rows = splits.distinct_wines(data.load_wine(settings()).table).iloc[1:]
+    rows = splits.distinct_rows(sources.load_dataset(settings()).table).iloc[1:]
     more = write_uci(tmp_path / "more", rows)
     with_repeats = write_uci(tmp_path / "with repeats", pd.concat([rows, rows.head(3)]))
     with mock.patch.dict(os.environ, WINE_DATA=str(more)):

@@ -212,7 +212,7 @@ def test_the_data_card_gives_the_figures_that_were_measured():
     found, rows = results("sample"), rows_of(CARD)
     figures = {
         "rows": f"{found['rows']:,}",
-        "distinct wines": f"{sum(found['distinct_wines'].values()):,}",
+        "distinct wines": f"{sum(found['distinct_rows'].values()):,}",
         "equal to a real wine": str(found["equal_to_a_real_wine"]),
         "R², trained on the sample, tested on all distinct real wines": (
             f"{found['trained_on_sample_tested_on_real']['r2']:.3f}"

@@ -67,9 +67,9 @@ def test_both_files_are_kept_and_nothing_else(uci):
 
 
 def test_a_second_run_reads_what_is_kept(uci):
-    assert not download.is_kept(settings())
+    assert not download.is_downloaded(settings())
     download.uci(settings())
-    assert download.is_kept(settings())
+    assert download.is_downloaded(settings())
     uci.status = 500
     download.uci(settings())
     assert uci.requests == 1
@@ -79,7 +79,7 @@ def test_a_second_run_reads_what_is_kept(uci):
 def test_a_kept_file_that_is_spoilt_or_gone_is_downloaded_again(uci, spoil):
     folder = download.uci(settings())
     spoil(folder / WHITE)
-    assert not download.is_kept(settings())
+    assert not download.is_downloaded(settings())
     assert (download.uci(settings()) / WHITE).read_bytes() == CONTENTS[WHITE]
     assert list(settings().raw_data.iterdir()) == [folder]
     assert uci.requests == 2

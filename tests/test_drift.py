@@ -5,16 +5,16 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
-from wine_quality import data, drift
+from wine_quality import drift, sources
 from wine_quality.errors import DataError
 from wine_quality.schema import FEATURES, MEASUREMENTS
-from wine_quality.splits import distinct_wines
+from wine_quality.splits import distinct_rows
 
 
 @pytest.fixture(scope="module")
 def reds() -> pd.DataFrame:
     """Some 1,300 red wines of the sample, in random order."""
-    wines = distinct_wines(data.sample("a test").table).dropna()
+    wines = distinct_rows(sources.sample("a test").table).dropna()
     return wines[wines["type"] == "red"].sample(frac=1, random_state=1)
 
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from wine_quality.errors import DataError
-from wine_quality.files import whole_file
+from wine_quality.files import atomic_write
 
 
 def write(path: Path, text: str, then: Exception | None = None) -> None:
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text)
         if then:
             raise then

@@ -7,16 +7,16 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.svm import SVR
 from xgboost import XGBRegressor
 
-from wine_quality import data
+from wine_quality import sources
 from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict
 from wine_quality.preprocessing import preprocessor
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
-from wine_quality.splits import distinct_wines, folds
+from wine_quality.splits import distinct_rows, folds
 
 
 @pytest.fixture(scope="module")
 def some_wines() -> pd.DataFrame:
-    return distinct_wines(data.sample("a test").table).iloc[::20].reset_index(drop=True)
+    return distinct_rows(sources.sample("a test").table).iloc[::20].reset_index(drop=True)
 
 
 def test_red_is_one_and_white_is_zero(wines):

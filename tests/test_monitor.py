@@ -21,13 +21,13 @@ from monitoring import alerts, monitor
 from monitoring.records import Record, load_records
 from monitoring.reference import load_reference
 from orchestration.train import train_wine_quality
-from wine_quality import data, labels, registry
+from wine_quality import labels, registry, sources
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError
 from wine_quality.ports import free_port
 from wine_quality.predictions import Database, Prediction
 from wine_quality.schema import FEATURES
-from wine_quality.splits import distinct_wines
+from wine_quality.splits import distinct_rows
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def config(home, few_wines, monkeypatch) -> Settings:
 @pytest.fixture(scope="module")
 def wines() -> pd.DataFrame:
     """Wines of the sample, in random order."""
-    return distinct_wines(data.sample("a test").table).dropna().sample(frac=1, random_state=1)
+    return distinct_rows(sources.sample("a test").table).dropna().sample(frac=1, random_state=1)
 
 
 def store_predictions(
@@ -123,7 +123,7 @@ def test_a_higher_error_with_new_labels_requests_a_retraining_on_all_rows(config
     labels.add(config.predictions_uri, dict.fromkeys(ids, 4))
     record, _ = run_flow("lost")
     assert record.trigger == "quality"
-    table = data.load_wine(settings(data=record.training_data)).table
+    table = sources.load_dataset(settings(data=record.training_data)).table
     assert len(table) == record.rows >= before
     merged = table.merge(some[FEATURES], on=FEATURES)
     assert len(merged) == len(some)

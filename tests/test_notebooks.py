@@ -147,7 +147,7 @@ def unproven(notebook: NotebookNode) -> list[str]:
         everywhere = any(title in prose for title in WHOLE_NOTEBOOK)
         shown = produced(notebook.cells if everywhere else section)
         told = {number.strip() for number in NUMBER.findall(plain(prose))}
-        wrong += sorted(number for number in told - said if not is_among(number, shown))
+        wrong += sorted(number for number in told - said if not contains_row(number, shown))
         said |= told
     return wrong
 
@@ -168,7 +168,7 @@ def value(number: str) -> float:
     return float(re.sub(r"[\s,%]|per cent", "", number).replace("−", "-"))
 
 
-def is_among(told: str, shown: list[float]) -> bool:
+def contains_row(told: str, shown: list[float]) -> bool:
     percent = told.endswith(("%", "cent"))
     decimals = len(re.sub(r"[^\d.]", "", told).partition(".")[2])
     near = 0.5 * 10**-decimals * (1 + 1e-9) if decimals or percent else 0

@@ -44,7 +44,7 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("on_validation.loc['KNeighborsRegressor', 'R²']", "round(nearest.score(X_validation, y_validation), 2)"),
     ],
     "03-find-the-leak": [
-        ("lambda train, scored: scored.merge(train.drop_duplicates()).shape[0] / len(scored)", "leaked_share"),
+        ("lambda train, scored: scored.merge(train.drop_duplicates()).shape[0] / len(scored)", "leaked_fraction"),
         ("len(never_seen)", "round(len(wines) * np.exp(len(train) * np.log1p(-1 / len(wines))))"),
         ("0.2", "round(scored_part[features].merge(wines.drop(scored_part.index)[features].drop_duplicates()).shape[0]"
                 " / len(scored_part), 2)"),
@@ -220,7 +220,7 @@ def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_
         ("import warnings\nwarnings.warn('mind the gap')", "a warning: .*mind the gap.*"),
         ("import os\nos._exit(1)", "the kernel died, perhaps for want of memory; see .*notebooks.log"),
         (
-            "from wine_quality.config import settings\nfrom wine_quality.data import load_wine\nload_wine(settings())",
+            "from wine_quality import config, sources\nsources.load_dataset(config.settings())",
             "DataError: WINE_DATA=nowhere: no file or folder that you may open.*",
         ),
     ],

@@ -24,7 +24,7 @@ from test_page import asked_hosts
 from wiretap import foreign, tapped
 
 from deployment.openapi import EXAMPLE
-from wine_quality import data
+from wine_quality import sources
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port, listens
 from wine_quality.schema import FEATURES
@@ -195,7 +195,7 @@ def put_wine(machine: Machine) -> None:
     """Put a file of wine into the bucket."""
     incoming = machine.folder / "wine" / ".local" / "s3" / "wine-quality" / "incoming"
     incoming.mkdir(parents=True)
-    data.sample("a test").table[FEATURES].head(300).to_csv(incoming / "monday.csv", index=False)
+    sources.sample("a test").table[FEATURES].head(300).to_csv(incoming / "monday.csv", index=False)
 
 
 def test_jupyterlab_and_mlflow_ui_ask_nobody(machine):

@@ -11,14 +11,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression
 
-from wine_quality import data, registry, tracking
+from wine_quality import registry, sources, tracking
 from wine_quality.config import settings
 from wine_quality.errors import RegistryError, TrackingError
 from wine_quality.metrics import rmse_gain
 from wine_quality.models import build, fit, predict
 from wine_quality.ports import free_port
 from wine_quality.schema import FEATURES, TARGET
-from wine_quality.splits import distinct_wines, train_gate_split
+from wine_quality.splits import distinct_rows, train_gate_split
 
 RULES = {"seed": 42, "minimum_gain": 0.004}  # of a comparison
 
@@ -26,7 +26,7 @@ RULES = {"seed": 42, "minimum_gain": 0.004}  # of a comparison
 @pytest.fixture(scope="module")
 def many_wines() -> pd.DataFrame:
     """Return some 600 distinct wines of the committed sample."""
-    return distinct_wines(data.sample("a test").table).iloc[::9].reset_index(drop=True)
+    return distinct_rows(sources.sample("a test").table).iloc[::9].reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from monitoring.simulation.scenario import SCENARIOS, SHORT, Scenario, draw_weeks, labels_due, taster_labels
-from wine_quality import data
+from wine_quality import sources
 from wine_quality.errors import DataError
 from wine_quality.schema import FEATURES, MEASUREMENTS
-from wine_quality.splits import wine_keys
+from wine_quality.splits import row_keys
 
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return data.sample("a test").table
+    return sources.sample("a test").table
 
 
 @pytest.fixture(scope="module", params=SCENARIOS)
@@ -28,7 +28,7 @@ def drawn(scenario, table):
 
 def test_no_row_occurs_twice(drawn):
     training, weeks = drawn
-    keys = wine_keys(pd.concat([training, *(week.table for week in weeks)]))
+    keys = row_keys(pd.concat([training, *(week.table for week in weeks)]))
     assert keys.is_unique
 
 

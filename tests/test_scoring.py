@@ -16,7 +16,7 @@ from wine_quality import registry, scoring
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.models import MODELS, build, fit, predict
-from wine_quality.registry import MODEL_SUM, load_version
+from wine_quality.registry import MODEL_SHA256, load_version
 from wine_quality.schema import FEATURES, MEASUREMENTS
 from wine_quality.scoring import NO_ONNX, ONNX_SUM, columns_of, load_scorer
 from wine_quality.tracking import Tracked
@@ -135,7 +135,7 @@ def test_a_version_whose_signature_is_gone_is_refused(config):
     assert "MLmodel is missing or out of reach" in refusal(config, made)
 
 
-@pytest.mark.parametrize(("find", "tag"), [(model_path, MODEL_SUM), (graph_path, ONNX_SUM)])
+@pytest.mark.parametrize(("find", "tag"), [(model_path, MODEL_SHA256), (graph_path, ONNX_SUM)])
 def test_a_registered_file_that_does_not_load_is_refused(find, tag, config):
     made = registered(config, "decision_tree" if tag == ONNX_SUM else "linear")
     find(made).write_bytes(b"no model")
@@ -145,7 +145,7 @@ def test_a_registered_file_that_does_not_load_is_refused(find, tag, config):
 
 def test_a_version_without_a_noted_sum_is_refused(config):
     made = registered(config, "linear")
-    MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SUM)
+    MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SHA256)
     assert "no sum of model.skops was noted" in refusal(config, version(config, "1"))
 
 
@@ -160,8 +160,8 @@ def tracked(made) -> Tracked:
 
 def test_a_version_has_the_sum_of_its_model_file_also_when_it_is_registered_again(config, store):
     made = registered(config, "linear")
-    assert made.tags[MODEL_SUM] == sha256(model_path(made))
-    MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SUM)
+    assert made.tags[MODEL_SHA256] == sha256(model_path(made))
+    MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SHA256)
     assert registry.register(store, tracked(made), {}) == "1"
     assert version(config, "1").tags == made.tags
 

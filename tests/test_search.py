@@ -19,12 +19,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from tenacity import wait_none
 
-from wine_quality import data, tracking, tuning
+from wine_quality import sources, tracking, tuning
 from wine_quality.config import settings
 from wine_quality.errors import SearchError, TrackingError
 from wine_quality.ports import free_port
 from wine_quality.search import RETRYING, search
-from wine_quality.splits import distinct_wines
+from wine_quality.splits import distinct_rows
 
 SVR = {"svr": {"C": hp.loguniform("C", -1, 1)}}
 HALF_BROKEN = {"svr": {"C": hp.uniform("C", -1, 1)}}
@@ -34,7 +34,7 @@ AT_ONCE = RETRYING.copy(wait=wait_none())
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    return distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
+    return distinct_rows(sources.sample("a test").table).iloc[::40].reset_index(drop=True)
 
 
 @pytest.fixture
@@ -229,10 +229,10 @@ def test_a_long_outage_stops_the_search_with_one_line_and_no_recorded_trial_is_l
 SCRIPT = """
 import sys
 from hyperopt import hp
-from wine_quality import data, splits, tracking
+from wine_quality import sources, splits, tracking
 from wine_quality.config import settings
 from wine_quality.search import search
-rows = splits.distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
+rows = splits.distinct_rows(sources.sample("a test").table).iloc[::40].reset_index(drop=True)
 config, seed, trials = settings(), int(sys.argv[1]), int(sys.argv[2])
 store, space = tracking.open_store(config), {"svr": {"C": hp.loguniform("C", -1, 1)}}
 print(search(store.client, store.experiment_id, rows, trials, seed, config.local, space=space)[1])

@@ -29,14 +29,14 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from receiver import receiver
 from servers import prefect_server
 
-from wine_quality import data, tracking
+from wine_quality import sources, tracking
 from wine_quality.config import settings
 from wine_quality.errors import TrackingError
 from wine_quality.local_s3 import local_s3
 from wine_quality.ports import free_port
 from wine_quality.predictions import Database, Prediction
 from wine_quality.schema import FEATURES
-from wine_quality.splits import distinct_wines
+from wine_quality.splits import distinct_rows
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def lived(tmp_path_factory, few_wines) -> Iterator[tuple[Path, Path, list[tuple[
             command("-c", TRAIN)
             incoming = home / ".local" / "s3" / "wine-quality" / "incoming"
             incoming.mkdir()
-            wines = distinct_wines(data.sample("a test").table).dropna()
+            wines = distinct_rows(sources.sample("a test").table).dropna()
             wines.head(20).to_csv(incoming / "monday.csv", index=False)
             command("-m", "deployment.batch")
             predict(unlike(wines[wines["type"] == "white"].head(40)))

@@ -15,7 +15,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from served import WINE, service, two_versions
 
 from orchestration.train import train_wine_quality
-from wine_quality import data, registry, splits, storage, tracking
+from wine_quality import registry, sources, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.models import predict
 from wine_quality.scoring import load_scorer
@@ -37,7 +37,9 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
     assert {"cv_rmse", "cv_r2", "gate_rmse", "gate_mae", "gate_qwk"} <= set(run.data.metrics)
     assert run.data.tags["data_source"] == "folder"
     assert run.data.tags["data"] == f"the files in {folder}"
-    assert run.data.tags["data_sha256"] == data.table_checksum(data.load_wine(settings(data=str(folder))).table)
+    assert run.data.tags["data_sha256"] == sources.table_checksum(
+        sources.load_dataset(settings(data=str(folder))).table
+    )
     assert len(run.data.tags["git_commit"]) >= 7
     assert [d.tags[0].value for d in run.inputs.dataset_inputs] == ["training", "evaluation"]
     files = {file.path for file in MlflowClient().list_artifacts(run_id)}
@@ -60,8 +62,8 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(folder, capsys):
         predict(registry.load_version(store, version), gate_set),
     )
     trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
-    assert set(trained_on) == set(splits.wine_keys(train))
-    assert not set(trained_on) & set(splits.wine_keys(gate_set))
+    assert set(trained_on) == set(splits.row_keys(train))
+    assert not set(trained_on) & set(splits.row_keys(gate_set))
 
     report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
     for part in (

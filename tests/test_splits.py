@@ -6,20 +6,20 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from wine_quality.config import settings
-from wine_quality.data import KAGGLE_PAIRS, load_wine
 from wine_quality.errors import DataError, LeakError
-from wine_quality.reading import read_wines
 from wine_quality.schema import MEASUREMENTS
+from wine_quality.sources import KAGGLE_PAIRS, load_dataset
 from wine_quality.splits import (
     assert_no_leak,
-    distinct_wines,
+    distinct_rows,
     folds,
     leaked,
-    leaked_share,
+    leaked_fraction,
+    row_keys,
     split_balance,
     train_gate_split,
-    wine_keys,
 )
+from wine_quality.tables import read_table
 
 
 @pytest.fixture
@@ -31,26 +31,26 @@ def cellar(wines) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def real_wines(real_folder) -> pd.DataFrame:
-    return load_wine(settings(data=str(real_folder))).table
+    return load_dataset(settings(data=str(real_folder))).table
 
 
 @pytest.fixture(scope="session")
 def real_pair(real_folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return tuple(read_wines(real_folder / name).reset_index(drop=True) for name in KAGGLE_PAIRS[1])
+    return tuple(read_table(real_folder / name).reset_index(drop=True) for name in KAGGLE_PAIRS[1])
 
 
 def test_the_key_of_a_wine_is_the_same_on_every_machine(wines):
-    assert wine_keys(wines)[0] == "20c84e3599a4fc05"
+    assert row_keys(wines)[0] == "20c84e3599a4fc05"
 
 
 def test_the_key_knows_nothing_of_rows_columns_and_float_noise(wines):
-    keys = wine_keys(wines)
+    keys = row_keys(wines)
     shuffled = wines.sample(frac=1, random_state=1, axis="index").sample(frac=1, random_state=1, axis="columns")
-    assert wine_keys(shuffled).sort_index().equals(keys)
+    assert row_keys(shuffled).sort_index().equals(keys)
     noisy = wines.assign(**{name: wines[name] * (1 + 1e-12) for name in MEASUREMENTS})
     assert not noisy.equals(wines)
-    assert wine_keys(noisy).equals(keys)
-    assert wine_keys(wines.assign(citric_acid=-0.0)).equals(wine_keys(wines.assign(citric_acid=0.0)))
+    assert row_keys(noisy).equals(keys)
+    assert row_keys(wines.assign(citric_acid=-0.0)).equals(row_keys(wines.assign(citric_acid=0.0)))
 
 
 @pytest.mark.parametrize("column", MEASUREMENTS)
@@ -66,25 +66,25 @@ def test_type_makes_another_wine_and_quality_does_not(wines):
 
 def test_each_wine_is_kept_once_in_order_of_appearance(wines):
     twice = pd.concat([wines, wines.iloc[::-1]]).set_axis(range(10, 22))
-    assert_frame_equal(distinct_wines(twice), wines)
+    assert_frame_equal(distinct_rows(twice), wines)
 
 
 def test_a_blank_copy_of_a_complete_wine_is_that_wine(wines):
     copy = wines.iloc[[0]].assign(pH=np.nan, alcohol=np.nan)
-    assert_frame_equal(distinct_wines(pd.concat([copy, wines])), wines)
+    assert_frame_equal(distinct_rows(pd.concat([copy, wines])), wines)
 
 
 def test_a_wine_with_a_blank_and_no_complete_twin_is_kept(wines):
     alone = wines.iloc[[0]].assign(pH=np.nan, alcohol=14)
     both = pd.concat([wines, alone], ignore_index=True)
-    assert_frame_equal(distinct_wines(both), both)
+    assert_frame_equal(distinct_rows(both), both)
     only_blank = wines.assign(pH=np.nan)
-    assert_frame_equal(distinct_wines(only_blank), only_blank)
+    assert_frame_equal(distinct_rows(only_blank), only_blank)
 
 
 @pytest.mark.parametrize(("known", "share"), [(0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0)])
 def test_the_leaked_share_is_that_of_scored_wines_also_trained_on(wines, known, share):
-    assert leaked_share(wines.iloc[:known], wines.iloc[:4]) == share
+    assert leaked_fraction(wines.iloc[:known], wines.iloc[:4]) == share
 
 
 def test_a_leak_is_told_with_its_size(wines):
@@ -116,7 +116,7 @@ def test_a_wine_never_changes_side_as_data_grows(cellar):
 def test_a_random_split_is_not_stable_so_the_test_above_can_fail(cellar):
     held_of_few = cellar.iloc[:100].sample(frac=0.2, random_state=1)
     held_of_all = cellar.sample(frac=0.2, random_state=1)
-    assert leaked_share(held_of_all, held_of_few) < 0.6
+    assert leaked_fraction(held_of_all, held_of_few) < 0.6
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -127,7 +127,7 @@ def test_too_few_wines_to_split_are_told(wines, count):
 
 def test_a_gate_set_unlike_the_rest_is_told(cellar, monkeypatch):
     keys = cellar["type"].map({"red": "0" * 16, "white": "f" * 16})
-    monkeypatch.setattr("wine_quality.splits.wine_keys", lambda _wines: keys)
+    monkeypatch.setattr("wine_quality.splits.row_keys", lambda _wines: keys)
     with pytest.raises(
         DataError, match=r"^the gate set is unlike the training side in type and quality \(p = .*e-\d+\)"
     ):
@@ -170,25 +170,25 @@ def test_too_few_wines_for_folds_are_told(wines):
 
 def test_the_real_wines_are_5320(real_wines):
     assert len(real_wines) == 6497
-    assert len(distinct_wines(real_wines)) == 5320
+    assert len(distinct_rows(real_wines)) == 5320
 
 
 def test_the_kaggle_pair_holds_the_same_5320_wines(real_wines, real_pair):
-    found = distinct_wines(pd.concat(real_pair, ignore_index=True))
+    found = distinct_rows(pd.concat(real_pair, ignore_index=True))
     assert len(found) == 5320
-    assert set(wine_keys(found)) == set(wine_keys(distinct_wines(real_wines)))
+    assert set(row_keys(found)) == set(row_keys(distinct_rows(real_wines)))
 
 
 def test_the_kaggle_training_file_holds_98_98_percent_of_the_validation_file(real_pair):
     train, validation = real_pair
     assert leaked(train, validation).sum() == 6431
-    assert leaked_share(train, validation) == pytest.approx(0.9898, abs=0.00005)
+    assert leaked_fraction(train, validation) == pytest.approx(0.9898, abs=0.00005)
 
 
 def test_a_random_split_of_the_real_rows_leaks_and_ours_does_not(real_wines):
     scored = real_wines.sample(frac=0.2, random_state=1)
-    assert leaked_share(real_wines.drop(scored.index), scored) > 0.2
-    train, gate_set = train_gate_split(distinct_wines(real_wines))
-    assert leaked_share(train, gate_set) == 0
+    assert leaked_fraction(real_wines.drop(scored.index), scored) > 0.2
+    train, gate_set = train_gate_split(distinct_rows(real_wines))
+    assert leaked_fraction(train, gate_set) == 0
     assert 0.19 < len(gate_set) / 5320 < 0.21
     assert split_balance(train, gate_set) > 0.01

@@ -90,11 +90,11 @@ def test_processes_that_log_the_same_datasets_at_once_all_have_them(config):
 SEARCH = """
 import sys
 from hyperopt import hp
-from wine_quality import data, splits, tracking
+from wine_quality import sources, splits, tracking
 from wine_quality.config import settings
 from wine_quality.search import search
 config = settings()
-wines = splits.distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
+wines = splits.distinct_rows(sources.sample("a test").table).iloc[::40].reset_index(drop=True)
 store, space = tracking.open_store(config), {"svr": {"C": hp.loguniform("C", -1, 1)}}
 search(store.client, store.experiment_id, wines, 2, int(sys.argv[1]), config.local, space=space)
 """

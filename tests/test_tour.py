@@ -160,8 +160,8 @@ def test_clean_takes_away_what_was_made_and_nothing_else(full_home):
 
 def test_clean_leaves_a_home_alone_in_which_servers_run(full_home, monkeypatch):
     monkeypatch.setenv("WINE_HOME", str(full_home))
-    with files.one_at_a_time(full_home / ".local" / "up.lock"):
-        monkeypatch.setattr(clean, "is_up", lambda _: files.is_held(settings().local / "up.lock"))
+    with files.exclusive_lock(full_home / ".local" / "up.lock"):
+        monkeypatch.setattr(clean, "is_up", lambda _: files.is_locked(settings().local / "up.lock"))
         with pytest.raises(Exception, match="make up is running on what would be taken away"):
             clean.main()
     assert (full_home / "mlflow.db").exists()

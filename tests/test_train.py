@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from orchestration import policies
 from orchestration.report import Trained
 from orchestration.train import prepare_data, publish_model, train_wine_quality
-from wine_quality import data, registry, retention, splits, tracking
+from wine_quality import registry, retention, sources, splits, tracking
 from wine_quality.config import settings
 from wine_quality.errors import DataError, LeakError, StorageError
 from wine_quality.metrics import scores
@@ -41,7 +41,7 @@ def nothing_was_made() -> bool:
 
 
 def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(tmp_path, write_uci):
-    rows = splits.distinct_wines(data.sample("a test").table).iloc[::4]  # with fewer, the gate sees no gain
+    rows = splits.distinct_rows(sources.sample("a test").table).iloc[::4]  # with fewer, the gate sees no gain
     config = settings(data=str(write_uci(tmp_path / "wine", rows)))
     prepared = prepare_data(config.data, None, None)
     forest = fit(build("extra_trees", 1, n_estimators=20), prepared.train)
@@ -69,7 +69,7 @@ def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto
         for run in (first, second)
     ]
     assert sums[0]["files"]["wines.csv"] == sums[1]["files"]["wines.csv"]
-    gate_set = splits.train_gate_split(splits.distinct_wines(data.load_wine(settings(data=str(folder))).table))[1]
+    gate_set = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(settings(data=str(folder))).table))[1]
     models = [tracking.load_model(saved_model(moto, run)) for run in (first, second)]
     assert np.array_equal(*(predict(model, gate_set) for model in models))
     assert registry.champion(tracking.open_store(settings())).run_id == first.info.run_id
@@ -140,7 +140,7 @@ def test_a_bucket_that_is_missing_keeps_the_model_registered(folder, moto):
 
 
 def test_files_with_the_same_wine_on_both_sides_are_refused(folder, tmp_path):
-    train, validation = data.kaggle_pair(data.load_wine(settings(data=str(folder))).table, seed=1)
+    train, validation = sources.kaggle_pair(sources.load_dataset(settings(data=str(folder))).table, seed=1)
     train.to_csv(tmp_path / "train.csv", index=False)
     validation.to_csv(tmp_path / "validation.csv", index=False)
     with pytest.raises(LeakError, match=r"train\.csv and .*validation\.csv: .* scored wines \(9\d\.\d+%\) are also"):
@@ -149,14 +149,14 @@ def test_files_with_the_same_wine_on_both_sides_are_refused(folder, tmp_path):
 
 
 def test_files_without_a_common_wine_are_taken_as_they_are(folder, tmp_path):
-    distinct = splits.distinct_wines(data.load_wine(settings(data=str(folder))).table)
+    distinct = splits.distinct_rows(sources.load_dataset(settings(data=str(folder))).table)
     distinct.iloc[::2].to_csv(tmp_path / "train.csv", index=False)
     distinct.iloc[1::2].to_csv(tmp_path / "validation.csv", index=False)
     run_id = train_wine_quality(
         train_file=tmp_path / "train.csv", validation_file=tmp_path / "validation.csv", max_evals=1
     )
     trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
-    assert trained_on == splits.wine_keys(distinct.iloc[::2]).tolist()
+    assert trained_on == splits.row_keys(distinct.iloc[::2]).tolist()
 
 
 def test_one_file_of_the_two_is_refused(folder, tmp_path):
@@ -166,13 +166,13 @@ def test_one_file_of_the_two_is_refused(folder, tmp_path):
 
 
 def test_a_kaggle_pair_is_split_anew_and_its_leak_told(folder, tmp_path):
-    pair = data.kaggle_pair(data.load_wine(settings(data=str(folder))).table, seed=1)
+    pair = sources.kaggle_pair(sources.load_dataset(settings(data=str(folder))).table, seed=1)
     (tmp_path / "pair").mkdir()
     for name, table in zip(("train_wine_data.csv", "test_wine_data.csv"), pair, strict=True):
         table.to_csv(tmp_path / "pair" / name, index=False)
     run_id = train_wine_quality(data=str(tmp_path / "pair"), max_evals=1)
     report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
-    share = splits.leaked_share(*pair)
+    share = splits.leaked_fraction(*pair)
     assert f"{share:.2%} of the given validation set is also in its training set" in report
 
 

@@ -14,7 +14,7 @@ TABLE = (ROOT / "README.md").read_text().partition("## When something goes wrong
 ROWS = [line.split("|")[1] for line in TABLE.splitlines() if line.startswith("| ")]
 TOLD = [piece for row in ROWS for piece in re.findall("`(.+?)`", row)]
 FOLDERS = ("wine_quality", "orchestration", "deployment", "monitoring", "tour")
-FIRST_STEPS = ("config", "data", "reading", "download", "splits", "files", "storage", "local_s3", "tracking")
+FIRST_STEPS = ("config", "sources", "tables", "download", "splits", "files", "storage", "local_s3", "tracking")
 OF_OTHERS = {"…", "bucket …: …."}  # MLflow's or the S3 server's own words
 ALCOHOL = MEASUREMENTS["alcohol"]
 

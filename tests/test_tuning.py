@@ -9,17 +9,17 @@ from joblib import parallel_config
 from joblib.externals.loky import get_reusable_executor
 from sklearn.metrics import root_mean_squared_error
 
-from wine_quality import data, tuning
+from wine_quality import sources, tuning
 from wine_quality.errors import SearchError
 from wine_quality.models import build, cross_predict, fit, map_folds, predict
 from wine_quality.schema import TARGET
-from wine_quality.splits import distinct_wines, folds
+from wine_quality.splits import distinct_rows, folds
 from wine_quality.tuning import Candidate, Objective, Trial
 
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    return distinct_wines(data.sample("a test").table).iloc[::40].reset_index(drop=True)
+    return distinct_rows(sources.sample("a test").table).iloc[::40].reset_index(drop=True)
 
 
 @pytest.mark.parametrize(

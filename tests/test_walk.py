@@ -24,7 +24,7 @@ from uci import uci_server
 from wiretap import foreign
 
 from tour import CHAPTERS
-from wine_quality import data, splits
+from wine_quality import sources, splits
 from wine_quality.config import ROOT
 from wine_quality.download import UCI_SHA256
 from wine_quality.schema import FEATURES
@@ -76,7 +76,7 @@ def files_come_in(reader: Reader, block: Block) -> Block:
     """Put two files of wine into the bucket, one of them with mistakes."""
     incoming = reader.checkout / ".local" / "s3" / "wine-quality" / "incoming"
     incoming.mkdir(parents=True)
-    wines = data.sample("a test").table[FEATURES]
+    wines = sources.sample("a test").table[FEATURES]
     wines.head(500).to_csv(incoming / "monday.csv", index=False)
     wines.head(20).assign(alcohol=[99.0, 98.0, 97.0, *wines["alcohol"].iloc[3:20]]).to_parquet(
         incoming / "tuesday.parquet"
@@ -87,7 +87,7 @@ def files_come_in(reader: Reader, block: Block) -> Block:
 def a_wine_was_scored(reader: Reader, block: Block) -> Block:
     """Let the service score a wine, and write the id that it gave into the code."""
     reader.types(Block(COMMAND, "make serve", 0))
-    wine = json.loads(data.sample("a test").table[FEATURES].head(1).to_json(orient="records"))[0]
+    wine = json.loads(sources.sample("a test").table[FEATURES].head(1).to_json(orient="records"))[0]
     told = requests.post(f"http://127.0.0.1:{reader.ports['8000']}/predict", json=wine, timeout=30).json()
     database = reader.checkout / "predictions.db"
     wait_until(lambda: told["id"].encode() in database.read_bytes(), "the prediction in the database")
@@ -117,7 +117,7 @@ def a_leaking_pair(reader: Reader, block: Block) -> Block:
         for name in ("train_wine_data.csv", "test_wine_data.csv"):
             shutil.copy(REAL_DATA / name, reader.checkout)
     else:
-        train, validation = data.kaggle_pair(splits.distinct_wines(data.sample("a test").table), 42)
+        train, validation = sources.kaggle_pair(splits.distinct_rows(sources.sample("a test").table), 42)
         train.to_csv(reader.checkout / "train_wine_data.csv")
         validation.to_csv(reader.checkout / "test_wine_data.csv", index=False)
     return block

@@ -11,17 +11,17 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import infer_signature
 
-from wine_quality import data, registry, scoring, tracking
+from wine_quality import registry, scoring, sources, tracking
 from wine_quality.config import Settings
 from wine_quality.models import build, fit
 from wine_quality.schema import FEATURES
-from wine_quality.splits import distinct_wines, train_gate_split
+from wine_quality.splits import distinct_rows, train_gate_split
 from wine_quality.tracking import WINES, Store, Tracked
 
 
 def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return some 200 wines of the sample to train on, and the gate set beside them."""
-    return train_gate_split(distinct_wines(data.sample("a test").table).iloc[::21].reset_index(drop=True))
+    return train_gate_split(distinct_rows(sources.sample("a test").table).iloc[::21].reset_index(drop=True))
 
 
 def registered(

@@ -16,7 +16,7 @@ from orchestration.artifacts import connect_quietly
 from orchestration.bucket import wine_bucket
 from orchestration.startup import is_up, prepare_home
 from tour import chapter_of
-from wine_quality import data, predictions, registry, storage, tracking
+from wine_quality import predictions, registry, sources, storage, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 
@@ -37,7 +37,7 @@ class Found:
 
 def training(config: Settings) -> Iterator[Found]:
     """Chapter 1: wine, and the models of its notebooks."""
-    wine = data.load_wine(config)
+    wine = sources.load_dataset(config)
     yield Found(f"wine: {len(wine.table):,} rows, {wine.why}", True, "")
     kept = sorted({path.stem for path in config.models.glob("*.skops")} - OF_LATER_CHAPTERS)
     yield Found(f"models of notebook 2: {', '.join(kept) or 'none'}", bool(kept), "run 02-train-baselines in make lab")

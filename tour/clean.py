@@ -11,7 +11,7 @@ from orchestration.startup import is_up
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError
-from wine_quality.files import disk_errors_told
+from wine_quality.files import translate_disk_errors
 
 YES = "yes"
 
@@ -57,7 +57,7 @@ def main() -> int:
     if not confirmed("All runs, versions and predictions are lost with it."):
         return 1
     for path in found:
-        with disk_errors_told(path):
+        with translate_disk_errors(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     print("clean     done")
     return 0

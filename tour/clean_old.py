@@ -15,14 +15,14 @@ from wine_quality import retention, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.errors import SettingsError
-from wine_quality.files import one_at_a_time
+from wine_quality.files import exclusive_lock
 
 LONGEST = 36500  # days
 
 
 def clean_old(config: Settings, moment: datetime) -> int:
     """Count the runs and drift reports from before a moment, ask, and delete their files."""
-    with tracking.store(config) as store, one_at_a_time(config.local / "registry.lock"):
+    with tracking.store(config) as store, exclusive_lock(config.local / "registry.lock"):
         old = retention.older_than(store, moment)
         pages = [page for page in config.reports.glob("*.html") if page.stat().st_mtime < moment.timestamp()]
         if not (old or pages):

@@ -13,7 +13,7 @@ import httpx
 from orchestration.prefect_server import assert_answers
 from orchestration.startup import is_up, prepare_home
 from tour import CHAPTERS, chapter_of
-from wine_quality import data, predictions, registry, splits, tracking
+from wine_quality import predictions, registry, sources, splits, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.processes import module, run_module, server
@@ -46,7 +46,7 @@ def predict(config: Settings) -> None:
     if predictions.count(config.predictions_uri):
         return
     print("start     deployment.serve", flush=True)
-    _, wines = splits.train_gate_split(splits.distinct_wines(data.load_wine(config).table))
+    _, wines = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
     log = config.local / "serve.log"
     with server(module("deployment.serve"), [config.serve_port], log, {}):
         address, as_json = f"http://127.0.0.1:{config.serve_port}/predict", {"Content-Type": "application/json"}
@@ -64,7 +64,7 @@ def main() -> None:
     chapter, config = chapter_of(sys.argv[1:], "start"), settings()
     if url := os.environ.get("PREFECT_API_URL"):
         assert_answers(url)
-    wine = data.load_wine(config)
+    wine = sources.load_dataset(config)
     print(f"wine      {len(wine.table):,} rows: {wine.why}", flush=True)
     steps = [step for first, step in STEPS.items() if chapter >= first]
     ports = [config.mlflow_port, config.prefect_port]  # MLflow first: two that create its database at once clash

@@ -19,11 +19,11 @@ from sklearn.preprocessing import QuantileTransformer
 
 from wine_quality.command import exit_code
 from wine_quality.config import settings
-from wine_quality.data import SAMPLE, UCI_PAIR, load_wine
 from wine_quality.errors import DataError
-from wine_quality.files import whole_file
+from wine_quality.files import atomic_write
 from wine_quality.schema import MEASUREMENTS, TARGET, TYPES
-from wine_quality.splits import distinct_wines, wine_keys
+from wine_quality.sources import SAMPLE, UCI_PAIR, load_dataset
+from wine_quality.splits import distinct_rows, row_keys
 
 COMPONENTS = 16
 NUMBERS = [*MEASUREMENTS, TARGET]
@@ -67,19 +67,19 @@ def draw(real: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     made[TARGET] = made[TARGET].round().clip(real[TARGET].min(), real[TARGET].max())
     made.insert(0, "type", real["type"].iloc[0])
     possible = made[made["free_sulfur_dioxide"] <= made["total_sulfur_dioxide"]]
-    fresh = possible[~wine_keys(possible).isin(wine_keys(real))]
-    return fresh[~wine_keys(fresh).duplicated()].reset_index(drop=True)
+    fresh = possible[~row_keys(possible).isin(row_keys(real))]
+    return fresh[~row_keys(fresh).duplicated()].reset_index(drop=True)
 
 
 def copies(real: pd.DataFrame) -> np.ndarray:
     """Return how often each distinct wine of a table stands in it, in order of first appearance."""
-    return wine_keys(real).value_counts(sort=False).to_numpy()
+    return row_keys(real).value_counts(sort=False).to_numpy()
 
 
 def sample_of(real: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return made-up wines of one colour, as many as the real ones and repeated as those are, in random order."""
     counts = np.random.default_rng(seed).permutation(copies(real))
-    made = draw(distinct_wines(real), SPARE * len(counts) // 100, seed)
+    made = draw(distinct_rows(real), SPARE * len(counts) // 100, seed)
     if len(made) < len(counts):
         raise DataError(f"only {len(made)} of {len(counts)} made-up wines differ from the real ones. Try another seed.")
     rows = np.repeat(np.arange(len(counts)), counts)
@@ -89,7 +89,7 @@ def sample_of(real: pd.DataFrame, seed: int) -> pd.DataFrame:
 def write(made: pd.DataFrame, path: Path) -> None:
     """Write wines of one colour as UCI does: semicolons, names with spaces, no column for the type."""
     table = made.drop(columns="type").astype({TARGET: int}).rename(columns=lambda name: name.replace("_", " "))
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         header = ";".join(f'"{name}"' for name in table.columns)
         part.write_text(f"{header}\n{table.to_csv(sep=';', index=False, header=False, float_format='%.10g')}")
 
@@ -97,7 +97,7 @@ def write(made: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     """Write the sample."""
     config = settings()
-    wine = load_wine(config)
+    wine = load_dataset(config)
     if wine.source == "sample":
         raise DataError("the sample is not made of itself. Name real wine: make sample WINE_DATA=folder")
     for name, colour in zip(UCI_PAIR, TYPES, strict=True):

@@ -34,12 +34,12 @@ import pyarrow as pa
 
 from wine_quality import predictions
 from wine_quality.errors import DataError
-from wine_quality.files import disk_errors_told, sha256
+from wine_quality.files import sha256, translate_disk_errors
 from wine_quality.predictions import Prediction, json_lines
 from wine_quality.schema import FEATURES, SHOWN_PROBLEMS, Problems, problem_line
 from wine_quality.scoring import Scorer, columns_of
-from wine_quality.storage import check_reachable, storage_errors_told
-from wine_quality.wine_files import KINDS
+from wine_quality.storage import check_reachable, translate_s3_errors
+from wine_quality.table_files import KINDS
 
 INCOMING, SCORED, REJECTED = "incoming/", "scored/", "rejected/"
 MARKER, REASONS = ".json", ".reasons.txt"  # what they are called after the name of their file
@@ -90,7 +90,7 @@ def waiting(bucket: Any) -> list[Entry]:
         The bucket cannot be listed.
     """
     check_reachable(bucket)
-    with storage_errors_told(bucket.bucket_name):
+    with translate_s3_errors(bucket.bucket_name):
         return [entry for entry in bucket.list_objects(INCOMING) if not entry["Key"].endswith("/")]
 
 
@@ -131,7 +131,7 @@ def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path, predictions
         The disk of `folder` is full or refuses.
     """
     name = name_of(entry)
-    with storage_errors_told(bucket.bucket_name, entry["Key"]), empty_folder(folder):
+    with translate_s3_errors(bucket.bucket_name, entry["Key"]), empty_folder(folder):
         source = folder / f"source{PurePosixPath(name).suffix.lower()}"
         download(bucket, entry, source)
         try:
@@ -274,7 +274,7 @@ def reject(bucket: Any, entry: Entry, source: Path, reasons: str) -> Outcome:
 @contextmanager
 def empty_folder(folder: Path) -> Iterator[None]:
     """Make a folder anew, without what a process left there that was killed, and delete it at the end."""
-    with disk_errors_told(folder):
+    with translate_disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:

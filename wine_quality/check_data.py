@@ -6,16 +6,16 @@ any server: it then checks a file or folder of yours, and says nothing where tha
 
 import sys
 
-from wine_quality import data
+from wine_quality import sources
 from wine_quality.command import exit_code
 from wine_quality.config import settings
-from wine_quality.data import Wine
 from wine_quality.schema import FEATURES, MEASUREMENTS, TYPES
+from wine_quality.sources import Dataset
 
 ONLY_MINE = "--only-mine"
 
 
-def summary(wine: Wine) -> list[str]:
+def summary(wine: Dataset) -> list[str]:
     """Return the source of some data, its rows, duplicates, blank cells and colours, a line each."""
     table = wine.table
     blanks = table[list(MEASUREMENTS)].isna().sum()
@@ -34,9 +34,9 @@ def main() -> None:
     """Print the summary, or with `--only-mine` nothing."""
     config = settings()
     if sys.argv[1:] != [ONLY_MINE]:
-        print(*summary(data.load_wine(config)), sep="\n")
-    elif config.data not in data.SOURCES:  # the run itself downloads, and tries again where that fails
-        data.load_wine(config)
+        print(*summary(sources.load_dataset(config)), sep="\n")
+    elif config.data not in sources.SOURCES:  # the run itself downloads, and tries again where that fails
+        sources.load_dataset(config)
 
 
 if __name__ == "__main__":

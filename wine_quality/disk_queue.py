@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from wine_quality.files import disk_errors_told
+from wine_quality.files import translate_disk_errors
 
 SEGMENT_BYTES, MAX_BYTES = 1_000_000, 1_000_000_000
 
@@ -52,7 +52,7 @@ class DiskQueue:
     """
 
     def __init__(self, folder: Path) -> None:
-        with disk_errors_told(folder):
+        with translate_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.segment: FileIO | None = None

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from wine_quality.config import Settings
 from wine_quality.errors import DownloadError
-from wine_quality.files import disk_errors_told
+from wine_quality.files import translate_disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ KAGGLE_SETS = {
 CONNECT_READ_SECONDS = (3, 10)
 
 
-def is_kept(config: Settings) -> bool:
+def is_downloaded(config: Settings) -> bool:
     """Say whether the UCI files were downloaded before and are whole."""
     folder = config.raw_data / "uci"
-    with disk_errors_told(folder):
+    with translate_disk_errors(folder):
         return all((folder / name).is_file() for name in UCI_SHA256) and not damaged(folder)
 
 
@@ -48,7 +48,7 @@ def uci(config: Settings) -> Path:
     DownloadError
         UCI cannot be reached, or what it sends is not the archive.
     """
-    if is_kept(config):
+    if is_downloaded(config):
         return config.raw_data / "uci"
     return fetched(config.raw_data / "uci", lambda folder: unpack_uci(config.uci_url, folder))
 
@@ -88,7 +88,7 @@ def kaggle(config: Settings) -> Path:
         Kaggle cannot be reached, or does not hold the files.
     """
     folder = config.raw_data / "kaggle"
-    with disk_errors_told(folder):
+    with translate_disk_errors(folder):
         kept = all((folder / name).is_file() for name in KAGGLE_SETS.values())
     return folder if kept else fetched(folder, download_kaggle)
 
@@ -106,7 +106,7 @@ def download_kaggle(folder: Path) -> None:
 
 def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a folder aside and move it into place when it is whole, so that a half one is never seen."""
-    with disk_errors_told(folder):
+    with translate_disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as aside:
             whole = Path(aside) / folder.name

@@ -18,7 +18,7 @@ from evidently.core.report import Snapshot
 from evidently.metrics import ValueDrift
 
 from wine_quality.errors import DataError
-from wine_quality.files import whole_file
+from wine_quality.files import atomic_write
 from wine_quality.schema import FEATURES
 from wine_quality.thresholds import MAX_P_VALUE, MIN_DISTANCE, MIN_ROWS
 
@@ -61,7 +61,7 @@ class Drift:
 
     def save_html(self, path: Path) -> None:
         """Write Evidently's page, which needs no network, whole or not at all."""
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text(self.snapshot.get_html_str(as_iframe=False), encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from wine_quality.errors import DataError
 
 
 @contextmanager
-def disk_errors_told(path: Path) -> Iterator[None]:
+def translate_disk_errors(path: Path) -> Iterator[None]:
     """Turn an error of the disk (full, read-only, no permission) into a line that names the path."""
     try:
         yield
@@ -22,7 +22,7 @@ def disk_errors_told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when the block ends well.
 
     Raises
@@ -30,7 +30,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     DataError
         The disk is full or refuses; what stood at `path` before still stands there.
     """
-    with disk_errors_told(path):
+    with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as aside:
             part = Path(aside) / path.name
@@ -39,9 +39,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path` in the block; other processes wait for it. It is free again where its holder dies."""
-    with disk_errors_told(path):
+    with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("a")
     with lock:
@@ -49,7 +49,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         yield
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Say whether a process that lives holds the lock file `path`."""
     try:
         with path.open("a") as lock:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wine_quality.config import Settings
 from wine_quality.errors import DataError, StorageError, StorageUnavailable
-from wine_quality.files import disk_errors_told
+from wine_quality.files import translate_disk_errors
 from wine_quality.ports import free_port
 from wine_quality.processes import comes_up, companion, last_line
 
@@ -57,7 +57,7 @@ def s3_environment(key: str, secret: str) -> dict[str, str]:
 def local_keys(config: Settings) -> tuple[str, str]:
     """Return the keys of the local S3 server, made at random the first time and kept in a file only you can read."""
     path = config.local / "s3-keys"
-    with disk_errors_told(path):
+    with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             part = path.with_suffix(f".{os.getpid()}")

@@ -11,14 +11,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from wine_quality.files import whole_file
+from wine_quality.files import atomic_write
 
 TYPE_COLOURS = {"red": "#d55e00", "white": "#56b4e9"}  # Okabe and Ito (2008): also apart for the colour-blind
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(as_png(figure))
 
 

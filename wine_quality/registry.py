@@ -22,12 +22,12 @@ from sklearn.pipeline import Pipeline
 from wine_quality import comparison
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
-from wine_quality.splits import wine_keys
+from wine_quality.splits import row_keys
 from wine_quality.tracking import MODEL_FILE, SCORED_ON, SOURCE, TRAINED_ON, Store, Tracked, checksum, download_model
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
-MODEL_SUM = "model_sha256"  # the tag that has the sum of its model's file
+MODEL_SHA256 = "model_sha256"  # the tag that has the sum of its model's file
 INPUTS = "inputs_sha256"  # the tag with the checksum of all that its model depends on, set once it is published
 DISTINCT_ROWS = "distinct_rows_sha256"  # the tag with the checksum of the rows that it was trained and compared on
 MLMODEL = "MLmodel"  # the file that describes a logged model
@@ -88,8 +88,8 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
             store.model_name, source, run.run_id, tags={**tags, **counted}, model_id=run.model_id
         )
     version = str(made.version)
-    if MODEL_SUM not in made.tags:
-        client.set_model_version_tag(store.model_name, version, MODEL_SUM, model_sum(store, run.model_id))
+    if MODEL_SHA256 not in made.tags:
+        client.set_model_version_tag(store.model_name, version, MODEL_SHA256, model_checksum(store, run.model_id))
     client.set_registered_model_alias(store.model_name, CHALLENGER, version)
     return version
 
@@ -143,7 +143,7 @@ def set_champion(store: Store, version: str) -> None:
         store.client.delete_registered_model_alias(store.model_name, CHALLENGER)
 
 
-def model_sum(store: Store, model_id: str) -> str:
+def model_checksum(store: Store, model_id: str) -> str:
     """Return the sha256 sum of the file of a logged model."""
     with tempfile.TemporaryDirectory() as aside:
         return sha256(download_model(store, model_id, Path(aside) / MODEL_FILE))
@@ -169,7 +169,7 @@ def compare(
     train, gate_set : DataFrame of shape (n rows, 13)
         The training set and the gate set, distinct rows; none is in both.
     source : str
-        Where the data came from, as `data.Wine.source`.
+        Where the data came from, as `sources.Dataset.source`.
     seed : int
         Of the refits with other training seeds.
     minimum_gain : float
@@ -215,7 +215,7 @@ def unfair(store: Store, current: ModelVersion, gate_set: pd.DataFrame, source: 
     if source == "sample" and store.client.get_run(current.run_id).data.tags.get(SOURCE) != "sample":
         return "a model of made-up wine does not replace one of real wine"
     known = set(store.read_text(current.run_id, TRAINED_ON).split())
-    seen = wine_keys(gate_set).isin(known).sum()
+    seen = row_keys(gate_set).isin(known).sum()
     return f"the champion was trained on {seen} of the {len(gate_set)} rows of the gate set" if seen else ""
 
 

@@ -85,7 +85,7 @@ def as_numbers(wines: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     return numbers, problems
 
 
-def check_wines(wines: pd.DataFrame, where: str, found: Problems | None = None) -> pd.DataFrame:
+def validate(wines: pd.DataFrame, where: str, found: Problems | None = None) -> pd.DataFrame:
     """Check a table against the schema, all problems at once, and return it tidy.
 
     Parameters

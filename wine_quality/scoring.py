@@ -24,13 +24,13 @@ from sklearn.tree import DecisionTreeClassifier
 
 from wine_quality import tracking
 from wine_quality.config import Settings
-from wine_quality.data import sample
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.models import predict
-from wine_quality.registry import MLMODEL, MODEL_SUM, model_folder
+from wine_quality.registry import MLMODEL, MODEL_SHA256, model_folder
 from wine_quality.schema import FEATURES, MEASUREMENTS
-from wine_quality.splits import distinct_wines
+from wine_quality.sources import sample
+from wine_quality.splits import distinct_rows
 from wine_quality.tracking import MODEL_FILE, Store
 
 ONNX_FILE = "model.onnx"  # an artifact of the run behind a version
@@ -225,7 +225,7 @@ def best_file(store: Store, version: ModelVersion, model: Path, aside: str) -> t
         return graph_file(store, version, aside), "its ONNX graph was checked when it was promoted"
     if NO_ONNX in version.tags:
         return model, f"no ONNX graph: {version.tags[NO_ONNX]}"
-    path, wines = Path(aside) / ONNX_FILE, distinct_wines(sample("to check a graph").table)
+    path, wines = Path(aside) / ONNX_FILE, distinct_rows(sample("to check a graph").table)
     refusal = opened(version, model, lambda file: write_graph(tracking.load_model(file), path, wines))
     if refusal:
         return model, f"no ONNX graph: {refusal}"
@@ -234,7 +234,7 @@ def best_file(store: Store, version: ModelVersion, model: Path, aside: str) -> t
 
 def model_file(store: Store, version: ModelVersion, aside: str) -> Path:
     """Copy a version's model file into a folder and return it, checked against its sum."""
-    return checked(version, fetched(store, version, model_folder(store, version), MODEL_FILE, aside), MODEL_SUM)
+    return checked(version, fetched(store, version, model_folder(store, version), MODEL_FILE, aside), MODEL_SHA256)
 
 
 def graph_file(store: Store, version: ModelVersion, aside: str) -> Path:

@@ -29,10 +29,10 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_a
 from tqdm.auto import tqdm
 from tqdm.notebook import tqdm_notebook
 
-from wine_quality.data import table_checksum
 from wine_quality.errors import SearchError, TrackingError
-from wine_quality.files import is_held, one_at_a_time
+from wine_quality.files import exclusive_lock, is_locked
 from wine_quality.schema import TARGET
+from wine_quality.sources import table_checksum
 from wine_quality.tracking import SHOWN, XGBOOST, advice, root_cause
 from wine_quality.tuning import Candidate, Objective, SearchSpace, Trial, best, default_space, hyperopt_space
 
@@ -105,9 +105,9 @@ def search(
     expression = hyperopt_space(default_space() if space is None else space)
     key = search_key(train, expression, seed)
     lock = locks / f"search-{key}.lock"
-    if is_held(lock):
+    if is_locked(lock):
         log.warning("The same search is running in another process. Waiting for it, to take over its trials.")
-    with one_at_a_time(lock), one_line_errors():
+    with exclusive_lock(lock), one_line_errors():
         parent = retrying(find_or_create_parent, client, experiment_id, key, train, seed, resume)
         runs = TrialRuns(client, parent, retrying)
         with runs.status_at_the_end():

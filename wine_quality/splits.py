@@ -19,26 +19,26 @@ FOLDS = 5
 UNLIKELY = 1e-6
 
 
-def wine_keys(wines: pd.DataFrame) -> pd.Series:
+def row_keys(wines: pd.DataFrame) -> pd.Series:
     """Return the key of each wine: 16 hexadecimal digits, hashed from its type and measurements."""
     digits = wines[list(MEASUREMENTS)].map(lambda value: f"{value + 0.0:.8g}")  # + 0.0 makes -0.0 the same as 0.0
     text = wines["type"].str.cat(digits, sep="|")
     return text.map(lambda wine: hashlib.blake2b(wine.encode(), digest_size=8).hexdigest()).rename("key")
 
 
-def distinct_wines(wines: pd.DataFrame) -> pd.DataFrame:
+def distinct_rows(wines: pd.DataFrame) -> pd.DataFrame:
     """Return each wine once, in order of first appearance, with a fresh index.
 
     A wine with blanks is dropped where a complete wine agrees with it on everything else: it is that wine.
     """
-    once = wines.loc[~wine_keys(wines).duplicated()].reset_index(drop=True)
+    once = wines.loc[~row_keys(wines).duplicated()].reset_index(drop=True)
     blank = once[list(MEASUREMENTS)].isna().any(axis=1)
     known = once.loc[~blank]
-    repeats = [row for row, wine in once.loc[blank].iterrows() if is_among(wine, known)]
+    repeats = [row for row, wine in once.loc[blank].iterrows() if contains_row(wine, known)]
     return once.drop(index=repeats).reset_index(drop=True)
 
 
-def is_among(wine: pd.Series, wines: pd.DataFrame) -> bool:
+def contains_row(wine: pd.Series, wines: pd.DataFrame) -> bool:
     """Say whether a wine agrees with one of `wines` on everything it does not leave blank."""
     given = wine[FEATURES].dropna()
     return bool((wines[given.index] == given).all(axis=1).any())
@@ -46,10 +46,10 @@ def is_among(wine: pd.Series, wines: pd.DataFrame) -> bool:
 
 def leaked(train: pd.DataFrame, scored: pd.DataFrame) -> pd.Series:
     """Say of each scored wine whether the training side holds an exact copy of it."""
-    return wine_keys(scored).isin(wine_keys(train))
+    return row_keys(scored).isin(row_keys(train))
 
 
-def leaked_share(train: pd.DataFrame, scored: pd.DataFrame) -> float:
+def leaked_fraction(train: pd.DataFrame, scored: pd.DataFrame) -> float:
     """Return the share of scored wines, 0 to 1, of which the training side holds an exact copy."""
     return float(leaked(train, scored).mean())
 
@@ -72,7 +72,7 @@ def train_gate_split(wines: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     DataError
         A side is empty, or the two differ in type and quality more than chance explains.
     """
-    held = wine_keys(wines).map(lambda key: int(key, 16) / 2**64 < GATE_SHARE)
+    held = row_keys(wines).map(lambda key: int(key, 16) / 2**64 < GATE_SHARE)
     train, gate_set = wines.loc[~held].reset_index(drop=True), wines.loc[held].reset_index(drop=True)
     if train.empty or gate_set.empty:
         raise DataError(f"{len(wines)} distinct wines are too few to split. Give more wines.")
@@ -103,11 +103,11 @@ def folds(wines: pd.DataFrame, seed: int) -> list[tuple[np.ndarray, np.ndarray]]
     if len(wines) < FOLDS:
         raise DataError(f"{len(wines)} wines are too few for {FOLDS} folds. Give more wines.")
     # a rare quality may be thinner than five wines: scikit-learn then only warns, so it joins its neighbour
-    strata = merged_rare(wines[TARGET])
+    strata = merge_rare_labels(wines[TARGET])
     return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(wines, strata))
 
 
-def merged_rare(quality: pd.Series) -> pd.Series:
+def merge_rare_labels(quality: pd.Series) -> pd.Series:
     """Return the qualities with those of fewer than five wines moved to the nearest that has enough."""
     counts = quality.value_counts()
     common = counts.index[counts >= FOLDS].to_numpy()

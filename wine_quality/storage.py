@@ -24,7 +24,7 @@ from botocore.exceptions import (
 )
 
 from wine_quality.errors import StorageError, StorageUnavailable
-from wine_quality.files import disk_errors_told, sha256
+from wine_quality.files import sha256, translate_disk_errors
 
 MANIFEST = "manifest.json"
 REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken", "InvalidToken"}
@@ -36,7 +36,7 @@ def add_to_outbox(outbox: Path, run_id: str, files: dict[str, Path | bytes]) -> 
     One process at a time may do so: what another one left unfinished is taken away.
     """
     waiting, aside = outbox / run_id, outbox / f".part-{run_id}"
-    with disk_errors_told(waiting):
+    with translate_disk_errors(waiting):
         for unfinished in outbox.glob(".part-*"):
             shutil.rmtree(unfinished)
         aside.mkdir(parents=True)
@@ -73,7 +73,7 @@ def push_waiting(bucket: Any, outbox: Path) -> list[str]:
 def push(bucket: Any, folder: Path) -> None:
     """Upload a run's folder to `runs/<folder name>/`, the manifest last."""
     names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
-    with storage_errors_told(bucket.bucket_name):
+    with translate_s3_errors(bucket.bucket_name):
         for name in [*names, MANIFEST]:
             bucket.upload_from_path(folder / name, f"runs/{folder.name}/{name}")
 
@@ -88,11 +88,11 @@ def pull(bucket: Any, run_id: str, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     key = f"runs/{run_id}/{MANIFEST}"
-    with storage_errors_told(bucket.bucket_name, key):
+    with translate_s3_errors(bucket.bucket_name, key):
         manifest = json.loads(bucket.read_path(key))
     for name in manifest["files"]:
         key = f"runs/{run_id}/{name}"
-        with storage_errors_told(bucket.bucket_name, key):
+        with translate_s3_errors(bucket.bucket_name, key):
             bucket.download_object_to_path(key, folder / name)
     for name, expected in manifest["files"].items():
         if sha256(folder / name) != expected:
@@ -114,7 +114,7 @@ def delete(bucket: Any, run_id: str) -> None:
         The bucket cannot be used, or the keys may not delete.
     """
     client = bucket.credentials.get_s3_client()
-    with storage_errors_told(bucket.bucket_name):
+    with translate_s3_errors(bucket.bucket_name):
         keys = [entry["Key"] for entry in bucket.list_objects(f"runs/{run_id}/")]
         for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST}")):
             client.delete_object(Bucket=bucket.bucket_name, Key=key)
@@ -129,7 +129,7 @@ def runs(bucket: Any) -> dict[str, dict[str, int]]:
         The bucket cannot be listed.
     """
     check_reachable(bucket)
-    with storage_errors_told(bucket.bucket_name):
+    with translate_s3_errors(bucket.bucket_name):
         listed = bucket.list_objects("runs/")
     found: dict[str, dict[str, int]] = {}
     for entry in sorted(listed, key=lambda entry: entry["LastModified"]):
@@ -140,12 +140,12 @@ def runs(bucket: Any) -> dict[str, dict[str, int]]:
 
 def check_reachable(bucket: Any) -> None:
     """Raise a `StorageError` that says why where the bucket cannot be listed."""
-    with storage_errors_told(bucket.bucket_name):
+    with translate_s3_errors(bucket.bucket_name):
         bucket.credentials.get_s3_client().list_objects_v2(Bucket=bucket.bucket_name, MaxKeys=1)
 
 
 @contextmanager
-def storage_errors_told(name: str, key: str = "the object") -> Iterator[None]:
+def translate_s3_errors(name: str, key: str = "the object") -> Iterator[None]:
     """Turn an error of the S3 client into a line that names the bucket and the object and says what to do."""
     try:
         yield

@@ -37,12 +37,12 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.errors import TrackingError
-from wine_quality.files import one_at_a_time, whole_file
+from wine_quality.files import atomic_write, exclusive_lock
 from wine_quality.metrics import scores
 from wine_quality.models import predict
 from wine_quality.plots import predicted_against_actual
 from wine_quality.schema import FEATURES, TARGET
-from wine_quality.splits import wine_keys
+from wine_quality.splits import row_keys
 
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -168,7 +168,7 @@ def open_store(config: Settings) -> Store:
         with closing(sqlite3.connect(make_url(config.mlflow_uri).database)) as database:
             database.execute("PRAGMA schema_version")
     on_server = config.mlflow_uri.startswith("http")
-    with nullcontext() if on_server else one_at_a_time(config.local / "mlflow.lock"):
+    with nullcontext() if on_server else exclusive_lock(config.local / "mlflow.lock"):
         client = MlflowClient(move_credentials_to_environment(config.mlflow_uri))
         if experiment := client.get_experiment_by_name(config.experiment):
             return Store(client, experiment.experiment_id, config.registered_model)
@@ -209,7 +209,7 @@ def save_model(pipeline: Pipeline, path: Path) -> Path:
     """
     import skops.io  # here, because it takes seconds that most commands need not wait for
 
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         skops.io.dump(pipeline, part, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
     return path
 
@@ -279,7 +279,7 @@ def own_code() -> Iterator[str]:
 def download_model(store: Store, model_id: str, path: Path) -> Path:
     """Copy the file of a logged model, byte for byte, to `path`, and return that."""
     location = store.client.get_logged_model(model_id).artifact_location
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         store.download(f"{location}/{MODEL_FILE}", part.parent).rename(part)
     return path
 
@@ -326,7 +326,7 @@ def log_run(
     split : tuple of a DataFrame of shape (n rows, 13) and another or None
         The training set and the gate set. Without a gate set the run cannot be compared with the champion.
     source : str
-        Where the data came from, as `data.Wine.source`.
+        Where the data came from, as `sources.Dataset.source`.
     params, metrics, tags : dict
         What else is known of the run. The metrics on the gate set are added as `gate_<name>`.
     """
@@ -334,7 +334,7 @@ def log_run(
     with running(store, name, {SOURCE: source, **(tags or {})}) as run_id:
         store.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
         log_dataset(store, run_id, train, source, "training")
-        store.client.log_text(run_id, "\n".join(wine_keys(train)), TRAINED_ON)
+        store.client.log_text(run_id, "\n".join(row_keys(train)), TRAINED_ON)
         measured = dict(metrics or {})
         if gate_set is not None:
             measured |= log_gate_set(store, run_id, name, pipeline, gate_set, source)
@@ -358,7 +358,7 @@ def log_gate_set(
 
 def checksum(wines: pd.DataFrame) -> str:
     """Return a sum by which one set of wines is known from another, in whatever order they come."""
-    return hashlib.sha256("\n".join(sorted(wine_keys(wines))).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(row_keys(wines))).encode()).hexdigest()
 
 
 def git_commit() -> str:

@@ -13,7 +13,7 @@ from monitoring.simulation.servers import create_home, simulation_servers
 from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.errors import WineError
-from wine_quality.files import is_held, one_at_a_time
+from wine_quality.files import exclusive_lock, is_locked
 from wine_quality.processes import module, run_to_end
 
 FOREIGN = ("AWS_", "MLFLOW_TRACKING_URI", "PREFECT_", "WINE_PREDICTIONS")  # your own store and bucket are left alone
@@ -29,10 +29,10 @@ def print_links(config: Settings, home: Path) -> int:
 def run(home: Path, scenario: str) -> int:
     """Start the servers, run the simulation in a process of its own, and return its exit code."""
     lock = home / "simulation.lock"
-    if is_held(lock):
+    if is_locked(lock):
         raise WineError(f"{home}: a simulation is running here. Wait for it, or stop it.")
     print("start     the servers of the simulation take some 20 seconds to start", flush=True)
-    with one_at_a_time(lock), simulation_servers(home) as own:
+    with exclusive_lock(lock), simulation_servers(home) as own:
         return run_to_end(module("monitoring.simulation.run", scenario), own)
 
 

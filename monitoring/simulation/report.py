@@ -15,7 +15,7 @@ from monitoring.report import render
 from monitoring.simulation.scenario import Scenario, Week
 from wine_quality import predictions, thresholds, tracking
 from wine_quality.config import Settings
-from wine_quality.files import whole_file
+from wine_quality.files import atomic_write
 from wine_quality.plots import TYPE_COLOURS, as_png
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.scoring import columns_of, load_scorer
@@ -111,12 +111,12 @@ def write_report(config: Settings, scenario: Scenario, weeks: list[Week], progre
     picture, summary = as_png(draw(outcome)), outcome.summary(scenario)
     encoded = base64.b64encode(picture).decode()
     text = render("simulation.html.j2", table=table_rows(outcome), picture=encoded, **summary)
-    with whole_file(root / "monitoring" / "report.html") as part:
+    with atomic_write(root / "monitoring" / "report.html") as part:
         part.write_text(text, encoding="utf-8")
-    with whole_file(config.home / "summary.json") as part:
+    with atomic_write(config.home / "summary.json") as part:
         part.write_text(json.dumps(summary, indent=2))
     if len(weeks) > 12:
-        with whole_file(root / "images" / "simulation.png") as part:
+        with atomic_write(root / "images" / "simulation.png") as part:
             part.write_bytes(picture)
 
 

@@ -29,11 +29,11 @@ from orchestration.artifacts import connect_quietly
 from orchestration.policies import one_heartbeat
 from orchestration.startup import prepare_home
 from orchestration.train import train_wine_quality
-from wine_quality import data, labels, predictions, registry, tracking
+from wine_quality import labels, predictions, registry, sources, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError
-from wine_quality.files import whole_file
+from wine_quality.files import atomic_write
 from wine_quality.processes import module, wait_until
 from wine_quality.schema import FEATURES
 
@@ -69,7 +69,7 @@ class Simulation:
         """Train the first champion, if there is none yet."""
         if self.champion() is None:
             folder = self.config.local / "labelled" / "week-00"
-            data.write_table(table, folder)
+            sources.write_table(table, folder)
             with redirect_stdout(StringIO()):  # its report is with the run
                 train_wine_quality(data=str(folder), max_evals=1)
         self.wait_until_served()
@@ -153,7 +153,7 @@ def print_week(week: Week, record: Record, champion: str) -> None:
 def simulate(name: str) -> None:
     """Simulate the weeks of a scenario that are left, and write the report."""
     config, scenario = settings(), SCENARIOS[name]
-    wines = data.load_wine(settings(data=str(config.home / "wine"))).table
+    wines = sources.load_dataset(settings(data=str(config.home / "wine"))).table
     training, weeks = draw_weeks(scenario, wines, config.seed)
     path = config.local / "progress.json"
     progress = json.loads(path.read_text()) if path.exists() else []
@@ -170,7 +170,7 @@ def simulate(name: str) -> None:
             line, record = simulate_week(simulation, scenario, weeks, week, progress)
             print_week(week, record, line["champion"])
             progress.append(line)
-            with whole_file(path) as part:
+            with atomic_write(path) as part:
                 part.write_text(json.dumps(progress))
         write_report(config, scenario, weeks, progress)
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from wine_quality.errors import DataError
 from wine_quality.schema import BEST, TARGET
-from wine_quality.splits import distinct_wines
+from wine_quality.splits import distinct_rows
 
 WRONG_UNIT = ("density", 1000)  # g/mL written as kg/m³
 
@@ -122,7 +122,7 @@ def draw_weeks(scenario: Scenario, wines: pd.DataFrame, seed: int) -> tuple[pd.D
     DataError
         There are too few wines.
     """
-    shuffled = distinct_wines(wines).dropna().sample(frac=1, random_state=seed)
+    shuffled = distinct_rows(wines).dropna().sample(frac=1, random_state=seed)
     red, white = (shuffled[shuffled["type"] == colour] for colour in ("red", "white"))
     cut = round(scenario.training_share * len(red))
     training, red = red.iloc[:cut], red.iloc[cut:]

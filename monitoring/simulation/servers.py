@@ -7,13 +7,13 @@ from pathlib import Path
 
 from dotenv import dotenv_values, set_key
 
-from wine_quality import data
+from wine_quality import sources
 from wine_quality.config import Settings
-from wine_quality.data import table_checksum
 from wine_quality.errors import DataError
-from wine_quality.files import disk_errors_told, whole_file
+from wine_quality.files import atomic_write, translate_disk_errors
 from wine_quality.ports import free_port
 from wine_quality.processes import companion, module, server
+from wine_quality.sources import table_checksum
 
 PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
 
@@ -26,18 +26,18 @@ def create_home(home: Path, scenario: str, config: Settings) -> None:
     DataError
         Another simulation was begun there.
     """
-    table = data.load_wine(config).table
+    table = sources.load_dataset(config).table
     about = {"scenario": scenario, "seed": config.seed, "data": table_checksum(table)}
     path = home / "simulation.json"
     if path.exists():
         if json.loads(path.read_text(encoding="utf-8")) != about:
             raise DataError(f"{home}: a simulation with other data, length or seed was begun here. Delete it first.")
         return
-    data.write_table(table, home / "wine")
-    with whole_file(home / ".env") as part:
+    sources.write_table(table, home / "wine")
+    with atomic_write(home / ".env") as part:
         for name, value in own_settings(home, config.seed).items():
             set_key(part, name, value)  # a path may hold quotes and #
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(about))
 
 
@@ -58,7 +58,7 @@ def environment(home: Path) -> dict[str, str]:
 def simulation_servers(home: Path) -> Iterator[dict[str, str]]:
     """Run the servers of `make up` and the service; yield the environment of the simulation's processes."""
     own, logs = environment(home), home / ".local"
-    with disk_errors_told(logs):
+    with translate_disk_errors(logs):
         logs.mkdir(parents=True, exist_ok=True)
     ports = [int(own[f"WINE_{name}_PORT"]) for name in ("MLFLOW", "PREFECT")]  # two that create MLflow's database clash
     with (

@@ -7,12 +7,12 @@ import pooch
 import pytest
 from pandas.testing import assert_frame_equal
 
-from wine_quality import data, download
+from wine_quality import download, sources
 from wine_quality.config import Settings, settings
-from wine_quality.data import KAGGLE_BLANKS, KAGGLE_PAIRS, blank_cells, kaggle_pair, load_pair, load_wine
 from wine_quality.errors import DataError, DownloadError
 from wine_quality.schema import MEASUREMENTS
-from wine_quality.splits import leaked_share
+from wine_quality.sources import KAGGLE_BLANKS, KAGGLE_PAIRS, blank_cells, kaggle_pair, load_dataset, load_pair
+from wine_quality.splits import leaked_fraction
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def cellar(wines) -> pd.DataFrame:
 @pytest.fixture
 def made_sample(tmp_path, wines, write_uci, monkeypatch) -> Path:
     """A sample of three wines in place of the committed one."""
-    monkeypatch.setattr(data, "SAMPLE", write_uci(tmp_path / "sample", wines.iloc[1:4]))
-    return data.SAMPLE
+    monkeypatch.setattr(sources, "SAMPLE", write_uci(tmp_path / "sample", wines.iloc[1:4]))
+    return sources.SAMPLE
 
 
 def kept_download(config: Settings, write_uci, wines: pd.DataFrame, monkeypatch) -> Path:
@@ -49,14 +49,14 @@ def write_kaggle(folder: Path, names: tuple[str, str], pair: tuple[pd.DataFrame,
 def refusal(config: Settings) -> str:
     """Return the one line with which a source is refused."""
     with pytest.raises(DataError) as caught:
-        load_wine(config)
+        load_dataset(config)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
 
 def test_the_uci_pair_of_a_folder_is_read_with_its_types(tmp_path, wines, write_uci):
     folder = write_uci(tmp_path / "mine", wines)
-    wine = load_wine(settings(data=str(folder)))
+    wine = load_dataset(settings(data=str(folder)))
     assert_frame_equal(wine.table, wines)
     assert (wine.source, wine.why, wine.pair) == ("folder", f"the files in {folder}", None)
 
@@ -65,14 +65,14 @@ def test_file_names_may_be_in_any_case_and_the_folder_in_your_home(tmp_path, win
     folder = write_uci(tmp_path / "mine", wines)
     (folder / "winequality-red.csv").rename(folder / "WineQuality-RED.CSV")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert_frame_equal(load_wine(settings(data="~/mine")).table, wines)
+    assert_frame_equal(load_dataset(settings(data="~/mine")).table, wines)
 
 
 @pytest.mark.parametrize("names", KAGGLE_PAIRS)
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_kaggle_pair_is_read_in_its_raw_and_its_tidy_spelling(tmp_path, cellar, names, raw):
     pair = kaggle_pair(cellar, seed=1)
-    wine = load_wine(settings(data=str(write_kaggle(tmp_path / "mine", names, pair, raw))))
+    wine = load_dataset(settings(data=str(write_kaggle(tmp_path / "mine", names, pair, raw))))
     for read, written in zip(wine.pair, pair, strict=True):
         assert_frame_equal(read.reset_index(drop=True), written)
     assert_frame_equal(wine.table, pd.concat(pair, ignore_index=True))
@@ -82,8 +82,8 @@ def test_in_a_folder_with_both_pairs_uci_is_the_wine_and_kaggle_serves_the_noteb
     folder, pair = write_uci(tmp_path / "mine", cellar), kaggle_pair(cellar, seed=1)
     write_kaggle(folder, KAGGLE_PAIRS[1], pair, raw=False)
     config = settings(data=str(folder))
-    assert len(load_wine(config).table) == len(cellar)
-    assert load_wine(config).pair is None
+    assert len(load_dataset(config).table) == len(cellar)
+    assert load_dataset(config).pair is None
     train, validation, why = load_pair(config)
     assert (len(train), len(validation), blank_cells(validation)) == (300, 60, 38)
     assert why == "the real Kaggle pair"
@@ -92,7 +92,7 @@ def test_in_a_folder_with_both_pairs_uci_is_the_wine_and_kaggle_serves_the_noteb
 def test_without_a_kaggle_pair_one_is_built_and_that_is_said(tmp_path, cellar, write_uci):
     config = settings(data=str(write_uci(tmp_path / "mine", cellar)))
     train, validation, why = load_pair(config)
-    wine = load_wine(config).table
+    wine = load_dataset(config).table
     assert_frame_equal(train, kaggle_pair(wine, config.seed)[0])
     assert_frame_equal(validation, kaggle_pair(wine, config.seed)[1])
     assert why.startswith("a pair built as Kaggle's was, from the files in ")
@@ -101,7 +101,7 @@ def test_without_a_kaggle_pair_one_is_built_and_that_is_said(tmp_path, cellar, w
 def test_the_built_pair_has_five_copies_and_the_blanks_of_the_real_one(cellar):
     train, validation = kaggle_pair(cellar, seed=1)
     assert len(train) == 5 * len(cellar)
-    assert leaked_share(cellar, train) == 1
+    assert leaked_fraction(cellar, train) == 1
     blanks = validation.isna().sum()
     assert blanks[blanks > 0].to_dict() == KAGGLE_BLANKS
     assert blank_cells(validation) == 38
@@ -118,7 +118,7 @@ def test_the_seed_makes_the_built_pair(cellar):
 def test_auto_takes_a_kept_download_and_says_so(wines, write_uci, monkeypatch):
     config = settings()
     kept_download(config, write_uci, wines, monkeypatch)
-    wine = load_wine(config)
+    wine = load_dataset(config)
     assert_frame_equal(wine.table, wines)
     assert wine.source == "uci"
     assert wine.why == "UCI Wine Quality, checksums verified (auto: kept from an earlier download)"
@@ -126,14 +126,14 @@ def test_auto_takes_a_kept_download_and_says_so(wines, write_uci, monkeypatch):
 
 def test_auto_downloads_where_nothing_is_kept_and_says_so(tmp_path, wines, write_uci, monkeypatch):
     monkeypatch.setattr(download, "uci", lambda _config: write_uci(tmp_path / "uci", wines))
-    wine = load_wine(settings())
+    wine = load_dataset(settings())
     assert_frame_equal(wine.table, wines)
     assert wine.why == "UCI Wine Quality, checksums verified (auto: downloaded just now)"
 
 
 def test_auto_takes_the_sample_where_uci_cannot_be_had_and_says_why(made_sample, monkeypatch):
     monkeypatch.setattr(download, "uci", away)
-    wine = load_wine(settings())
+    wine = load_dataset(settings())
     assert (wine.source, len(wine.table)) == ("sample", 3)
     assert wine.why == "the sample, which is made up and not real wine (auto: nothing kept, and UCI is away)"
 
@@ -142,7 +142,7 @@ def test_auto_takes_the_sample_where_uci_cannot_be_had_and_says_why(made_sample,
 def test_a_source_asked_for_by_name_is_not_replaced_by_the_sample(made_sample, monkeypatch, name):
     monkeypatch.setattr(download, name, away)
     with pytest.raises(DownloadError, match=r"^UCI is away\. Try later, or set WINE_DATA=sample\.$"):
-        load_wine(settings(data=name))
+        load_dataset(settings(data=name))
 
 
 def away(_config: Settings) -> Path:
@@ -152,15 +152,15 @@ def away(_config: Settings) -> Path:
 def test_uci_and_kaggle_are_read_from_where_they_were_downloaded(tmp_path, cellar, write_uci, monkeypatch):
     config = settings(data="uci")
     kept_download(config, write_uci, cellar, monkeypatch)
-    assert (load_wine(config).source, len(load_wine(config).table)) == ("uci", 60)
+    assert (load_dataset(config).source, len(load_dataset(config).table)) == ("uci", 60)
     write_kaggle(config.raw_data / "kaggle", KAGGLE_PAIRS[0], kaggle_pair(cellar, 1), raw=True)
-    wine = load_wine(settings(data="kaggle"))
+    wine = load_dataset(settings(data="kaggle"))
     assert (wine.source, [len(table) for table in wine.pair]) == ("kaggle", [300, 60])
     assert load_pair(settings(data="kaggle"))[2] == "the real Kaggle pair"
 
 
 def test_the_sample_is_taken_where_asked_for(made_sample):
-    wine = load_wine(settings(data="sample"))
+    wine = load_dataset(settings(data="sample"))
     assert (wine.source, len(wine.table)) == ("sample", 3)
     assert wine.why == "the sample, which is made up and not real wine (asked for by WINE_DATA=sample)"
 
@@ -193,7 +193,7 @@ def test_a_folder_without_wine_is_told(tmp_path):
 def test_a_table_of_ones_own_may_hold_one_colour_or_two(tmp_path, wines, colours):
     table = wines[wines["type"].isin(colours)]
     table.to_csv(tmp_path / "wines.csv", index=False)
-    wine = load_wine(settings(data=str(tmp_path)))
+    wine = load_dataset(settings(data=str(tmp_path)))
     assert wine.source == "folder"
     assert_frame_equal(wine.table.reset_index(drop=True), table.reset_index(drop=True))
 
@@ -209,7 +209,7 @@ def test_a_single_table_of_any_name_is_read_and_may_be_named_as_a_file(tmp_path,
     else:
         wines.to_csv(folder / name, index=False)
     for data_setting in (folder, folder / name):
-        wine = load_wine(settings(data=str(data_setting)))
+        wine = load_dataset(settings(data=str(data_setting)))
         assert (wine.source, wine.why, wine.pair) == ("folder", f"the file {folder / name}", None)
         assert_frame_equal(wine.table.reset_index(drop=True), wines)
     assert load_pair(settings(data=str(folder / name)))[2].startswith("a pair built as Kaggle's was, from the file ")
@@ -235,13 +235,13 @@ def test_the_uci_pair_may_be_packed(tmp_path, wines, write_uci):
     for path in list(folder.iterdir()):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    assert_frame_equal(load_wine(settings(data=str(folder))).table, wines)
+    assert_frame_equal(load_dataset(settings(data=str(folder))).table, wines)
 
 
 def test_a_pair_goes_before_a_table_of_ones_own(tmp_path, wines, write_uci):
     write_uci(tmp_path / "mine", wines)
     wines.head(1).to_csv(tmp_path / "mine" / "wines.csv", index=False)
-    assert len(load_wine(settings(data=str(tmp_path / "mine"))).table) == len(wines)
+    assert len(load_dataset(settings(data=str(tmp_path / "mine"))).table) == len(wines)
 
 
 @pytest.mark.parametrize("colour", ["red", "white"])
@@ -264,9 +264,9 @@ def test_a_bad_file_of_a_folder_is_told_with_its_name_row_and_column(tmp_path, w
 def test_a_folder_without_read_permission_is_told(open_folder, wines, write_uci, without_rights, mode):
     folder = write_uci(open_folder / "mine", wines)
     config = settings(data=str(folder))
-    load_wine(config)
+    load_dataset(config)
     with without_rights():
-        load_wine(config)
+        load_dataset(config)
     folder.chmod(mode)
     with without_rights():
         line = refusal(config)
@@ -275,20 +275,20 @@ def test_a_folder_without_read_permission_is_told(open_folder, wines, write_uci,
 
 
 def test_the_sum_of_a_table_is_that_of_its_values(wines):
-    assert data.table_checksum(wines) == data.table_checksum(wines.set_axis(range(10, 16)))
-    assert data.table_checksum(wines) != data.table_checksum(wines.iloc[::-1])
-    assert data.table_checksum(wines) != data.table_checksum(wines.assign(quality=5))
+    assert sources.table_checksum(wines) == sources.table_checksum(wines.set_axis(range(10, 16)))
+    assert sources.table_checksum(wines) != sources.table_checksum(wines.iloc[::-1])
+    assert sources.table_checksum(wines) != sources.table_checksum(wines.assign(quality=5))
 
 
-def copied(real_folder: Path, names: tuple[str, str], folder: Path) -> data.Wine:
+def copied(real_folder: Path, names: tuple[str, str], folder: Path) -> sources.Dataset:
     """Copy two of the real files into a folder and load them from there."""
     for name in names:
         shutil.copy(real_folder / name, folder)
-    return load_wine(settings(data=str(folder)))
+    return load_dataset(settings(data=str(folder)))
 
 
 def test_the_real_uci_pair_is_what_was_published(tmp_path, real_folder):
-    wine = copied(real_folder, data.UCI_PAIR, tmp_path)
+    wine = copied(real_folder, sources.UCI_PAIR, tmp_path)
     assert download.damaged(tmp_path) == []
     assert wine.table["type"].value_counts().to_dict() == {"white": 4898, "red": 1599}
     assert blank_cells(wine.table) == 0

@@ -11,16 +11,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wine_quality.reading import (
+from wine_quality.schema import FEATURES, Problems, examined
+from wine_quality.tables import (
     as_table,
     csv_rows,
-    parquet_errors_told,
     parquet_rows,
     repeated_columns,
     tidy_columns,
     tidy_name,
+    translate_parquet_errors,
 )
-from wine_quality.schema import FEATURES, Problems, examined
 
 CHUNK = 10_000  # rows
 BUFFER = 1 << 20  # bytes of each column of a Parquet file that are read at once; by itself it takes a whole row group
@@ -30,7 +30,7 @@ Writer = Callable[[Any, pd.DataFrame], None]
 
 
 class CsvFile:
-    """A CSV of wine as `reading.csv_rows` reads it."""
+    """A CSV of wine as `tables.csv_rows` reads it."""
 
     def __init__(self, path: Path) -> None:
         self.separator, self.rows = csv_rows(path)
@@ -44,7 +44,7 @@ class CsvFile:
     def examined(self, chunk: list[tuple[int, list[str]]]) -> tuple[pd.DataFrame, Problems]:
         """Return the features of a chunk as the schema wants them, and all that is wrong by (line, column)."""
         table, ragged = as_table(self.header, chunk)
-        features, problems = examined_features(table)
+        features, problems = parse_features(table)
         return features, problems | ragged
 
     @contextmanager
@@ -66,12 +66,12 @@ class ParquetFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.seen = path, 0
-        with parquet_errors_told(path):
+        with translate_parquet_errors(path):
             self.file = pq.ParquetFile(path, buffer_size=BUFFER)
 
     def chunks(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows as they stand in the file."""
-        with parquet_errors_told(self.path), self.file:
+        with translate_parquet_errors(self.path), self.file:
             yield from self.file.iter_batches(CHUNK)
 
     def examined(self, chunk: pa.RecordBatch) -> tuple[pd.DataFrame, Problems]:
@@ -79,7 +79,7 @@ class ParquetFile:
         features = [n for n, name in enumerate(chunk.schema.names) if tidy_name(name) in FEATURES]
         rows = range(self.seen + 1, self.seen + len(chunk) + 1)
         self.seen += len(chunk)
-        return examined_features(parquet_rows(chunk.select(features), rows))
+        return parse_features(parquet_rows(chunk.select(features), rows))
 
     @contextmanager
     def writer(self, path: Path, added: dict[str, pa.DataType]) -> Iterator[Writer]:
@@ -100,7 +100,7 @@ class ParquetFile:
 KINDS = {".csv": CsvFile, ".parquet": ParquetFile}
 
 
-def examined_features(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
+def parse_features(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     """Return the features of a table, which may have other columns, and all that is wrong with them."""
     repeated = repeated_columns(table.columns, FEATURES)
     table = tidy_columns(table, None)

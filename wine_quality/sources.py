@@ -18,9 +18,9 @@ import pandas as pd
 from wine_quality import download
 from wine_quality.config import ROOT, Settings
 from wine_quality.errors import DataError, DownloadError
-from wine_quality.files import whole_file
-from wine_quality.reading import TABLE_ENDINGS, column_names, read_wines
+from wine_quality.files import atomic_write
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES
+from wine_quality.tables import TABLE_ENDINGS, column_names, read_table
 
 SAMPLE = ROOT / "wine_data" / "sample"
 UCI_PAIR = ("winequality-red.csv", "winequality-white.csv")
@@ -40,7 +40,7 @@ KAGGLE_BLANKS = {
 
 
 @dataclass(frozen=True)
-class Wine:
+class Dataset:
     """A table of wine and where it came from.
 
     Attributes
@@ -66,7 +66,7 @@ class Wine:
         return self.pair[1] if self.pair else self.table
 
 
-def load_wine(config: Settings) -> Wine:
+def load_dataset(config: Settings) -> Dataset:
     """Load the wine that `config.data` names.
 
     Raises
@@ -101,9 +101,9 @@ def own_path(config: Settings) -> Path:
     )
 
 
-def own_table(path: Path) -> Wine:
+def own_table(path: Path) -> Dataset:
     """Read one table of your own, of one colour or two."""
-    return Wine(read_wines(path, both_types=False), "folder", f"the file {path}")
+    return Dataset(read_table(path, both_types=False), "folder", f"the file {path}")
 
 
 def files_in(folder: Path) -> dict[str, Path]:
@@ -120,10 +120,10 @@ def files_in(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder}: cannot be opened ({error.strerror}). Set WINE_DATA to another source.") from None
 
 
-def load_any(config: Settings) -> Wine:
+def load_any(config: Settings) -> Dataset:
     """Load a kept download, else UCI, else the sample; `why` says which and why."""
     try:
-        kept = download.is_kept(config)
+        kept = download.is_downloaded(config)
         folder = download.uci(config)
     except DownloadError as error:
         return sample(f"auto: nothing kept, and {error.what}")
@@ -131,12 +131,12 @@ def load_any(config: Settings) -> Wine:
     return read_folder(folder, "uci", f"UCI Wine Quality, checksums verified ({came})")
 
 
-def sample(reason: str) -> Wine:
+def sample(reason: str) -> Dataset:
     """Load the committed sample of made-up wine."""
     return read_folder(SAMPLE, "sample", f"the sample, which is made up and not real wine ({reason})")
 
 
-def read_folder(folder: Path, source: str, why: str) -> Wine:
+def read_folder(folder: Path, source: str, why: str) -> Dataset:
     """Read the UCI pair of a folder where there is one, else its Kaggle pair, else its one table of wines.
 
     Raises
@@ -148,14 +148,14 @@ def read_folder(folder: Path, source: str, why: str) -> Wine:
     uci = [names.get(name) for name in UCI_PAIR]
     if all(uci):
         table = pd.concat(
-            [read_wines(path, wine_type) for path, wine_type in zip(uci, TYPES, strict=True)], ignore_index=True
+            [read_table(path, wine_type) for path, wine_type in zip(uci, TYPES, strict=True)], ignore_index=True
         )
-        return Wine(table, source, why)
+        return Dataset(table, source, why)
     pair = kaggle_files(names)
     if pair:
-        train, validation = (read_wines(path) for path in pair)
+        train, validation = (read_table(path) for path in pair)
         table = pd.concat([train, validation], ignore_index=True)
-        return Wine(table, source, why, pair=(train, validation))
+        return Dataset(table, source, why, pair=(train, validation))
     if table := single_table(folder, names):
         return own_table(table)
     if any(uci):
@@ -189,7 +189,7 @@ def is_complete(path: Path) -> bool:
 
 def write_table(wines: pd.DataFrame, folder: Path) -> None:
     """Write wines into a folder as a table of its own, whole or not at all, for `read_folder` to read."""
-    with whole_file(folder / OWN_TABLE) as part:
+    with atomic_write(folder / OWN_TABLE) as part:
         wines.to_csv(part, index=False)
 
 
@@ -208,8 +208,8 @@ def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """
     path = None if config.data in SOURCES else own_path(config)
     if path and path.is_dir() and (pair := kaggle_files(files_in(path))):
-        return *(read_wines(path) for path in pair), "the real Kaggle pair"
-    wine = load_wine(config)
+        return *(read_table(path) for path in pair), "the real Kaggle pair"
+    wine = load_dataset(config)
     if wine.pair:
         return *wine.pair, "the real Kaggle pair"
     return *kaggle_pair(wine.table, config.seed), f"a pair built as Kaggle's was, from {wine.why}"

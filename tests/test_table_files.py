@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wine_quality import wine_files
+from wine_quality import table_files
 from wine_quality.batches import ADDED, Judge, score_file
 from wine_quality.errors import DataError
 from wine_quality.models import build, fit, predict
@@ -152,12 +152,12 @@ def test_many_chunks_give_what_one_gives(score, features, kind, monkeypatch):
     content = as_csv(many) if kind == "csv" else many
     read = pd.read_csv if kind == "csv" else pd.read_parquet
     whole = read(score(content))
-    monkeypatch.setattr(wine_files, "CHUNK", 7)
+    monkeypatch.setattr(table_files, "CHUNK", 7)
     pd.testing.assert_frame_equal(read(score(content)), whole)
 
 
 def test_bad_rows_of_all_chunks_are_told_and_only_the_first_ten_in_full(reasons, features, monkeypatch):
-    monkeypatch.setattr(wine_files, "CHUNK", 4)
+    monkeypatch.setattr(table_files, "CHUNK", 4)
     many = pd.concat([features] * 3, ignore_index=True)
     assert reasons(as_csv(many.assign(pH=[3.0] * 5 + [99.0] + [3.0] * 12))) == (
         "1 problem: row 7, pH: 99.0 is not 2 to 5 pH. Mend the file and run again."

@@ -7,8 +7,8 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from wine_quality.errors import DataError
-from wine_quality.reading import read_wines
 from wine_quality.schema import COLUMNS
+from wine_quality.tables import read_table
 
 HEADER = ",".join(COLUMNS)
 RED = "red,7.25,0.655,0.05,1.95,0.0815,12,36,0.9968,3.45,0.58,9.75,5"
@@ -25,7 +25,7 @@ def refusal(path: Path, content: str | bytes, wine_type: str | None = None) -> s
     """Return what is said of a file with this content, after its name."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
-        read_wines(path, wine_type)
+        read_table(path, wine_type)
     line = str(caught.value)
     assert line.startswith(f"{path}: ")
     assert line.isprintable()
@@ -69,13 +69,13 @@ def test_every_spelling_reads_as_the_same_table(path, wines, spelling):
     path.write_bytes(spelling[1].encode())
     expected = wines.iloc[[0, 3]].set_axis([2, 3])
     with_excel = spelling[1].lower().lstrip('"').startswith("sep=")
-    assert_frame_equal(read_wines(path), expected.set_axis([3, 4]) if with_excel else expected)
+    assert_frame_equal(read_table(path), expected.set_axis([3, 4]) if with_excel else expected)
 
 
 def test_a_packed_file_reads_as_the_same_table(tmp_path, wines):
     path = tmp_path / "wine.csv.gz"
     path.write_bytes(gzip.compress(GOOD.encode()))
-    assert_frame_equal(read_wines(path), wines.iloc[[0, 3]].set_axis([2, 3]))
+    assert_frame_equal(read_table(path), wines.iloc[[0, 3]].set_axis([2, 3]))
 
 
 @pytest.mark.parametrize("spoil", [lambda packed: packed[:-20], lambda packed: b"red" + packed, lambda _: b""])
@@ -83,7 +83,7 @@ def test_a_packed_file_that_is_not_whole_is_refused(tmp_path, spoil):
     path = tmp_path / "wine.csv.gz"
     path.write_bytes(spoil(gzip.compress(GOOD.encode())))
     with pytest.raises(DataError, match=r"wine\.csv\.gz: (not a whole gzip file|the file is empty)\. Get it again\.$"):
-        read_wines(path)
+        read_table(path)
 
 
 @pytest.mark.parametrize(
@@ -99,20 +99,20 @@ def test_a_packed_file_that_is_not_whole_is_refused(tmp_path, spoil):
 )
 def test_a_parquet_file_reads_as_the_same_table(tmp_path, wines, spell):
     spell(wines).to_parquet(tmp_path / "wine.parquet")
-    assert_frame_equal(read_wines(tmp_path / "wine.parquet"), wines.set_axis(range(1, 7)))
+    assert_frame_equal(read_table(tmp_path / "wine.parquet"), wines.set_axis(range(1, 7)))
 
 
 def test_a_bad_parquet_file_is_told_with_its_row_and_column(tmp_path, wines):
     path = tmp_path / "wine.parquet"
     wines.assign(pH=[3, 3, 3, 3, 31, 3.0]).to_parquet(path)
     with pytest.raises(DataError, match=r"1 problem: row 5, pH: 31\.0 is not 2 to 5 pH"):
-        read_wines(path)
+        read_table(path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DataError, match="not a readable Parquet file"):
-        read_wines(path)
+        read_table(path)
     path.unlink()
     with pytest.raises(DataError, match="no such file"):
-        read_wines(path)
+        read_table(path)
 
 
 def test_commas_beside_decimal_points_may_mean_thousands_and_are_refused(path):
@@ -146,7 +146,7 @@ def test_a_git_lfs_pointer_is_told(path):
 
 def test_a_file_of_one_colour_needs_no_type(path, wines, write_uci):
     write_uci(path.parent, wines)
-    read = read_wines(path.parent / "winequality-red.csv", "red")
+    read = read_table(path.parent / "winequality-red.csv", "red")
     assert_frame_equal(read.reset_index(drop=True), wines.iloc[:3])
 
 
@@ -155,12 +155,12 @@ def test_a_file_of_one_colour_needs_no_type(path, wines, write_uci):
 )
 def test_a_measurement_may_be_missing_in_any_spelling(path, null):
     path.write_text(GOOD.replace("3.45", null))
-    assert read_wines(path)["pH"].isna().tolist() == [True, False]
+    assert read_table(path)["pH"].isna().tolist() == [True, False]
 
 
 def test_the_index_of_the_table_is_the_line_in_the_file(path):
     path.write_text(f"\n{HEADER}\n\n{RED}\n{WHITE}\n\n{RED}\n")
-    assert read_wines(path).index.tolist() == [4, 5, 7]
+    assert read_table(path).index.tolist() == [4, 5, 7]
 
 
 @pytest.mark.parametrize(
@@ -277,19 +277,19 @@ def test_all_problems_of_a_file_are_told_at_once(path):
 
 def test_no_such_file_is_told(path):
     with pytest.raises(DataError) as caught:
-        read_wines(path)
+        read_table(path)
     assert str(caught.value) == f"{path}: no such file. Check the name, or set WINE_DATA to another source."
 
 
 def test_a_file_without_read_permission_is_told(open_folder, without_rights):
     path = open_folder / "wine.csv"
     path.write_text(GOOD)
-    read_wines(path)
+    read_table(path)
     with without_rights():
-        read_wines(path)
+        read_table(path)
     path.chmod(0)
     with without_rights(), pytest.raises(DataError) as caught:
-        read_wines(path)
+        read_table(path)
     assert str(caught.value) == f"{path}: you may not read it. Give yourself read permission (chmod u+r)."
 
 
@@ -297,10 +297,10 @@ def test_a_file_without_read_permission_is_told(open_folder, without_rights):
 def test_a_folder_or_a_pipe_is_no_file(path, make):
     make(path)
     with pytest.raises(DataError, match=rf"^{path}: a folder or a device, not a file\. Give the CSV file itself\.$"):
-        read_wines(path)
+        read_table(path)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "nul\0l"])
 def test_a_name_that_no_file_can_have_is_told(tmp_path, name):
     with pytest.raises(DataError, match=r"cannot be read \(.*\)\. Give another file\.$"):
-        read_wines(tmp_path / name)
+        read_table(tmp_path / name)

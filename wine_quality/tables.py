@@ -1,7 +1,7 @@
 """Read one table of wine, CSV or Parquet, into the tidy table, whatever spelling it came in.
 
 Spellings that can mean only one thing are accepted: of column names, null marks, separators and decimal commas. Those
-whose meaning would be a guess (`is_red`, a type of 0 or 1) are refused. `wine_files` reads batches by the same rules.
+whose meaning would be a guess (`is_red`, a type of 0 or 1) are refused. `table_files` reads batches by the same rules.
 """
 
 import csv
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wine_quality.errors import DataError
-from wine_quality.schema import COLUMNS, TYPES, Problems, check_wines
+from wine_quality.schema import COLUMNS, TYPES, Problems, validate
 
 PARQUET = ".parquet"
 TABLE_ENDINGS = (".csv", ".tsv", PARQUET)  # of files that may hold a table
@@ -36,7 +36,7 @@ SEPARATORS = {";": "semicolon", ",": "comma", "\t": "tab", "|": "bar"}
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # what Excel puts above the header
 
 
-def read_wines(path: Path, wine_type: str | None = None, both_types: bool = True) -> pd.DataFrame:
+def read_table(path: Path, wine_type: str | None = None, both_types: bool = True) -> pd.DataFrame:
     """Read a table of wine: a CSV, packed by gzip or not, or Parquet, in any spelling that can mean only one thing.
 
     Parameters
@@ -51,7 +51,7 @@ def read_wines(path: Path, wine_type: str | None = None, both_types: bool = True
     Returns
     -------
     DataFrame of shape (n wines, 13)
-        The tidy table of `schema.check_wines`. Its index is the wine's line in the file (the header is line 1); in
+        The tidy table of `schema.validate`. Its index is the wine's line in the file (the header is line 1); in
         Parquet the first wine is row 1.
 
     Raises
@@ -64,7 +64,7 @@ def read_wines(path: Path, wine_type: str | None = None, both_types: bool = True
         raise DataError(f"{path}: a header and no wines. Get the file again.")
     table = tidy_columns(rows, wine_type)
     found = ragged | repeated_columns(rows.columns, COLUMNS) | type_problems(table, wine_type, both_types)
-    return check_wines(table, str(path), found=found)
+    return validate(table, str(path), found=found)
 
 
 def column_names(path: Path) -> set[str]:
@@ -76,7 +76,7 @@ def column_names(path: Path) -> set[str]:
         The file is no table.
     """
     if path.suffix.lower() == PARQUET:
-        with opened(path) as file, parquet_errors_told(path):
+        with opened(path) as file, translate_parquet_errors(path):
             return {tidy_name(name) for name in pq.read_schema(file).names}
     _, rows = csv_rows(path)
     _, header = next(rows)
@@ -192,7 +192,7 @@ def as_table(header: list[str], body: list[tuple[int, list[str]]]) -> tuple[pd.D
 
 def parquet_table(path: Path) -> tuple[pd.DataFrame, Problems]:
     """Return the rows of a Parquet file as `as_table` does, the first being row 1."""
-    with opened(path) as file, parquet_errors_told(path):
+    with opened(path) as file, translate_parquet_errors(path):
         table = pq.ParquetFile(file).read()
     return parquet_rows(table, range(1, len(table) + 1)), {}
 
@@ -215,7 +215,7 @@ def numbers_or_text(column: pa.Array | pa.ChunkedArray) -> Any:
 
 
 @contextmanager
-def parquet_errors_told(path: Path) -> Iterator[None]:
+def translate_parquet_errors(path: Path) -> Iterator[None]:
     """Turn an error of Arrow into a line that names the file."""
     try:
         yield
