@@ -34,12 +34,12 @@ from wine_quality.scoring import Scorer, load_scorer
 log = logging.getLogger("wine_quality.batch")
 
 
-@task(name="look", task_run_name="look", **RETRY_TRANSIENT)
-def look(bucket: S3Bucket) -> list[Entry]:
-    """Find the files that wait."""
-    found = batches.waiting(bucket)
-    log.info("look      %d file(s) under %s", len(found), batches.INCOMING)
-    return found
+@task(name="list", task_run_name="list incoming files", **RETRY_TRANSIENT)
+def list_incoming(bucket: S3Bucket) -> list[Entry]:
+    """List the files to score."""
+    entries = batches.list_incoming(bucket)
+    log.info("list      %d file(s) under %s", len(entries), batches.INCOMING)
+    return entries
 
 
 @task(name="load the champion", task_run_name="load the champion", **RETRY_TRANSIENT)
@@ -61,11 +61,11 @@ def score(bucket: S3Bucket, name: str, entry: Entry, scorer: Scorer, folder: Pat
     return batches.process(bucket, entry, scorer, folder, settings().predictions_uri)
 
 
-def score_each(bucket: S3Bucket, found: list[Entry], scorer: Scorer, folder: Path) -> list[Outcome]:
-    """Score one file after the other. One that the bucket does not give keeps none of the others waiting."""
+def score_each(bucket: S3Bucket, entries: list[Entry], scorer: Scorer, folder: Path) -> list[Outcome]:
+    """Score one file after the other. If the bucket fails on one of them, the others are scored all the same."""
     outcomes = []
-    for entry in found:
-        name = batches.name_of(entry)
+    for entry in entries:
+        name = batches.safe_name(entry)
         try:
             outcomes.append(score(bucket, name, entry, scorer, folder))
         except StorageUnavailable:
@@ -77,23 +77,23 @@ def score_each(bucket: S3Bucket, found: list[Entry], scorer: Scorer, folder: Pat
 
 
 def log_outcome(outcome: Outcome) -> None:
-    """Say what became of a file."""
+    """Log the result for a file."""
     if outcome.reasons:
         log.warning("%-9s %s: %s", outcome.state, outcome.file, outcome.reasons)
     else:
         log.info("%-9s %s: %s rows", outcome.state, outcome.file, f"{outcome.rows:,}")
 
 
-def leave_table(outcomes: list[Outcome]) -> None:
-    """Leave a row for each file with the flow run, and say how many there are of each state."""
+def create_table(outcomes: list[Outcome]) -> None:
+    """Create a table artifact with a row for each file, and log how many there are of each state."""
     rows = [{"file": one.file, "rows": one.rows, "version": one.version, "state": one.state} for one in outcomes]
-    create_table_artifact(rows, key="scored-files", description="What became of each file under incoming/")
+    create_table_artifact(rows, key="scored-files", description="The result for each file under incoming/")
     states = Counter(one.state for one in outcomes)
     log.info("done      %s", ", ".join(f"{count} {state}" for state, count in states.items()))
 
 
 def raise_failed(outcomes: list[Outcome]) -> None:
-    """Let the run fail where a file did."""
+    """Fail the run if a file failed."""
     failed = [one for one in outcomes if one.state == "failed"]
     if failed:
         raise StorageError(f"{len(failed)} of {len(outcomes)} files failed. {failed[0].file}: {failed[0].reasons}")
@@ -101,21 +101,21 @@ def raise_failed(outcomes: list[Outcome]) -> None:
 
 @flow(name="score-wine-batches", flow_run_name=run_name)
 def score_wine_batches() -> list[Outcome]:
-    """Score every file under `incoming/`, and return what became of each."""
+    """Score every file under `incoming/`, and return the result for each."""
     config = settings()
     log.info("bucket    %s", bucket_line(config))
     with exclusive_lock(config.local / "batch.lock"), wine_bucket(config) as (bucket, _):
-        found = look(bucket)
-        if not found:
+        entries = list_incoming(bucket)
+        if not entries:
             return []
-        outcomes = score_each(bucket, found, load_champion(), config.local / "batch")
-    leave_table(outcomes)
+        outcomes = score_each(bucket, entries, load_champion(), config.local / "batch")
+    create_table(outcomes)
     raise_failed(outcomes)
     return outcomes
 
 
 def main() -> None:
-    """Run the flow on a quiet screen: its own lines."""
+    """Run the flow, and print its own log lines only."""
     prepare_home()
     log_to_screen()
     score_wine_batches()

@@ -37,10 +37,10 @@ PREFECT_FILE = Path("orchestration") / "prefect.yaml"
 
 
 def make_pool() -> None:
-    """Make the work pool, or leave the one that was deployed to before as it is."""
+    """Create the work pool, or leave an existing one that has deployments unchanged."""
     template = ProcessWorker.get_default_base_job_template()
     with get_client(sync_client=True) as client:
-        with suppress(ObjectAlreadyExists):  # a worker that came first has made it, without a limit
+        with suppress(ObjectAlreadyExists):  # a worker that started earlier has created it, without a limit
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
         if not deployed():
             client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=RUNS_AT_ONCE))
@@ -53,7 +53,7 @@ def save_blocks(config: Settings) -> None:
     """Save the bucket and its credentials as blocks, where there is no such block yet."""
     prefect("block", "register", "--module", "prefect_aws")
     if saved_bucket():
-        print(f"block     {BLOCK}, kept as it is; delete it in the UI to have it made anew")
+        print(f"block     {BLOCK}, unchanged; delete it in the UI to have it created again")
         return
     bucket = bucket_of_environment(config) or bucket_at(laptop(config), config)
     bucket.credentials.save(CREDENTIALS, overwrite=True)
@@ -63,33 +63,33 @@ def save_blocks(config: Settings) -> None:
 
 
 def deploy() -> None:
-    """Make the deployments that are missing, and those whose definition has changed, what `prefect.yaml` says."""
+    """Create the deployments that are missing, and update those whose definition in `prefect.yaml` has changed."""
     file = yaml.safe_load((ROOT / PREFECT_FILE).read_text())
-    due = changed(file, {found.name: found.version for found in deployed()})
+    due = changed(file, {one.name: one.version for one in deployed()})
     if due:
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / PREFECT_FILE.name
             part.write_text(yaml.safe_dump({**file, "deployments": due}))
             prefect("--no-prompt", "deploy", "--prefect-file", str(part), "--all")
-    made = {one["name"] for one in due}
-    for found in deployed():
-        if found.name in made:
-            print(f"deploy    {found.name}: {found.description.splitlines()[0]}")
+    updated = {one["name"] for one in due}
+    for deployment in deployed():
+        if deployment.name in updated:
+            print(f"deploy    {deployment.name}: {deployment.description.splitlines()[0]}")
         else:
-            print(f"kept      {found.name}, with what you changed in Prefect: {state_of(found)}")
+            print(f"unchanged {deployment.name}, with your edits in Prefect: {state_of(deployment)}")
 
 
 def deployed() -> list[DeploymentResponse]:
     """Return the deployments of the work pool, by name."""
     with get_client(sync_client=True) as client:
-        found = [one for one in client.read_deployments() if one.work_pool_name == POOL]
-    return sorted(found, key=lambda one: one.name)
+        deployments = [one for one in client.read_deployments() if one.work_pool_name == POOL]
+    return sorted(deployments, key=lambda one: one.name)
 
 
 def changed(file: dict[str, Any], versions: dict[str, str | None]) -> list[dict[str, Any]]:
     """Return the definitions of a file that are not deployed yet as they stand there.
 
-    The version of a deployment is the checksum of the definition that it was made from, so `versions`, by name, tells.
+    The version of a deployment is the checksum of its definition; `versions` has them by name.
     """
     definitions = [{**one, "version": checksum([file["pull"], one])} for one in file["deployments"]]
     return [one for one in definitions if versions.get(one["name"]) != one["version"]]
@@ -100,11 +100,11 @@ def checksum(definition: Any) -> str:
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def state_of(found: DeploymentResponse) -> str:
+def state_of(deployment: DeploymentResponse) -> str:
     """Say whether a deployment is paused, and when it runs."""
-    if found.paused:
+    if deployment.paused:
         return "paused"
-    active = [one.schedule.model_dump() for one in found.schedules if one.active]
+    active = [one.schedule.model_dump() for one in deployment.schedules if one.active]
     when = [str(one.get("cron") or one.get("interval") or one.get("rrule")) for one in active]
     return f"runs {' and '.join(when)}" if when else "no schedule is on"
 

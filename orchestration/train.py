@@ -140,9 +140,9 @@ def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
 @task(name="search", task_run_name="search, {max_evals} trials", **CACHED, **RETRIES)
 def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Candidate]:
     """Search for better models, add the best of each family to the leaderboard, and choose the best of all."""
-    found = tuning.finalists(tracked_trials(train, max_evals, seed), train, seed)
-    candidates = {f"{one.candidate.name}, searched": one.candidate for one in found}
-    rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in found]
+    finalists = tuning.finalists(tracked_trials(train, max_evals, seed), train, seed)
+    candidates = {f"{one.candidate.name}, searched": one.candidate for one in finalists}
+    rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in finalists]
     searched = pd.DataFrame(rows, index=list(candidates))
     leaderboard = pd.concat([leaderboard, searched]).sort_values("rmse", kind="stable")
     best = leaderboard.index[0]

@@ -59,7 +59,7 @@ def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(config, wines
     assert (done.returncode, done.stderr) == (0, "")
     where, look, champion, rejected, scored, total = done.stdout.splitlines()
     assert where == f"bucket    on this laptop, in the folder `{bucket}`: no other one is set"
-    assert look == "look      2 file(s) under incoming/"
+    assert look == "list      2 file(s) under incoming/"
     assert champion == "champion  version 1"
     assert rejected.startswith("rejected  bad.csv: 1 problem: row 1, columns missing: type, fixed_acidity, ")
     assert (scored, total) == ("scored    good.csv: 6 rows", "done      1 rejected, 1 scored")
@@ -126,7 +126,7 @@ def test_a_file_that_the_bucket_does_not_give_fails_the_run_after_the_others_are
     crown(registered(config, "linear"))
     for name in ("a.csv", "b.csv"):
         put(bucket, name, wines)
-    waiting = batches.waiting
+    waiting = batches.list_incoming
 
     def and_one_is_taken_away(bucket):
         found = waiting(bucket)

@@ -74,7 +74,7 @@ def bucket(request, config):
 def run(bucket, config: Settings, scorer: Scorer | None = None) -> dict[str, str]:
     """Process all files that wait, and return the state of each."""
     scorer = scorer or champion(config)
-    found = batches.waiting(bucket)
+    found = batches.list_incoming(bucket)
     folder, uri = config.local / "batch", config.predictions_uri
     outcomes = [batches.process(bucket, entry, scorer, folder, uri) for entry in found]
     assert not (config.local / "batch").exists()
@@ -252,10 +252,10 @@ def test_a_full_disk_is_told_and_rejects_nothing(moto_bucket, config, wines):
 
 
 def test_a_bucket_without_files_and_one_that_is_missing(moto_bucket, config, monkeypatch):
-    assert batches.waiting(moto_bucket) == []
+    assert batches.list_incoming(moto_bucket) == []
     monkeypatch.setenv("WINE_BUCKET", "no-such-wine")
     with pytest.raises(StorageError, match="bucket no-such-wine: there is no such bucket"):
-        batches.waiting(bucket_of_environment(settings()))
+        batches.list_incoming(bucket_of_environment(settings()))
 
 
 def killed_run(environment: dict[str, str], changes: int) -> None:

@@ -157,9 +157,9 @@ def test_deploying_again_keeps_what_was_edited_in_prefect(client):
     try:
         said = command("deploy")
         assert "pool      wine, at most 5 runs at once, paused" in said
-        assert "kept as it is" in said
+        assert "unchanged; delete it in the UI" in said
         for name, state in {"nightly": "runs 30 4 * * *", "lesson": "runs 0:05:00", "retrain": "paused"}.items():
-            assert f"kept      {name}, with what you changed in Prefect: {state}\n" in said
+            assert f"unchanged {name}, with your edits in Prefect: {state}\n" in said
         assert S3Bucket.load("wine-bucket").bucket_folder == "edited"
         assert deployment(client, "nightly").schedules[0].schedule.cron == "30 4 * * *"
         assert deployment(client, "lesson").schedules[0].active

@@ -85,7 +85,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_rows(wines):
     table.loc[4, "pH"], table.loc[1, "alcohol"], table.loc[1, "type"] = "7.5", "weak", "pink"
     table = table.drop(columns="density").assign(vintage="2009")
     with pytest.raises(DataError) as caught:
-        validate(table, "wine.csv", found={(2, "cells"): "12, but the header has 13"})
+        validate(table, "wine.csv", earlier={(2, "cells"): "12, but the header has 13"})
     assert str(caught.value) == (
         "wine.csv: 6 problems: row 1, alcohol: 'weak' is not a number; row 1, columns missing: density; "
         "row 1, columns unknown: 'vintage'; row 1, type: 'pink' is not red or white; "

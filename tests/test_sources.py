@@ -121,7 +121,7 @@ def test_auto_takes_a_kept_download_and_says_so(wines, write_uci, monkeypatch):
     wine = load_dataset(config)
     assert_frame_equal(wine.table, wines)
     assert wine.source == "uci"
-    assert wine.why == "UCI Wine Quality, checksums verified (auto: kept from an earlier download)"
+    assert wine.why == "UCI Wine Quality, checksums verified (auto: from an earlier download)"
 
 
 def test_auto_downloads_where_nothing_is_kept_and_says_so(tmp_path, wines, write_uci, monkeypatch):
@@ -135,7 +135,7 @@ def test_auto_takes_the_sample_where_uci_cannot_be_had_and_says_why(made_sample,
     monkeypatch.setattr(download, "uci", away)
     wine = load_dataset(settings())
     assert (wine.source, len(wine.table)) == ("sample", 3)
-    assert wine.why == "the sample, which is made up and not real wine (auto: nothing kept, and UCI is away)"
+    assert wine.why == "the sample, which is synthetic, not real wine (auto: no earlier download, and UCI is away)"
 
 
 @pytest.mark.parametrize("name", ["uci", "kaggle"])
@@ -162,7 +162,7 @@ def test_uci_and_kaggle_are_read_from_where_they_were_downloaded(tmp_path, cella
 def test_the_sample_is_taken_where_asked_for(made_sample):
     wine = load_dataset(settings(data="sample"))
     assert (wine.source, len(wine.table)) == ("sample", 3)
-    assert wine.why == "the sample, which is made up and not real wine (asked for by WINE_DATA=sample)"
+    assert wine.why == "the sample, which is synthetic, not real wine (requested by WINE_DATA=sample)"
 
 
 @pytest.mark.parametrize(

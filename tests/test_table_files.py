@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wine_quality import table_files
-from wine_quality.batches import ADDED, Judge, score_file
+from wine_quality.batches import ADDED, PredictionWriter, score_file
 from wine_quality.errors import DataError
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import FEATURES
@@ -35,7 +35,7 @@ def score(scorer, tmp_path):
 
     def run(content: str | bytes | pd.DataFrame | pa.Table) -> Path:
         source = written(tmp_path, content)
-        score_file(source, tmp_path / "scored", Judge(scorer, NOW, "a file", io.BytesIO()))
+        score_file(source, tmp_path / "scored", PredictionWriter(scorer, NOW, "a file", io.BytesIO()))
         return tmp_path / "scored"
 
     return run
@@ -48,7 +48,7 @@ def reasons(scorer, tmp_path):
     def run(content: str | bytes | pd.DataFrame | pa.Table) -> str:
         source = written(tmp_path, content)
         with pytest.raises(DataError) as caught:
-            score_file(source, tmp_path / "scored", Judge(scorer, NOW, "a file", io.BytesIO()))
+            score_file(source, tmp_path / "scored", PredictionWriter(scorer, NOW, "a file", io.BytesIO()))
         line = str(caught.value)
         assert line.startswith(f"{source}: ")
         return line.removeprefix(f"{source}: ")

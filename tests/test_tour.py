@@ -65,7 +65,7 @@ def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_
     then = command("tour.check", "4", **own)
     assert "done      champion: version 1" in then.stdout
     assert "missing   the service: away" in then.stdout
-    assert "done      predictions kept: " in then.stdout
+    assert "done      predictions stored: " in then.stdout
     assert then.stdout.endswith("next      run make serve in another terminal\n")
     again = command("tour.start", "3", **own)
     assert "orchestration.train" not in again.stdout
@@ -155,7 +155,7 @@ def test_clean_takes_away_what_was_made_and_nothing_else(full_home):
     done = command("tour.clean", typed="yes\n", WINE_HOME=str(full_home))
     assert (done.returncode, done.stdout.splitlines()[-1][-4:]) == (0, "done")
     assert sorted(path.name for path in full_home.iterdir()) == ["models", "notes.txt"]
-    assert "nothing was made yet" in command("tour.clean", WINE_HOME=str(full_home)).stdout
+    assert "nothing to delete" in command("tour.clean", WINE_HOME=str(full_home)).stdout
 
 
 def test_clean_leaves_a_home_alone_in_which_servers_run(full_home, monkeypatch):

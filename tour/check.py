@@ -39,8 +39,10 @@ def training(config: Settings) -> Iterator[Found]:
     """Chapter 1: wine, and the models of its notebooks."""
     wine = sources.load_dataset(config)
     yield Found(f"wine: {len(wine.table):,} rows, {wine.why}", True, "")
-    kept = sorted({path.stem for path in config.models.glob("*.skops")} - OF_LATER_CHAPTERS)
-    yield Found(f"models of notebook 2: {', '.join(kept) or 'none'}", bool(kept), "run 02-train-baselines in make lab")
+    models = sorted({path.stem for path in config.models.glob("*.skops")} - OF_LATER_CHAPTERS)
+    yield Found(
+        f"models of notebook 2: {', '.join(models) or 'none'}", bool(models), "run 02-train-baselines in make lab"
+    )
     own = config.local / "three-worlds.png"  # the one under images/ comes with the checkout
     yield Found("the figure of notebook 3", own.is_file(), "run 03-find-the-leak in make lab")
 
@@ -76,17 +78,17 @@ def orchestration(config: Settings) -> Iterator[Found]:
 
 
 def deployment(config: Settings) -> Iterator[Found]:
-    """Chapter 4: a service that is ready, predictions that were kept, and files that were scored."""
+    """Chapter 4: a service that is ready, predictions that were stored, and files that were scored."""
     yield champion(config)
     try:
         ready = httpx.get(f"http://127.0.0.1:{config.serve_port}/health/ready", timeout=5).json()["status"]
     except httpx.HTTPError:
         ready = "away"
     yield Found(f"the service: {ready}", ready == "green", "run make serve in another terminal")
-    kept = predictions.count(config.predictions_uri)
+    stored = predictions.count(config.predictions_uri)
     yield Found(
-        f"predictions kept: {kept:,}",
-        kept > 0,
+        f"predictions stored: {stored:,}",
+        stored > 0,
         "ask /predict, as the chapter shows, or make score; the page stores nothing",
     )
     with wine_bucket(config) as (bucket, _):

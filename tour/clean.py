@@ -1,4 +1,4 @@
-"""Take away what was made: runs, models, the bucket, downloads. It asks first where that loses runs.
+"""Delete generated files: runs, models, the bucket, downloads. It asks first if runs would be lost.
 
 Run it with `python -m tour.clean`, or `make clean`. The environment in `.venv` stays, and so does what git tracks.
 """
@@ -16,12 +16,12 @@ from wine_quality.files import translate_disk_errors
 YES = "yes"
 
 
-def made(config: Settings) -> list[Path]:
-    """Return what commands and notebooks have made in the home."""
+def generated(config: Settings) -> list[Path]:
+    """Return the files and folders that commands and notebooks created in the home."""
     home = config.home
     named = [home / "mlruns", config.local, config.raw_data, config.reports]
-    found = [*home.glob("mlflow.db*"), *home.glob("predictions.db*"), *config.models.glob("*.skops"), *named]
-    return [path for path in [*found, home / "monitoring" / "report.html"] if path.is_file() or holds_something(path)]
+    files = [*home.glob("mlflow.db*"), *home.glob("predictions.db*"), *config.models.glob("*.skops"), *named]
+    return [path for path in [*files, home / "monitoring" / "report.html"] if path.is_file() or holds_something(path)]
 
 
 def holds_something(path: Path) -> bool:
@@ -49,14 +49,14 @@ def main() -> int:
     config = settings()
     if is_up(config):
         raise DeploymentError("make up is running on what would be taken away. Stop it first (Ctrl-C).")
-    if not (found := made(config)):
-        print("clean     nothing was made yet")
+    if not (paths := generated(config)):
+        print("clean     nothing to delete")
         return 0
-    for path in found:
+    for path in paths:
         print(f"{size(path) / 1e6:8.1f} MB  {path.relative_to(config.home)}")
     if not confirmed("All runs, versions and predictions are lost with it."):
         return 1
-    for path in found:
+    for path in paths:
         with translate_disk_errors(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     print("clean     done")

@@ -1,8 +1,8 @@
 """Install requirements.txt into .venv, by uv, because it takes seconds where pip takes minutes.
 
-uv reads neither pip's configuration files nor its `PIP_…` variables. So what pip is told about its index, certificates
-and proxy is handed on to uv, by variables, because an index may hold a password that a command line would show. What
-you have told uv itself stays.
+uv reads neither pip's configuration files nor its `PIP_…` variables. So pip's settings of index, certificates
+and proxy are handed on to uv, by variables, because an index may hold a password that a command line would show. uv's
+own settings win.
 
 `make setup` runs this file with the Python of .venv, before any package is there.
 """
@@ -46,7 +46,7 @@ def pip_settings() -> dict[str, str]:
 def uv_environment(pip: dict[str, str]) -> dict[str, str]:
     """Return the environment in which uv works as pip would."""
     cert = pip.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
-    told = {
+    settings = {
         "UV_DEFAULT_INDEX": pip.get("index-url"),
         "UV_INDEX": " ".join(pip.get("extra-index-url", "").split()),
         "UV_FIND_LINKS": ",".join(pip.get("find-links", "").split()),
@@ -57,19 +57,19 @@ def uv_environment(pip: dict[str, str]) -> dict[str, str]:
         "ALL_PROXY": pip.get("proxy"),
         "UV_CACHE_DIR": None if cache_can_be_written() else str(ROOT / ".local" / "uv-cache"),
     }
-    if told["UV_INDEX"]:
-        told["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # all indexes are equal, as they are to pip
+    if settings["UV_INDEX"]:
+        settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # all indexes are equal, as they are to pip
     if {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & os.environ.keys():
-        told["UV_DEFAULT_INDEX"] = None
-    return {name: value for name, value in told.items() if value} | dict(os.environ)
+        settings["UV_DEFAULT_INDEX"] = None
+    return {name: value for name, value in settings.items() if value} | dict(os.environ)
 
 
 def cache_can_be_written() -> bool:
     """Say whether uv may write to the folder of its cache, or make it."""
-    asked = subprocess.run([sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True)
-    if asked.returncode:
+    cache = subprocess.run([sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True)
+    if cache.returncode:
         return False
-    folder = Path(asked.stdout.strip())
+    folder = Path(cache.stdout.strip())
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return os.access(there, os.W_OK | os.X_OK)
 

@@ -50,9 +50,9 @@ def predict(config: Settings) -> None:
     log = config.local / "serve.log"
     with server(module("deployment.serve"), [config.serve_port], log, {}):
         address, as_json = f"http://127.0.0.1:{config.serve_port}/predict", {"Content-Type": "application/json"}
-        asked = wines[FEATURES].to_json(orient="records")
-        told = httpx.post(address, content=asked, headers=as_json, timeout=SERVE_SECONDS).raise_for_status()
-    print(f"scored    {len(told.json()['predictions']):,} wines", flush=True)
+        body = wines[FEATURES].to_json(orient="records")
+        response = httpx.post(address, content=body, headers=as_json, timeout=SERVE_SECONDS).raise_for_status()
+    print(f"scored    {len(response.json()['predictions']):,} wines", flush=True)
 
 
 STEPS: dict[int, Callable[[Settings], None]] = {3: train, 4: deploy, 5: predict}  # by the first chapter that needs it

@@ -57,7 +57,7 @@ Entry = dict[str, Any]  # an object as S3 lists it
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file.
+    """The result for one file.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Outcome:
     reasons: str = ""
 
 
-def waiting(bucket: Any) -> list[Entry]:
+def list_incoming(bucket: Any) -> list[Entry]:
     """Return the objects under `incoming/`, in the order of their names.
 
     Raises
@@ -94,8 +94,8 @@ def waiting(bucket: Any) -> list[Entry]:
         return [entry for entry in bucket.list_objects(INCOMING) if not entry["Key"].endswith("/")]
 
 
-def name_of(entry: Entry) -> str:
-    """Return the name of an object under `incoming/` where it is a plain path, else one made of its sum.
+def safe_name(entry: Entry) -> str:
+    """Return the name of an object under `incoming/` if it is a plain path, else one that is made of its checksum.
 
     Whoever may write to the bucket chooses the names: `..` in one, or a letter that is not printed, goes no further.
     """
@@ -114,10 +114,10 @@ def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path, predictions
     ----------
     bucket : S3Bucket
     entry : dict
-        The object, one of `waiting`.
+        The object, one of `list_incoming`.
     scorer : Scorer
     folder : Path
-        Where the object is kept as long as the work takes, and what is made of it. It is emptied first.
+        A working folder for the object and its result. It is emptied first.
     predictions_uri : str
         The database of predictions, see `predictions.Database`.
 
@@ -130,7 +130,7 @@ def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path, predictions
     DataError
         The disk of `folder` is full or refuses.
     """
-    name = name_of(entry)
+    name = safe_name(entry)
     with translate_s3_errors(bucket.bucket_name, entry["Key"]), empty_folder(folder):
         source = folder / f"source{PurePosixPath(name).suffix.lower()}"
         download(bucket, entry, source)
@@ -145,21 +145,21 @@ def score_once(bucket: Any, name: str, source: Path, scorer: Scorer, predictions
     if source.suffix not in KINDS:
         raise DataError(f"{source}: its name must be a plain path, not too long, and end in .csv or .parquet.")
     marker = {"sha256": sha256(source), "version": scorer.version}
-    known = marker_of(bucket, name)
+    known = read_marker(bucket, name)
     if marker.items() <= known.items():
         return Outcome(name, known["rows"], scorer.version, "unchanged")
     target, lines, now = source.with_name("scored"), source.with_name("predictions"), datetime.now(UTC)
     with lines.open("wb") as file:
-        judge = Judge(scorer, now, f"{name} {marker['sha256']} {scorer.version}", file)
-        rows = score_file(source, target, judge)
+        writer = PredictionWriter(scorer, now, f"{name} {marker['sha256']} {scorer.version}", file)
+        rows = score_file(source, target, writer)
     predictions.insert_file(predictions_uri, lines)
-    keep(bucket, name, target, marker | {"rows": rows, "scored_at": judge.scored_at})
+    upload(bucket, name, target, marker | {"rows": rows, "scored_at": writer.scored_at})
     return Outcome(name, rows, scorer.version, "scored")
 
 
 @dataclass
-class Judge:
-    """What scores the rows of one file, chunk by chunk, and writes down a prediction for each.
+class PredictionWriter:
+    """Scores the rows of one file, chunk by chunk, and writes a prediction for each.
 
     Attributes
     ----------
@@ -167,7 +167,7 @@ class Judge:
     now : datetime
         The time (UTC) of all its predictions.
     file : str
-        What names the file and its content: the ids of its predictions follow from it.
+        Identifies the file and its content: the ids of its predictions follow from it.
     lines : BinaryIO
         Where the predictions are written, as `predictions.insert_file` reads them.
     rows : int
@@ -185,7 +185,7 @@ class Judge:
         """The time as it stands in a scored file."""
         return self.now.isoformat(timespec="seconds")
 
-    def judged(self, wines: pd.DataFrame) -> pd.DataFrame:
+    def score(self, wines: pd.DataFrame) -> pd.DataFrame:
         """Score some wines, and return the columns of `ADDED` for them."""
         score, version = self.scorer.score(columns_of(wines)), self.scorer.version
         ids = [str(uuid5(NAMESPACE_URL, f"{self.file} {self.rows + n}")) for n in range(1, len(wines) + 1)]
@@ -196,7 +196,7 @@ class Judge:
         return pd.DataFrame(dict(zip(ADDED, values, strict=True)))
 
 
-def score_file(source: Path, target: Path, judge: Judge) -> int:
+def score_file(source: Path, target: Path, writer: PredictionWriter) -> int:
     """Score a file of wine, `CHUNK` rows at once, and return how many wines it has.
 
     Parameters
@@ -205,7 +205,7 @@ def score_file(source: Path, target: Path, judge: Judge) -> int:
         A `.csv` or `.parquet` file with the columns of `schema.FEATURES`, and any others. Measurements may be blank.
     target : Path
         Where to write the same rows with the columns of `ADDED`.
-    judge : Judge
+    writer : PredictionWriter
 
     Raises
     ------
@@ -216,11 +216,11 @@ def score_file(source: Path, target: Path, judge: Judge) -> int:
     problems, further = {}, 0
     with file.writer(target, ADDED) as write:
         for chunk in file.chunks():
-            wines, found = file.examined(chunk)
-            problems, more = first_problems(problems | found)
+            wines, new = file.parse(chunk)
+            problems, more = first_problems(problems | new)
             further += more
             if not problems:
-                write(chunk, judge.judged(wines))
+                write(chunk, writer.score(wines))
             rows += len(chunk)
     if problems:
         raise DataError(problem_line(str(source), problems, further))
@@ -242,18 +242,18 @@ def download(bucket: Any, entry: Entry, path: Path) -> None:
         shutil.copyfileobj(client.get_object(Bucket=bucket.bucket_name, Key=entry["Key"])["Body"], file)
 
 
-def marker_of(bucket: Any, name: str) -> dict[str, Any]:
-    """Return what the marker of a scored file says: nothing where one of the two is missing, or the marker spoilt."""
-    there = {entry["Key"].partition(SCORED)[2] for entry in bucket.list_objects(f"{SCORED}{name}")}
-    if not {name, f"{name}{MARKER}"} <= there:
+def read_marker(bucket: Any, name: str) -> dict[str, Any]:
+    """Return the content of a scored file's marker; empty if one of the two is missing, or the marker is damaged."""
+    names = {entry["Key"].partition(SCORED)[2] for entry in bucket.list_objects(f"{SCORED}{name}")}
+    if not {name, f"{name}{MARKER}"} <= names:
         return {}
     with suppress(ValueError):
         return json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
     return {}
 
 
-def keep(bucket: Any, name: str, scored: Path, marker: dict[str, Any]) -> None:
-    """Upload a scored file, and after it its marker; the one before says nothing meanwhile."""
+def upload(bucket: Any, name: str, scored: Path, marker: dict[str, Any]) -> None:
+    """Upload a scored file, then its marker; an earlier marker is emptied first."""
     bucket.write_path(f"{SCORED}{name}{MARKER}", b"{}")
     bucket.upload_from_path(scored, f"{SCORED}{name}")
     bucket.write_path(f"{SCORED}{name}{MARKER}", json.dumps(marker, indent=2).encode())
@@ -261,7 +261,7 @@ def keep(bucket: Any, name: str, scored: Path, marker: dict[str, Any]) -> None:
 
 def reject(bucket: Any, entry: Entry, source: Path, reasons: str) -> Outcome:
     """Move an object to `rejected/`, its reasons first, unless another one has taken its place meanwhile."""
-    name, client = name_of(entry), bucket.credentials.get_s3_client()
+    name, client = safe_name(entry), bucket.credentials.get_s3_client()
     now = client.list_objects_v2(Bucket=bucket.bucket_name, Prefix=entry["Key"]).get("Contents", [])
     if entry not in now:
         return Outcome(name, 0, "", "changed")
@@ -273,7 +273,7 @@ def reject(bucket: Any, entry: Entry, source: Path, reasons: str) -> Outcome:
 
 @contextmanager
 def empty_folder(folder: Path) -> Iterator[None]:
-    """Make a folder anew, without what a process left there that was killed, and delete it at the end."""
+    """Create an empty folder, whatever a killed process left there, and delete it at the end."""
     with translate_disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

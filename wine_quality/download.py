@@ -1,4 +1,4 @@
-"""Get wine over the network: the UCI archive, and the two Kaggle sets. A download is kept and read the next time."""
+"""Get wine over the network: the UCI archive, and the two Kaggle sets. A download is stored and read the next time."""
 
 import logging
 import shutil
@@ -41,7 +41,7 @@ def damaged(folder: Path) -> list[str]:
 
 
 def uci(config: Settings) -> Path:
-    """Return the folder of the two UCI files, downloading the archive where they are not kept.
+    """Return the folder of the two UCI files, downloading the archive if they are not stored yet.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def unpack_uci(url: str, folder: Path) -> None:
 
 
 def kaggle(config: Settings) -> Path:
-    """Return the folder of the two Kaggle files, downloading them where they are not kept.
+    """Return the folder of the two Kaggle files, downloading them if they are not stored yet.
 
     Raises
     ------
@@ -89,8 +89,8 @@ def kaggle(config: Settings) -> Path:
     """
     folder = config.raw_data / "kaggle"
     with translate_disk_errors(folder):
-        kept = all((folder / name).is_file() for name in KAGGLE_SETS.values())
-    return folder if kept else fetched(folder, download_kaggle)
+        complete = all((folder / name).is_file() for name in KAGGLE_SETS.values())
+    return folder if complete else fetched(folder, download_kaggle)
 
 
 def download_kaggle(folder: Path) -> None:
@@ -115,7 +115,7 @@ def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
             if folder.exists():
                 shutil.move(folder, Path(aside) / "old")
             whole.rename(folder)
-    log.info("download  kept in %s", folder)
+    log.info("download  stored in %s", folder)
     return folder
 
 

@@ -80,15 +80,15 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
         create_name(store)
     earlier = client.search_model_versions(f"name = '{store.model_name}' and run_id = '{run.run_id}'")
     if earlier:
-        made = earlier[0]
+        registered = earlier[0]
     else:
         source, seen = f"models:/{run.model_id}", client.get_run(run.run_id).data.tags.get(SCORED_ON)
         counted = {GATE_SET: seen} if seen else {}
-        made = client.create_model_version(
+        registered = client.create_model_version(
             store.model_name, source, run.run_id, tags={**tags, **counted}, model_id=run.model_id
         )
-    version = str(made.version)
-    if MODEL_SHA256 not in made.tags:
+    version = str(registered.version)
+    if MODEL_SHA256 not in registered.tags:
         client.set_model_version_tag(store.model_name, version, MODEL_SHA256, model_checksum(store, run.model_id))
     client.set_registered_model_alias(store.model_name, CHALLENGER, version)
     return version
@@ -213,7 +213,7 @@ def record_comparison(store: Store, verdict: Verdict) -> None:
 def unfair(store: Store, current: ModelVersion, gate_set: pd.DataFrame, source: str) -> str:
     """Return why a comparison with the champion would not be fair, or an empty text."""
     if source == "sample" and store.client.get_run(current.run_id).data.tags.get(SOURCE) != "sample":
-        return "a model of made-up wine does not replace one of real wine"
+        return "a model of synthetic data does not replace one of real data"
     known = set(store.read_text(current.run_id, TRAINED_ON).split())
     seen = row_keys(gate_set).isin(known).sum()
     return f"the champion was trained on {seen} of the {len(gate_set)} rows of the gate set" if seen else ""

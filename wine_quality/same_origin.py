@@ -70,8 +70,8 @@ def is_foreign(headers: Headers) -> bool:
         return True
     if any(origin["port"] != hosts[0]["port"] for origin in origins):
         return True
-    told = dict(headers)
-    return told.get(b"sec-fetch-dest") in FRAMES and told.get(b"sec-fetch-site") != b"same-origin"
+    values = dict(headers)
+    return values.get(b"sec-fetch-dest") in FRAMES and values.get(b"sec-fetch-site") != b"same-origin"
 
 
 class SameOriginProtocol(HttpToolsProtocol):

@@ -85,7 +85,7 @@ def as_numbers(wines: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     return numbers, problems
 
 
-def validate(wines: pd.DataFrame, where: str, found: Problems | None = None) -> pd.DataFrame:
+def validate(wines: pd.DataFrame, where: str, earlier: Problems | None = None) -> pd.DataFrame:
     """Check a table against the schema, all problems at once, and return it tidy.
 
     Parameters
@@ -94,8 +94,8 @@ def validate(wines: pd.DataFrame, where: str, found: Problems | None = None) -> 
         The columns of `COLUMNS`, of text or numbers. The index is what the message calls a row.
     where : str
         What to call the table in a message, usually its file.
-    found : dict, optional
-        What was found wrong before, to be told with the rest.
+    earlier : dict, optional
+        Problems of earlier checks, reported with the rest.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def validate(wines: pd.DataFrame, where: str, found: Problems | None = None) -> 
         One line with the row, the column, the value and what is wrong with it, for the first ten problems.
     """
     numbers, problems = examined(wines, COLUMNS)
-    if problems := problems | (found or {}):
+    if problems := problems | (earlier or {}):
         raise DataError(problem_line(where, problems))
     return numbers.astype({TARGET: "int64"})
 

@@ -151,8 +151,8 @@ def write_graph(pipeline: Pipeline, path: Path, wines: pd.DataFrame) -> str:
     if graph is None:
         return "it would gain nothing, or has no converter"
     path.write_bytes(graph)
-    asked = pd.concat([wines, with_blanks(wines)])
-    differ = np.abs(graph_predict(path)(columns_of(asked)) - predict(pipeline, asked)).max()
+    rows = pd.concat([wines, with_blanks(wines)])
+    differ = np.abs(graph_predict(path)(columns_of(rows)) - predict(pipeline, rows)).max()
     return "" if differ <= TOLERANCE else f"it differs from the pipeline by {differ:.2g}, more than {TOLERANCE:g}"
 
 

@@ -1,6 +1,6 @@
 """Where wine comes from: UCI, Kaggle, a folder of yours, or the committed sample.
 
-The one setting is `WINE_DATA`: `auto` (the default: a kept download, else UCI, else the sample), `uci`, `kaggle`,
+The one setting is `WINE_DATA`: `auto` (the default: an earlier download, else UCI, else the sample), `uci`, `kaggle`,
 `sample`, or a file or folder, counted from the project's root. A folder holds the UCI pair (`winequality-red.csv`,
 `winequality-white.csv`), the Kaggle pair (`WineQuality.csv`, `winequalityN.csv`, or `train_wine_data.csv`,
 `test_wine_data.csv`), or both; or else a table of your own, of one colour or two: `wines.csv`, or whatever single file
@@ -46,7 +46,7 @@ class Dataset:
     Attributes
     ----------
     table : DataFrame of shape (n wines, 13)
-        All rows as found, repeats included.
+        All rows, duplicates included.
     source : str
         `uci`, `kaggle`, `sample` or `folder`.
     why : str
@@ -74,7 +74,7 @@ def load_dataset(config: Settings) -> Dataset:
     DataError
         The source is unknown, or a file of it is not the wine it should be.
     DownloadError
-        `uci` or `kaggle` was asked for by name and cannot be had now.
+        `uci` or `kaggle` was requested by name and is not available now.
     """
     if config.data == "auto":
         return load_any(config)
@@ -83,7 +83,7 @@ def load_dataset(config: Settings) -> Dataset:
     if config.data == "kaggle":
         return read_folder(download.kaggle(config), "kaggle", "the two Kaggle sets")
     if config.data == "sample":
-        return sample("asked for by WINE_DATA=sample")
+        return sample("requested by WINE_DATA=sample")
     path = own_path(config)
     if path.is_dir():
         return read_folder(path, "folder", f"the files in {path}")
@@ -121,19 +121,19 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 
 def load_any(config: Settings) -> Dataset:
-    """Load a kept download, else UCI, else the sample; `why` says which and why."""
+    """Load an earlier download, else UCI, else the sample; `why` says which and why."""
     try:
-        kept = download.is_downloaded(config)
+        earlier = download.is_downloaded(config)
         folder = download.uci(config)
     except DownloadError as error:
-        return sample(f"auto: nothing kept, and {error.what}")
-    came = "auto: kept from an earlier download" if kept else "auto: downloaded just now"
+        return sample(f"auto: no earlier download, and {error.what}")
+    came = "auto: from an earlier download" if earlier else "auto: downloaded just now"
     return read_folder(folder, "uci", f"UCI Wine Quality, checksums verified ({came})")
 
 
 def sample(reason: str) -> Dataset:
-    """Load the committed sample of made-up wine."""
-    return read_folder(SAMPLE, "sample", f"the sample, which is made up and not real wine ({reason})")
+    """Load the committed synthetic sample."""
+    return read_folder(SAMPLE, "sample", f"the sample, which is synthetic, not real wine ({reason})")
 
 
 def read_folder(folder: Path, source: str, why: str) -> Dataset:

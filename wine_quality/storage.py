@@ -131,11 +131,11 @@ def runs(bucket: Any) -> dict[str, dict[str, int]]:
     check_reachable(bucket)
     with translate_s3_errors(bucket.bucket_name):
         listed = bucket.list_objects("runs/")
-    found: dict[str, dict[str, int]] = {}
+    sizes: dict[str, dict[str, int]] = {}
     for entry in sorted(listed, key=lambda entry: entry["LastModified"]):
         _, run_id, name = entry["Key"].split("/", 2)
-        found.setdefault(run_id, {})[name] = entry["Size"]
-    return found
+        sizes.setdefault(run_id, {})[name] = entry["Size"]
+    return sizes
 
 
 def check_reachable(bucket: Any) -> None:
@@ -150,13 +150,13 @@ def translate_s3_errors(name: str, key: str = "the object") -> Iterator[None]:
     try:
         yield
     except S3UploadFailedError as error:
-        raise told(name, key, error.__context__ or error) from None
+        raise storage_error(name, key, error.__context__ or error) from None
     except (ClientError, BotoCoreError) as error:
-        raise told(name, key, error) from None
+        raise storage_error(name, key, error) from None
 
 
-def told(name: str, key: str, error: BaseException) -> StorageError:
-    """Return the error of the S3 client `error` as one of ours; `key` is the object that was asked for."""
+def storage_error(name: str, key: str, error: BaseException) -> StorageError:
+    """Return an error of the S3 client as one of ours; `key` is the object of the request."""
     if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
         return StorageError(
             f"bucket {name}: the endpoint is silent ({error}). Mend the network, AWS_ENDPOINT_URL_S3 or the block."

@@ -41,7 +41,7 @@ class CsvFile:
         while chunk := list(islice(self.rows, CHUNK)):
             yield chunk
 
-    def examined(self, chunk: list[tuple[int, list[str]]]) -> tuple[pd.DataFrame, Problems]:
+    def parse(self, chunk: list[tuple[int, list[str]]]) -> tuple[pd.DataFrame, Problems]:
         """Return the features of a chunk as the schema wants them, and all that is wrong by (line, column)."""
         table, ragged = as_table(self.header, chunk)
         features, problems = parse_features(table)
@@ -57,7 +57,7 @@ class CsvFile:
 
         with path.open("w", encoding="utf-8", newline="") as file:
             lines = csv.writer(file, delimiter=self.separator, lineterminator="\n")
-            lines.writerow([*kept_names(self.header, added), *added])
+            lines.writerow([*free_names(self.header, added), *added])
             yield write
 
 
@@ -74,7 +74,7 @@ class ParquetFile:
         with translate_parquet_errors(self.path), self.file:
             yield from self.file.iter_batches(CHUNK)
 
-    def examined(self, chunk: pa.RecordBatch) -> tuple[pd.DataFrame, Problems]:
+    def parse(self, chunk: pa.RecordBatch) -> tuple[pd.DataFrame, Problems]:
         """Return the features of a chunk as the schema wants them, and all that is wrong by (row, column)."""
         features = [n for n, name in enumerate(chunk.schema.names) if tidy_name(name) in FEATURES]
         rows = range(self.seen + 1, self.seen + len(chunk) + 1)
@@ -86,8 +86,8 @@ class ParquetFile:
         """Yield a function that writes a chunk, and a frame with the added columns, to a Parquet file."""
         given = self.file.schema_arrow
         new = pa.schema(list(added.items()))
-        kept = [field.with_name(name) for field, name in zip(given, kept_names(given.names, added), strict=True)]
-        schema = pa.schema([*kept, *new], metadata=given.metadata)
+        renamed = [field.with_name(name) for field, name in zip(given, free_names(given.names, added), strict=True)]
+        schema = pa.schema([*renamed, *new], metadata=given.metadata)
 
         def write(chunk: pa.RecordBatch, more: pd.DataFrame) -> None:
             cells = pa.RecordBatch.from_pandas(more, schema=new, preserve_index=False)
@@ -108,6 +108,6 @@ def parse_features(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     return features, problems | repeated
 
 
-def kept_names(names: list[str], added: dict[str, pa.DataType]) -> list[str]:
+def free_names(names: list[str], added: dict[str, pa.DataType]) -> list[str]:
     """Return the names of columns, one that is added as well with `given_` before it."""
     return [f"{GIVEN}{name}" if name in added else name for name in names]

@@ -63,8 +63,8 @@ def read_table(path: Path, wine_type: str | None = None, both_types: bool = True
     if not len(rows) and not ragged:
         raise DataError(f"{path}: a header and no wines. Get the file again.")
     table = tidy_columns(rows, wine_type)
-    found = ragged | repeated_columns(rows.columns, COLUMNS) | type_problems(table, wine_type, both_types)
-    return validate(table, str(path), found=found)
+    problems = ragged | repeated_columns(rows.columns, COLUMNS) | type_problems(table, wine_type, both_types)
+    return validate(table, str(path), problems)
 
 
 def column_names(path: Path) -> set[str]:
@@ -93,7 +93,7 @@ def csv_table(path: Path) -> tuple[pd.DataFrame, Problems]:
 def csv_rows(path: Path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     """Return the separator of a CSV and its rows that are not blank: the header first, each with its line.
 
-    The file is read as far as rows are asked for.
+    The file is read as far as rows are consumed.
     """
     lines = text_lines(path)
     before, header = first_line(lines, path)
@@ -238,8 +238,8 @@ def tidy_name(name: str) -> str:
 def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
     """Return the table with tidy names and decimal points, without its index columns, its type in small letters."""
     names = [tidy_name(name) for name in table.columns]
-    kept = [INDEX_NAMES.fullmatch(name) is None for name in names]
-    table = with_decimal_points(table.set_axis(names, axis="columns").loc[:, kept])
+    is_data = [INDEX_NAMES.fullmatch(name) is None for name in names]
+    table = with_decimal_points(table.set_axis(names, axis="columns").loc[:, is_data])
     if "type" in table:
         # a column of nulls alone would lose its type of text
         table["type"] = table["type"].map(lambda cell: str(cell).lower(), na_action="ignore").astype("str")

@@ -1,4 +1,4 @@
-"""Runs: what was done, on which wine, and what came of it, kept in MLflow."""
+"""The tracking store: MLflow runs with their parameters, metrics, datasets and models."""
 
 import getpass
 import hashlib
