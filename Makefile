@@ -33,13 +33,13 @@ test-all: test test-slow ## run all tests: these, and two that take long
 	@$(PY) -m pytest $(BY_FILE) -m long
 
 start: setup ## make start CH=4: make what a chapter takes for granted, so that you can begin with it
-	@$(PY) -m tour.start $(CH)
+	@$(PY) -m chapters.start $(CH)
 
 check: setup ## make check CH=4: what is done in a chapter, what is missing, what to do next
-	@$(PY) -m tour.check $(CH)
+	@$(PY) -m chapters.check $(CH)
 
 clean: setup ## take away all runs, models and downloads; it asks first. make clean DAYS=30: only files of older runs
-	@$(PY) -m tour.$(if $(DAYS),clean_old $(DAYS),clean)
+	@$(PY) -m chapters.$(if $(DAYS),clean_old $(DAYS),clean)
 
 setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
 
@@ -114,12 +114,12 @@ lock: setup ## pin pyproject.toml anew into requirements.txt; make lock UPGRADE=
 	@$(PY) -m uv pip compile -q $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --extra dev --no-emit-index-url \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 
-.venv/.ready: requirements.txt pyproject.toml tour/install.py
+.venv/.ready: requirements.txt pyproject.toml chapters/install.py
 	@for python in $(PYTHONS); do $$python -c '$(IN_RANGE)' 2>/dev/null && break; python=; done; \
 	line="error: Python 3.11, 3.12 or 3.13 is needed, and none of '$(PYTHONS)' is one. Install it, or name it: make PYTHON=/path/to/python3.13"; \
 	[ -n "$$python" ] || $(SAY_AND_STOP); \
 	echo "Setting up .venv with $$($$python --version), once; it takes a minute or two ..."; \
 	line="error: $$python has no venv module. Install it (on Debian and Ubuntu: sudo apt install python3-venv) and run again."; \
 	$$python -m venv --clear .venv >/dev/null 2>&1 || $(SAY_AND_STOP)
-	@$(PY) tour/install.py $(UV)
+	@$(PY) chapters/install.py $(UV)
 	@touch $@

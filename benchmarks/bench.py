@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-import tour
+import chapters
 from benchmarks.machine import memory_gb, write_results
 from notebooks.execute import CHAPTERS, all_notebooks
 from wine_quality import sources, splits
@@ -171,11 +171,11 @@ def bench_notebooks() -> None:
 
     runs = [one() for _ in range(REPEATS)]
     seconds = {name: spread([run[name] for run in runs]) for name in runs[0]}
-    chapters = {
+    by_chapter = {
         chapter: spread([sum(run[path.stem] for path in notebooks if path.parent.name == chapter) for run in runs])
         for chapter in CHAPTERS
     }
-    write_results("notebooks", {"seconds": seconds, "chapter_seconds": chapters})
+    write_results("notebooks", {"seconds": seconds, "chapter_seconds": by_chapter})
 
 
 def bench_start() -> None:
@@ -186,7 +186,7 @@ def bench_start() -> None:
             return time.perf_counter() - began
 
     write_results(
-        "start", {"seconds": {chapter: spread([one(chapter) for _ in range(REPEATS)]) for chapter in tour.CHAPTERS}}
+        "start", {"seconds": {chapter: spread([one(chapter) for _ in range(REPEATS)]) for chapter in chapters.CHAPTERS}}
     )
 
 

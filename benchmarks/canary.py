@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from tour.install import pip_settings, uv_environment
+from chapters.install import pip_settings, uv_environment
 from wine_quality.config import ROOT
 
 PAGE = ROOT / "docs" / "versions.md"
@@ -130,7 +130,7 @@ class Checkout:
         except ValueError as error:
             return f"cannot be installed: {error}"
         ready = self.folder / ".venv" / ".ready"
-        again = [".venv/bin/python", "tour/install.py", f"uv=={version('uv')}"]
+        again = [".venv/bin/python", "chapters/install.py", f"uv=={version('uv')}"]
         _, error = self.run(again if ready.exists() else ["make", "setup"], LIMITS["setup"])
         ready.touch()  # or make would begin with an empty environment each time
         return error

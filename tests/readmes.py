@@ -8,7 +8,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tour import CHAPTERS
+from chapters import CHAPTERS
 from wine_quality.config import ROOT
 
 READMES = [

@@ -8,7 +8,7 @@ import pytest
 from readmes import blocks, prose
 from test_notebooks import read, texts
 
-import tour
+import chapters
 from benchmarks.search import LABELS
 from notebooks.execute import CHAPTERS
 from wine_quality.config import ROOT, Settings
@@ -63,7 +63,7 @@ def measured() -> list[str]:
         f"in week {quiet_drift(simulation)} and from week {simulation['retrained'][0]} on",
         f"until week {simulation['promoted'][0]}",
         "at 200 words a minute",
-        *(f"{minutes_to_read(chapter)} min {minutes_to_run(chapter)} min" for chapter in tour.CHAPTERS.values()),
+        *(f"{minutes_to_read(chapter)} min {minutes_to_run(chapter)} min" for chapter in chapters.CHAPTERS.values()),
         *table_of_models(),
         *three_worlds(),
     ]

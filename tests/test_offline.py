@@ -56,7 +56,7 @@ with socket.socket() as one:
 """
 IMPORTS = """
 import importlib, pkgutil
-for name in ("wine_quality", "orchestration", "deployment", "monitoring", "tour", "benchmarks", "notebooks"):
+for name in ("wine_quality", "orchestration", "deployment", "monitoring", "chapters", "benchmarks", "notebooks"):
     for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
         importlib.import_module(module.name)
 import kagglehub, mlflow.xgboost, onnxruntime, optuna

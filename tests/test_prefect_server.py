@@ -30,8 +30,8 @@ COMMANDS = {
     "monitor": "monitoring.monitor",
     "the event": "orchestration.data_changed",
     "the flow from one file": "orchestration.serve",
-    "check": "tour.check 3",
-    "start": "tour.start 4",
+    "check": "chapters.check 3",
+    "start": "chapters.start 4",
 }
 
 

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from versions import artifacts, crown, model_path, registered, version
 
+from chapters import clean_old
 from orchestration.bucket import bucket_of_environment
-from tour import clean_old
 from wine_quality import registry, retention, storage
 from wine_quality.config import Settings, settings
 from wine_quality.errors import SettingsError, StorageError
@@ -132,7 +132,7 @@ def test_without_any_version_there_is_nothing_to_delete(config, store, bucket):
 
 def clean(*words: str, typed: str = "") -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "tour.clean_old", *words], input=typed, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "chapters.clean_old", *words], input=typed, capture_output=True, text=True, timeout=300
     )
 
 

@@ -35,7 +35,7 @@ def copied(folder: Path) -> Path:
     for name in (
         "Makefile",
         "pyproject.toml",
-        "tour/install.py",
+        "chapters/install.py",
         "wine_quality/__init__.py",
         "wine_quality/environment.py",
     ):

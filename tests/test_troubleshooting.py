@@ -13,7 +13,7 @@ from wine_quality.schema import MEASUREMENTS
 TABLE = (ROOT / "README.md").read_text().partition("## When something goes wrong")[2].partition("\n## ")[0]
 ROWS = [line.split("|")[1] for line in TABLE.splitlines() if line.startswith("| ")]
 TOLD = [piece for row in ROWS for piece in re.findall("`(.+?)`", row)]
-FOLDERS = ("wine_quality", "orchestration", "deployment", "monitoring", "tour")
+FOLDERS = ("wine_quality", "orchestration", "deployment", "monitoring", "chapters")
 FIRST_STEPS = ("config", "sources", "tables", "download", "splits", "files", "storage", "local_s3", "tracking")
 OF_OTHERS = {"…", "bucket …: …."}  # MLflow's or the S3 server's own words
 ALCOHOL = MEASUREMENTS["alcohol"]

@@ -23,7 +23,7 @@ from servers import wait_until
 from uci import uci_server
 from wiretap import foreign
 
-from tour import CHAPTERS
+from chapters import CHAPTERS
 from wine_quality import sources, splits
 from wine_quality.config import ROOT
 from wine_quality.download import UCI_SHA256

@@ -1,7 +1,7 @@
 """How far am I? Look at what a chapter should have left, and say what is done, what is missing, and what to do next.
 
 It looks through the tools' own clients: MLflow's, Prefect's, the bucket's, the service's. Run it with
-`python -m tour.check 3`, or `make check CH=3`.
+`python -m chapters.check 3`, or `make check CH=3`.
 """
 
 import sys
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import httpx
 from prefect.client.orchestration import get_client
 
+from chapters import chapter_of
 from monitoring.records import load_records
 from orchestration.artifacts import connect_quietly
 from orchestration.bucket import wine_bucket
 from orchestration.startup import is_up, prepare_home
-from tour import chapter_of
 from wine_quality import predictions, registry, sources, storage, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings

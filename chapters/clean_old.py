@@ -1,16 +1,16 @@
 """Delete the files of training runs, and the drift reports, that are older than some days. It asks first.
 
-Run it with `python -m tour.clean_old 30`, or `make clean DAYS=30`. The files of the champion, of the version that a
+Run it with `python -m chapters.clean_old 30`, or `make clean DAYS=30`. The files of the champion, of the version that a
 rollback returns to and of the challenger stay, and so do all parameters and scores.
 """
 
 import sys
 from datetime import UTC, datetime, timedelta
 
+from chapters.clean import confirmed
 from orchestration.artifacts import connect_quietly
 from orchestration.bucket import wine_bucket
 from orchestration.startup import prepare_home
-from tour.clean import confirmed
 from wine_quality import retention, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings

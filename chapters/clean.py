@@ -1,6 +1,6 @@
 """Delete generated files: runs, models, the bucket, downloads. It asks first if runs would be lost.
 
-Run it with `python -m tour.clean`, or `make clean`. The environment in `.venv` stays, and so does what git tracks.
+Run it with `python -m chapters.clean`, or `make clean`. The environment in `.venv` stays, and so does what git tracks.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """Begin with any chapter: make what it takes for granted, where that is not there yet.
 
-Run it with `python -m tour.start 4`, or `make start CH=4`.
+Run it with `python -m chapters.start 4`, or `make start CH=4`.
 """
 
 import os
@@ -10,9 +10,9 @@ from contextlib import nullcontext
 
 import httpx
 
+from chapters import CHAPTERS, chapter_of
 from orchestration.prefect_server import assert_answers
 from orchestration.startup import is_up, prepare_home
-from tour import CHAPTERS, chapter_of
 from wine_quality import predictions, registry, sources, splits, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from servers import processes_at
 
-from tour import chapter_of, check, clean
+from chapters import chapter_of, check, clean
 from wine_quality import files, tracking
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError
@@ -48,11 +48,11 @@ def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_
         ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), nobody
     )
     own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path), **ports, **proxies}
-    first = command("tour.check", "4", **own)
+    first = command("chapters.check", "4", **own)
     assert (first.returncode, first.stderr) == (0, "")
     assert "missing   champion: none" in first.stdout
     assert first.stdout.endswith("next      make run\n")
-    started = command("tour.start", "5", **own)
+    started = command("chapters.start", "5", **own)
     assert started.returncode == 0, started.stdout + started.stderr
     for line in (
         "start     orchestration.train",
@@ -62,14 +62,14 @@ def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_
     ):
         assert f"\n{line}" in started.stdout
     assert not processes_at(tmp_path)
-    then = command("tour.check", "4", **own)
+    then = command("chapters.check", "4", **own)
     assert "done      champion: version 1" in then.stdout
     assert "missing   the service: away" in then.stdout
     assert "done      predictions stored: " in then.stdout
     assert then.stdout.endswith("next      run make serve in another terminal\n")
-    again = command("tour.start", "3", **own)
+    again = command("chapters.start", "3", **own)
     assert "orchestration.train" not in again.stdout
-    third = command("tour.check", "3", **own)
+    third = command("chapters.check", "3", **own)
     assert "done      runs in the bucket: 1" in third.stdout
     assert third.stdout.endswith("next      run make up in another terminal\n")
 
@@ -81,7 +81,7 @@ def test_the_first_chapters_are_looked_at_without_a_server(tmp_path, few_wines):
         ("2", "runs in MLflow: 0"),
         ("5", "the simulation, complete"),
     ):
-        done = command("tour.check", chapter, **own)
+        done = command("chapters.check", chapter, **own)
         assert (done.returncode, done.stderr) == (0, "")
         assert f"missing   {missing}" in done.stdout
 
@@ -89,9 +89,9 @@ def test_the_first_chapters_are_looked_at_without_a_server(tmp_path, few_wines):
 def test_what_comes_with_the_checkout_is_not_taken_for_what_the_reader_did(tmp_path, few_wines):
     shutil.copytree(ROOT / "images", tmp_path / "images")
     own = {"WINE_DATA": str(few_wines), "WINE_HOME": str(tmp_path)}
-    assert "missing   the figure of notebook 3" in command("tour.check", "1", **own).stdout
+    assert "missing   the figure of notebook 3" in command("chapters.check", "1", **own).stdout
     (tmp_path / ".local" / "three-worlds.png").touch()
-    assert "done      the figure of notebook 3" in command("tour.check", "1", **own).stdout
+    assert "done      the figure of notebook 3" in command("chapters.check", "1", **own).stdout
 
 
 def test_what_make_run_leaves_is_not_taken_for_the_runs_of_the_notebooks(config, store):
@@ -144,7 +144,7 @@ def there(home: Path) -> list[Path]:
 def test_clean_lists_and_asks_and_takes_nothing_away_without_a_yes(full_home):
     before = there(full_home)
     for typed in ("", "no\n", "y\n"):
-        done = command("tour.clean", typed=typed, WINE_HOME=str(full_home))
+        done = command("chapters.clean", typed=typed, WINE_HOME=str(full_home))
         assert done.returncode == 1
         assert "mlflow.db" in done.stdout
         assert done.stdout.endswith("nothing was taken away\n")
@@ -152,10 +152,10 @@ def test_clean_lists_and_asks_and_takes_nothing_away_without_a_yes(full_home):
 
 
 def test_clean_takes_away_what_was_made_and_nothing_else(full_home):
-    done = command("tour.clean", typed="yes\n", WINE_HOME=str(full_home))
+    done = command("chapters.clean", typed="yes\n", WINE_HOME=str(full_home))
     assert (done.returncode, done.stdout.splitlines()[-1][-4:]) == (0, "done")
     assert sorted(path.name for path in full_home.iterdir()) == ["models", "notes.txt"]
-    assert "nothing to delete" in command("tour.clean", WINE_HOME=str(full_home)).stdout
+    assert "nothing to delete" in command("chapters.clean", WINE_HOME=str(full_home)).stdout
 
 
 def test_clean_leaves_a_home_alone_in_which_servers_run(full_home, monkeypatch):
