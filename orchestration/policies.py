@@ -33,14 +33,14 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     return transient
 
 
-UNCACHED = {"cache_policy": NO_CACHE}  # else Prefect pickles the arguments for a key, which a model may refuse
+UNCACHED: dict[str, Any] = {"cache_policy": NO_CACHE}  # else Prefect pickles the arguments for a key, which a model may refuse
 
-RETRIES = {
+RETRIES: dict[str, Any] = {
     "retries": 4,
     "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
     "retry_condition_fn": is_transient,
 }
-RETRY_TRANSIENT = {**UNCACHED, **RETRIES, "tags": ["retried"]}
+RETRY_TRANSIENT: dict[str, Any] = {**UNCACHED, **RETRIES, "tags": ["retried"]}
 
 
 def cache_key(context: Any, parameters: dict[str, Any]) -> str:
@@ -78,7 +78,7 @@ def log_cache_hit(task: Any, _run: Any, state: Any) -> None:
         log.info("%-9s cached: an earlier run had the same data, parameters, code and libraries", task.name)
 
 
-CACHED = {"cache_key_fn": cache_key, "persist_result": True, "on_completion": [log_cache_hit], "tags": ["cached"]}
+CACHED: dict[str, Any] = {"cache_key_fn": cache_key, "persist_result": True, "on_completion": [log_cache_hit], "tags": ["cached"]}
 
 
 def one_heartbeat() -> AbstractContextManager:
