@@ -33,7 +33,8 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     return transient
 
 
-UNCACHED: dict[str, Any] = {"cache_policy": NO_CACHE}  # else Prefect pickles the arguments for a key, which a model may refuse
+# else Prefect pickles the arguments for a key, which a model may refuse
+UNCACHED: dict[str, Any] = {"cache_policy": NO_CACHE}
 
 RETRIES: dict[str, Any] = {
     "retries": 4,
@@ -78,7 +79,12 @@ def log_cache_hit(task: Any, _run: Any, state: Any) -> None:
         log.info("%-9s cached: an earlier run had the same data, parameters, code and libraries", task.name)
 
 
-CACHED: dict[str, Any] = {"cache_key_fn": cache_key, "persist_result": True, "on_completion": [log_cache_hit], "tags": ["cached"]}
+CACHED: dict[str, Any] = {
+    "cache_key_fn": cache_key,
+    "persist_result": True,
+    "on_completion": [log_cache_hit],
+    "tags": ["cached"],
+}
 
 
 def one_heartbeat() -> AbstractContextManager:
