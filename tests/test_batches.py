@@ -125,7 +125,7 @@ def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(mo
 def test_a_batch_that_is_scored_again_after_a_failure_stores_each_row_once(moto_bucket, config, wines, monkeypatch):
     put(moto_bucket, "wines.csv", wines)
     with monkeypatch.context() as broken:
-        broken.setattr(batches, "keep", lambda *_: 1 / 0)
+        broken.setattr(batches, "upload", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(moto_bucket, config)
     first = stored(config)

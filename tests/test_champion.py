@@ -1,6 +1,7 @@
 """The champion is followed wherever its alias goes; what cannot be served leaves the old one, and is told."""
 
 import asyncio
+import logging
 import shutil
 import sqlite3
 import threading
@@ -295,6 +296,7 @@ def test_requests_of_many_threads_get_whole_answers_while_versions_change(config
 
 
 def test_each_swap_is_logged_with_both_versions_the_reason_and_the_engine(config, first, caplog):
+    caplog.set_level(logging.INFO, "wine_quality")
     champion = Champion(config)
     champion.refresh()
     crown(registered(config, "decision_tree"))
@@ -312,6 +314,7 @@ def test_each_swap_is_logged_with_both_versions_the_reason_and_the_engine(config
 
 
 def test_a_swap_to_the_same_number_in_a_replaced_registry_says_so(served, config, empty_store, caplog):
+    caplog.set_level(logging.INFO, "wine_quality")
     (config.home / "mlflow.db").unlink()
     shutil.copyfile(empty_store, config.home / "mlflow.db")
     tracking.open_store(config)

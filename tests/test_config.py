@@ -3,7 +3,6 @@ import re
 import subprocess
 import sys
 from ast import literal_eval
-from contextlib import nullcontext
 from urllib.parse import unquote
 
 import pytest
@@ -22,7 +21,7 @@ from wine_quality.errors import SettingsError
 
 def test_without_any_setting_the_usual_ones_hold(monkeypatch):
     monkeypatch.delenv("WINE_HOME")
-    monkeypatch.setattr("wine_quality.config.env_file_errors", lambda: nullcontext(None))
+    monkeypatch.setattr("wine_quality.config.env_file", lambda: None)
     config = settings()
     assert (config.home, config.data, config.seed) == (ROOT, "auto", 42)
     assert config.mlflow_uri == f"sqlite:///{ROOT}/mlflow.db"

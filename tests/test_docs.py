@@ -260,7 +260,7 @@ def test_what_it_costs_to_operate_is_what_was_measured():
         f"all four of them answer | {span(measured['up_ready_seconds'])} s",
         f"is *Running* | {span(measured['seconds_from_quick_run_to_running'])} s",
         f"fresh | {span(measured['fresh_seconds'])} s",
-        f"its results kept | {span(measured['kept_seconds'])} s, {span(measured['kept_over_fresh'], '.2f')} of that",
+        f"with cached results | {span(measured['kept_seconds'])} s, {span(measured['kept_over_fresh'], '.2f')} of that",
         f"as plain functions | {span(over, '.2f')}",
         f"after six runs | {first} GB; {later} GB",
     ):

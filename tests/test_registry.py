@@ -129,7 +129,7 @@ def test_made_up_wine_never_replaces_real_wine(register, store):
     verdict, _ = register("linear", source="sample")
     assert verdict.gain > 0
     assert not verdict.promoted
-    assert "made-up wine" in verdict.reason
+    assert "synthetic data" in verdict.reason
 
 
 def test_real_wine_replaces_made_up_wine(register, store):

@@ -52,7 +52,7 @@ def row(columns: scoring.Columns, number: int) -> scoring.Columns:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "extra_trees_tuned" else []) for name in MODELS]
 )
-def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, asked):
+def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, store, asked):
     made = registered(config, name, features)
     scorer = load_scorer(config, made)
     assert scorer.engine == ("onnx" if name in CONVERTED and features == "measured" else "pipeline")
@@ -61,7 +61,7 @@ def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, feat
     columns = columns_of(asked)
     scores = scorer.score(columns)
     assert scores.dtype == "float64"
-    assert np.abs(scores - predict(load_version(made), asked)).max() <= 1e-4
+    assert np.abs(scores - predict(load_version(store, made), asked)).max() <= 1e-4
     some = range(0, len(asked), 5)
     assert [scorer.score(row(columns, number))[0] for number in some] == scores[some].tolist()
 

@@ -6,8 +6,6 @@ the file `.env` in the project's root. The environment wins over the file.
 
 import os
 import reprlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,29 +122,28 @@ def settings(**overrides: Any) -> Settings:
         A variable has a value of the wrong kind; the line names each. Or `.env` cannot be read.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    with env_file_errors() as path:
-        try:
-            return Settings(_env_file=path, **given)
-        except ValidationError as error:
-            wrong = "; ".join(
-                f"WINE_{str(e['loc'][0]).upper()}={reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()
-            )
-            raise SettingsError(f"{wrong}. Mend it in the environment or in .env.") from None
+    try:
+        return Settings(_env_file=env_file(), **given)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"WINE_{str(e['loc'][0]).upper()}={reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()
+        )
+        raise SettingsError(f"{wrong}. Mend it in the environment or in .env.") from None
 
 
 def load_env_file() -> None:
     """Add the variables of `.env` to the environment, for the tools that read theirs there: AWS, Prefect, MLflow."""
-    with env_file_errors() as path:
-        load_dotenv(path)
+    load_dotenv(env_file())
 
 
-@contextmanager
-def env_file_errors() -> Iterator[Path]:
-    """Yield the path of `.env`; an error while it is read becomes one line."""
+def env_file() -> Path:
+    """Return the path of `.env`, or raise a `SettingsError` if it cannot be read."""
     path = ROOT / os.environ.get("WINE_HOME", "") / ".env"
     try:
-        if path.is_file() and "\0" in path.read_text():
-            raise ValueError("a zero byte")
-        yield path
+        whole = not path.is_file() or "\0" not in path.read_text()
+        problem: object = "a zero byte"
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read ({error}). Mend it or take it away.") from None
+        whole, problem = False, error
+    if not whole:
+        raise SettingsError(f"{path}: cannot be read ({problem}). Mend it or take it away.")
+    return path
