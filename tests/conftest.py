@@ -23,7 +23,7 @@ REAL_DATA = Path(os.environ.get("WINE_REAL_DATA") or REPOSITORY.parent / "shared
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # before the first import of mlflow, prefect and orchestration, which read the environment there and then
-FOREIGN = ("WINE_", "AWS_", "MLFLOW_", "PREFECT_")
+FOREIGN = ("WINE_", "AWS_", "MLFLOW_", "PREFECT_", "MAKE", "MFLAGS")  # the last two are of `make test` itself
 KEPT = "WINE_REAL_DATA"  # the workers look for it again
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy"}
 for name in list(os.environ):

@@ -182,10 +182,8 @@ def test_the_pages_of_every_server_ask_nobody(machine, chromium):
     (machine.home / "jupyter_server_config.py").write_text(OPEN_LAB)
     prefect, mlflow = (f"http://127.0.0.1:{ports[name]}" for name in ("PREFECT", "MLFLOW"))
     with machine.serves(*MAKE, "up", ports=(ports["PREFECT"], ports["MLFLOW"], ports["S3"])):
-        opens(
-            chromium,
-            *(f"{prefect}/{page}" for page in ("dashboard", "runs", "deployments", "settings", "blocks/catalog")),
-        )
+        pages = ("dashboard", "runs", "flows", "deployments", "settings", "blocks/catalog")
+        opens(chromium, *(f"{prefect}/{page}" for page in pages))
         opens(chromium, *(f"{mlflow}/#/{page}" for page in ("experiments", "models", "settings")))
     with machine.serves(*MAKE, "lab", ports=(lab,)):
         opens(chromium, f"http://127.0.0.1:{lab}/lab")

@@ -45,7 +45,7 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-INHERITED = re.compile(r"MAKE|MFLAGS|PIP_|UV_|SSL_|REQUESTS_|CURL_|XDG_")
+INHERITED = re.compile(r"PIP_|UV_|SSL_|REQUESTS_|CURL_|XDG_")
 
 
 def make(folder: Path, *words: str, user: int | None = None, **environment: str) -> subprocess.CompletedProcess:

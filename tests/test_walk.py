@@ -62,8 +62,7 @@ def reader(checkout, tmp_path, request) -> Iterator[Reader]:
     jupyter = tmp_path / "jupyter"
     jupyter.mkdir()
     (jupyter / "jupyter_server_config.py").write_text("c.ServerApp.allow_root = True\nc.ServerApp.open_browser = False")
-    outer = (*FOREIGN, "MAKE", "MFLAGS", "PYTEST", "PYTHONPATH")  # of `make check-docs` itself
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     own = {"JUPYTER_CONFIG_DIR": str(jupyter), "PYTEST_ADDOPTS": ONLY_QUICK, "WINE_TRIALS": "6"}
     reader = Reader(checkout, plain | own | wine, true_figures=real)
     reader.runs("make clean || true", typed="yes\n")
