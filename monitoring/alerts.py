@@ -12,10 +12,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from monitoring.records import Record
-from monitoring.report import render
 from orchestration.policies import UNCACHED
 from wine_quality.config import settings
 from wine_quality.errors import AlertError
+from wine_quality.templates import render
 
 TIMEOUT = 3.0  # seconds that a webhook has to respond
 
@@ -26,7 +26,7 @@ def publish(record: Record) -> None:
     """Log the alerts of a run, and leave them as an artifact."""
     for alert in record.alerts:
         log.warning("%-9s %s", alert.kind, alert.message)
-    text = render("alert.md.j2", result=record.result, alerts=record.alerts, outcome=record.outcome)
+    text = render("alert.md.j2", record=record)
     create_markdown_artifact(text, key="alert", description="The thresholds that were crossed, and the outcome")
 
 

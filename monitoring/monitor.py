@@ -30,7 +30,6 @@ from monitoring import alerts
 from monitoring.alerts import send_webhook
 from monitoring.records import Record, RequestCounters, load_records, record_path, save_record
 from monitoring.reference import Reference, load_reference
-from monitoring.report import render
 from orchestration.artifacts import log_to_screen
 from orchestration.policies import RETRY_TRANSIENT, UNCACHED
 from orchestration.startup import prepare_home
@@ -39,6 +38,7 @@ from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
 from wine_quality.schema import COLUMNS, FEATURES, TARGET
+from wine_quality.templates import render
 from wine_quality.thresholds import ModelQuality, MonitoringResult
 
 log = logging.getLogger("wine_quality.monitor")
@@ -138,7 +138,7 @@ def publish_report(record: Record, drifted: Drift | None) -> None:
 
 def report(record: Record) -> str:
     """Return a record as Markdown."""
-    return render("monitoring.md.j2", result=record.result, outcome=record.outcome, service_away=SERVICE_AWAY)
+    return render("monitoring.md.j2", record=record, result=record.result, service_away=SERVICE_AWAY)
 
 
 def run_name() -> str:

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from wine_quality.config import Settings
 from wine_quality.errors import DataError, StorageError, StorageUnavailable
 from wine_quality.files import translate_disk_errors
 from wine_quality.ports import free_port
-from wine_quality.processes import comes_up, companion, last_line
+from wine_quality.processes import server
 
 START_SECONDS = 10
 FRESH = ["--dir-cache-time", "1s"]  # a file that was put into the folder by hand is seen at once
@@ -36,12 +35,12 @@ def local_s3(config: Settings, port: int | None = None) -> Iterator[Endpoint]:
     key, secret = local_keys(config)
     (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
     log = config.local / "s3.log"
-    with companion(s3_command(config, port), log, s3_environment(key, secret)) as server:
-        wait_for(server, port, log)
+    command, keys, name = s3_command(config, port), s3_environment(key, secret), "the local S3 server"
+    with server(command, [port], log, keys, name=name, seconds=START_SECONDS, error=StorageUnavailable):
         yield Endpoint(f"http://127.0.0.1:{port}", key, secret)
 
 
-def s3_command(config: Settings, port: int) -> list[str]:
+def s3_command(config: Settings, port: int) -> list[str | Path]:
     """Return the command of the local S3 server."""
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if rclone is None:
@@ -69,9 +68,3 @@ def local_keys(config: Settings) -> tuple[str, str]:
     if not (key and secret):
         raise DataError(f"{path}: holds no keys. Delete it; it is made anew.")
     return key, secret
-
-
-def wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
-    """Return once the server listens, or say why it does not."""
-    if not comes_up(server, port, START_SECONDS):
-        raise StorageUnavailable(f"the local S3 server did not start: {last_line(log)}")

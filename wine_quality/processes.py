@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wine_quality.errors import DeploymentError
+from wine_quality.errors import DeploymentError, WineError
 from wine_quality.ports import listens
 
 START_SECONDS = 300
@@ -81,19 +81,20 @@ def companion(command: list[str | Path], log: Path, environment: dict[str, str])
 
 @contextmanager
 def server(
-    command: list[str | Path], ports: list[int], log: Path, environment: dict[str, str], seconds: float = START_SECONDS
+    command: list[str | Path],
+    ports: list[int],
+    log: Path,
+    environment: dict[str, str],
+    *,
+    name: str = "",
+    seconds: float = START_SECONDS,
+    error: type[WineError] = DeploymentError,
 ) -> Iterator[None]:
-    """Run a server from when it listens on all of its ports until the end of the block.
-
-    Raises
-    ------
-    DeploymentError
-        It did not start; the line is the last of its log.
-    """
+    """Run a server from when it listens on all of its ports until the end of the block; raise `error` if it fails."""
     with companion(command, log, environment) as process:
         for port in ports:
             if not comes_up(process, port, seconds):
-                raise DeploymentError(f"{command[-1]} did not start: {last_line(log)}. {log} has more.")
+                raise error(f"{name or command[-1]} did not start: {last_line(log)}. {log} has more.")
         yield
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from monitoring.records import Record, load_records
-from monitoring.report import render
 from monitoring.simulation.scenario import Scenario, Week
 from wine_quality import predictions, thresholds, tracking
 from wine_quality.config import Settings
@@ -19,6 +18,7 @@ from wine_quality.files import atomic_write
 from wine_quality.plots import TYPE_COLOURS, as_png
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.scoring import columns_of, load_scorer
+from wine_quality.templates import render
 
 SMOOTHED = 4  # weeks that the lines of the error are averaged over: a single week is mostly chance
 WITH_LOOP, WITHOUT = "#0072b2", "#999999"

@@ -1,12 +1,13 @@
-"""Reports, from the templates in the folder beside this file."""
+"""Reports, rendered from the jinja2 templates of the chapters."""
 
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+from wine_quality.config import ROOT
+
 TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    loader=FileSystemLoader(sorted(ROOT.glob("*/templates"))),
     autoescape=select_autoescape(["html.j2"]),
     trim_blocks=True,
     lstrip_blocks=True,
