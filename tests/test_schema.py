@@ -7,24 +7,28 @@ from wine_quality.errors import DataError
 from wine_quality.schema import COLUMNS, MEASUREMENTS, validate
 
 
-def test_good_wine_comes_back_as_it_was(wines):
-    assert_frame_equal(validate(wines, "wine.csv"), wines)
+def refusal(table: pd.DataFrame, name: str = "wine.csv", **kwargs) -> str:
+    """Return why a table is refused."""
+    with pytest.raises(DataError) as caught:
+        validate(table, name, **kwargs)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
 
 
-def test_text_becomes_numbers_and_columns_their_usual_order(wines):
+def test_good_wine_comes_back_as_it_was_also_with_blanks(wines):
+    for table in (wines, wines.assign(pH=np.nan)):
+        assert_frame_equal(validate(table, "wine.csv"), table)
+
+
+def test_text_becomes_numbers_and_columns_their_usual_order_in_a_new_table(wines):
     as_text = wines.astype(str)[COLUMNS[::-1]]
     assert_frame_equal(validate(as_text, "wine.csv"), wines)
+    assert_frame_equal(as_text, wines.astype(str)[COLUMNS[::-1]])
 
 
-def test_the_table_given_is_left_as_it_was(wines):
-    as_text = wines.astype(str)
-    validate(as_text, "wine.csv")
-    assert_frame_equal(as_text, wines.astype(str))
-
-
-def test_a_measurement_may_be_missing(wines):
-    blank = wines.assign(pH=np.nan)
-    assert_frame_equal(validate(blank, "wine.csv"), blank)
+@pytest.mark.parametrize("kind", ["object", "category", "string"])
+def test_the_type_may_come_as_any_kind_of_text(wines, kind):
+    assert_frame_equal(validate(wines.astype({"type": kind}), "wine.csv"), wines)
 
 
 @pytest.mark.parametrize("column", MEASUREMENTS)
@@ -65,54 +69,30 @@ def test_quality_may_be_any_whole_number_of_the_scale(wines, quality):
 def test_a_bad_cell_is_told_with_its_row_column_and_value(wines, column, value, problem):
     table = wines.astype({column: object})
     table.loc[3, column] = value
-    with pytest.raises(DataError) as caught:
-        validate(table, "wine.csv")
-    assert str(caught.value) == f"wine.csv: 1 problem: row 3, {column}: {problem}. Mend the file and run again."
-
-
-def test_a_type_that_is_empty_throughout_is_told_for_each_row(wines):
-    with pytest.raises(DataError, match=r"^wine\.csv: 6 problems: row 0, type: empty; row 1, type: empty; "):
-        validate(wines.assign(type=None), "wine.csv")
-
-
-def test_the_type_may_come_as_any_kind_of_text(wines):
-    for kind in ("object", "category", "string"):
-        assert_frame_equal(validate(wines.astype({"type": kind}), "wine.csv"), wines)
+    assert refusal(table) == f"wine.csv: 1 problem: row 3, {column}: {problem}. Mend the file and run again."
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_rows(wines):
     table = wines.astype(str)
     table.loc[4, "pH"], table.loc[1, "alcohol"], table.loc[1, "type"] = "7.5", "weak", "pink"
     table = table.drop(columns="density").assign(vintage="2009")
-    with pytest.raises(DataError) as caught:
-        validate(table, "wine.csv", earlier={(2, "cells"): "12, but the header has 13"})
-    assert str(caught.value) == (
+    assert refusal(table, earlier={(2, "cells"): "12, but the header has 13"}) == (
         "wine.csv: 6 problems: row 1, alcohol: 'weak' is not a number; row 1, columns missing: density; "
         "row 1, columns unknown: 'vintage'; row 1, type: 'pink' is not red or white; "
         "row 2, cells: 12, but the header has 13; row 4, pH: 7.5 is not 2 to 5 pH. Mend the file and run again."
     )
+    assert refusal(wines.assign(type=None)).startswith("wine.csv: 6 problems: row 0, type: empty; row 1, type: empty; ")
 
 
 def test_of_many_problems_the_first_ten_are_told_in_full(wines):
-    many = pd.concat([wines] * 2, ignore_index=True).assign(pH=14)
-    with pytest.raises(DataError) as caught:
-        validate(many, "wine.csv")
-    line = str(caught.value)
+    line = refusal(pd.concat([wines] * 2, ignore_index=True).assign(pH=14))
     assert line.startswith("wine.csv: 12 problems: row 0, pH: 14.0 is not 2 to 5 pH; row 1, ")
     assert line.endswith("; row 9, pH: 14.0 is not 2 to 5 pH; and 2 more. Mend the file and run again.")
 
 
-def test_a_very_long_cell_or_name_keeps_the_line_short(wines):
+def test_a_line_stays_short_and_printable_whatever_a_cell_or_a_name_holds(wines):
     table = wines.astype(str).assign(**{"x" * 5000: "1"})
     table.loc[0, "pH"] = "y" * 5000
-    with pytest.raises(DataError) as caught:
-        validate(table, "wine.csv")
-    assert len(str(caught.value)) < 250
-
-
-def test_line_breaks_and_terminal_codes_of_a_cell_stay_out_of_the_line(wines):
-    table = wines.astype(str)
+    assert len(refusal(table)) < 250
     table.loc[0, "pH"] = "3\n\x1b[31m1"
-    with pytest.raises(DataError) as caught:
-        validate(table, "wine\n.csv")
-    assert str(caught.value).isprintable()
+    refusal(table, "wine\n.csv")

@@ -20,6 +20,7 @@ from wine_quality.schema import FEATURES
 from wine_quality.scoring import Scorer
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+Content = str | bytes | pd.DataFrame | pa.Table
 
 
 @pytest.fixture
@@ -33,27 +34,26 @@ def scorer(wines) -> Scorer:
 def score(scorer, tmp_path):
     """A function that scores a file with this content, and returns the scored one."""
 
-    def run(content: str | bytes | pd.DataFrame | pa.Table) -> Path:
-        source = written(tmp_path, content)
-        score_file(source, tmp_path / "scored", PredictionWriter(scorer, NOW, "a file", io.BytesIO()))
+    def score(content: Content) -> Path:
+        writer = PredictionWriter(scorer, NOW, "a file", io.BytesIO())
+        score_file(written(tmp_path, content), tmp_path / "scored", writer)
         return tmp_path / "scored"
 
-    return run
+    return score
 
 
 @pytest.fixture
-def reasons(scorer, tmp_path):
+def reasons(score):
     """A function that returns why a file with this content is refused, after its name."""
 
-    def run(content: str | bytes | pd.DataFrame | pa.Table) -> str:
-        source = written(tmp_path, content)
+    def reasons(content: Content) -> str:
         with pytest.raises(DataError) as caught:
-            score_file(source, tmp_path / "scored", PredictionWriter(scorer, NOW, "a file", io.BytesIO()))
-        line = str(caught.value)
-        assert line.startswith(f"{source}: ")
-        return line.removeprefix(f"{source}: ")
+            score(content)
+        path, _, reason = str(caught.value).partition(": ")
+        assert Path(path).is_file()
+        return reason
 
-    return run
+    return reasons
 
 
 @pytest.fixture
@@ -61,19 +61,11 @@ def features(wines) -> pd.DataFrame:
     return wines[FEATURES]
 
 
-@pytest.fixture
-def expected(scorer, features) -> np.ndarray:
-    return scorer.predict(features)
-
-
-def written(folder: Path, content: str | bytes | pd.DataFrame | pa.Table) -> Path:
+def written(folder: Path, content: Content) -> Path:
     """Write text as a CSV, a table as Parquet, bytes as what only claims to be Parquet."""
-    if isinstance(content, str):
-        (folder / "wines.csv").write_text(content)
-        return folder / "wines.csv"
-    path = folder / "wines.parquet"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
+    path = folder / ("wines.csv" if isinstance(content, str) else "wines.parquet")
+    if isinstance(content, str | bytes):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     else:
         pq.write_table(content if isinstance(content, pa.Table) else pa.Table.from_pandas(content), path)
     return path
@@ -83,31 +75,26 @@ def as_csv(wines: pd.DataFrame, **kwargs) -> str:
     return wines.to_csv(index=False, **kwargs)
 
 
-@pytest.mark.parametrize(
-    "spell",
-    {
-        "commas": as_csv,
-        "semicolons": lambda wines: as_csv(wines, sep=";"),
-        "spaces and capital letters": lambda wines: as_csv(
-            wines.rename(columns=lambda name: name.replace("_", " "))
-        ).upper(),
-        "an index column": pd.DataFrame.to_csv,
-        "tabs": lambda wines: as_csv(wines, sep="\t"),
-        "decimal commas": lambda wines: as_csv(wines, sep=";", decimal=","),
-        "names of other tools": lambda wines: as_csv(
-            wines.rename(columns=lambda name: "colour" if name == "type" else name.replace("_", "."))
-        ),
-        "columns in another order": lambda wines: as_csv(wines[FEATURES[::-1]]),
-        "Parquet": lambda wines: wines,
-        "Parquet with an index": lambda wines: wines.set_axis([9, 4, 7, 1, 3, 2]),
-        "Parquet of text": lambda wines: wines.astype(str),
-        "Parquet of decimals": lambda wines: wines.assign(pH=[Decimal(str(cell)) for cell in wines["pH"]]),
-        "Parquet of categories": lambda wines: wines.astype({"type": "category", "alcohol": "category"}),
-    }.items(),
-    ids=lambda spell: spell[0],
-)
-def test_every_spelling_gives_the_same_scores(score, features, expected, spell):
-    content = spell[1](features)
+SPELLINGS = {
+    "commas": as_csv,
+    "semicolons": lambda wines: as_csv(wines, sep=";"),
+    "spaces and capitals": lambda wines: as_csv(wines.rename(columns=lambda name: name.replace("_", " "))).upper(),
+    "an index column": pd.DataFrame.to_csv,
+    "tabs": lambda wines: as_csv(wines, sep="\t"),
+    "decimal commas": lambda wines: as_csv(wines, sep=";", decimal=","),
+    "names of other tools": lambda wines: as_csv(wines).replace("type", "colour", 1).replace("_", "."),
+    "columns in another order": lambda wines: as_csv(wines[FEATURES[::-1]]),
+    "Parquet": lambda wines: wines,
+    "Parquet with an index": lambda wines: wines.set_axis([9, 4, 7, 1, 3, 2]),
+    "Parquet of text": lambda wines: wines.astype(str),
+    "Parquet of decimals": lambda wines: wines.assign(pH=[Decimal(str(cell)) for cell in wines["pH"]]),
+    "Parquet of categories": lambda wines: wines.astype({"type": "category", "alcohol": "category"}),
+}
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+def test_every_spelling_gives_the_same_scores(score, scorer, features, spell):
+    content, expected = spell(features), scorer.predict(features)
     path = score(content)
     scored = pd.read_csv(path, sep=None, engine="python") if isinstance(content, str) else pd.read_parquet(path)
     assert scored["score"].to_numpy() == pytest.approx(expected, abs=1e-6)
@@ -136,8 +123,7 @@ def test_other_columns_and_cells_of_a_csv_stay_letter_by_letter(score, features)
 def test_other_columns_of_parquet_keep_their_kind(score, features):
     table = pa.Table.from_pandas(features).append_column("tags", pa.array([["a"], [], None, ["b", "c"], [], []]))
     table = table.append_column("kind", pa.array([*"aabbcc"]).dictionary_encode())
-    scored = pq.read_table(score(table))
-    assert scored.select(table.column_names).equals(table)
+    assert pq.read_table(score(table)).select(table.column_names).equals(table)
 
 
 def test_a_column_that_is_called_like_an_added_one_is_kept_as_given(score, wines):
@@ -146,11 +132,9 @@ def test_a_column_that_is_called_like_an_added_one_is_kept_as_given(score, wines
         assert "quality" in scored
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_many_chunks_give_what_one_gives(score, features, kind, monkeypatch):
-    many = pd.concat([features] * 5, ignore_index=True).assign(id=range(30))
-    content = as_csv(many) if kind == "csv" else many
-    read = pd.read_csv if kind == "csv" else pd.read_parquet
+@pytest.mark.parametrize(("spell", "read"), [(as_csv, pd.read_csv), (lambda wines: wines, pd.read_parquet)])
+def test_many_chunks_give_what_one_gives(score, features, spell, read, monkeypatch):
+    content = spell(pd.concat([features] * 5, ignore_index=True).assign(id=range(30)))
     whole = read(score(content))
     monkeypatch.setattr(table_files, "CHUNK", 7)
     pd.testing.assert_frame_equal(read(score(content)), whole)
@@ -167,21 +151,20 @@ def test_bad_rows_of_all_chunks_are_told_and_only_the_first_ten_in_full(reasons,
     assert told.endswith("row 10, pH: 99.0 is not 2 to 5 pH; and 8 more. Mend the file and run again.")
 
 
-CELLS = [
-    ("pH", "sour", "'sour' is not a number"),
-    ("pH", "inf", "inf is not 2 to 5 pH"),
-    ("type", "rosé", "'rosé' is not red or white"),
-    ("type", None, "empty"),
-]
-
-
-@pytest.mark.parametrize(("column", "cell", "problem"), CELLS)
+@pytest.mark.parametrize(
+    ("column", "cell", "problem"),
+    [
+        ("pH", "sour", "'sour' is not a number"),
+        ("pH", "inf", "inf is not 2 to 5 pH"),
+        ("type", "rosé", "'rosé' is not red or white"),
+        ("type", None, "empty"),
+    ],
+)
 def test_a_bad_cell_is_told_with_its_row(reasons, features, column, cell, problem):
     table = features.astype({column: object})
     table.loc[2, column] = cell
-    assert reasons(as_csv(table)) == f"1 problem: row 4, {column}: {problem}. Mend the file and run again."
-    told = reasons(table.astype({column: "str"}))
-    assert told == f"1 problem: row 3, {column}: {problem}. Mend the file and run again."
+    for content, row in ((as_csv(table), 4), (table.astype({column: "str"}), 3)):
+        assert reasons(content) == f"1 problem: row {row}, {column}: {problem}. Mend the file and run again."
 
 
 @pytest.mark.parametrize(
@@ -223,14 +206,13 @@ def test_what_is_no_table_of_wine_is_refused(reasons, content, problem):
 
 def test_a_torn_parquet_file_is_refused(reasons, features, tmp_path):
     whole = written(tmp_path, pd.concat([features] * 500)).read_bytes()
-    assert "not a readable Parquet file" in reasons(whole[: len(whole) // 2])
     middle = len(whole) // 3
-    assert "not a readable Parquet file" in reasons(whole[:middle] + b"\xff" * 200 + whole[middle + 200 :])
+    for torn in (whole[: len(whole) // 2], whole[:middle] + b"\xff" * 200 + whole[middle + 200 :]):
+        assert "not a readable Parquet file" in reasons(torn)
 
 
 @pytest.mark.parametrize("column", ["pH", "type"])
 def test_a_parquet_column_of_lists_is_told(reasons, features, column):
-    lists = pa.array([[1.0]] * len(features))
     table = pa.Table.from_pandas(features)
-    table = table.set_column(table.column_names.index(column), column, lists)
+    table = table.set_column(table.column_names.index(column), column, pa.array([[1.0]] * len(features)))
     assert f"6 problems: row 1, {column}: 'list<element: double>' is not " in reasons(table)
