@@ -1,9 +1,10 @@
 import json
 import logging
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from traceback import format_exception
@@ -12,9 +13,9 @@ from uuid import uuid4
 import numpy as np
 import psycopg
 import pytest
-from postgres import PASSWORD, Postgres
+from postgres import PASSWORD, Postgres, postgres_server
 from prediction_writer import WINE, new_predictions
-from servers import wait_until
+from servers import running, wait_until
 
 from wine_quality import disk_queue
 from wine_quality.errors import PredictionsError, SettingsError
@@ -22,6 +23,9 @@ from wine_quality.predictions import Prediction, PredictionStore, count, load
 from wine_quality.schema import FEATURES
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
+WRITER = str(Path(__file__).with_name("prediction_writer.py"))
+MICROSECOND = timedelta(microseconds=1)
+Open = Callable[[str], PredictionStore]
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_store(folder: Path) -> Iterator[Callable[[str], PredictionStore]]:
+def open_store(folder: Path) -> Iterator[Open]:
     """A function that opens the queue for a database, flushes often, and is closed after the test."""
     stores = []
 
@@ -73,14 +77,23 @@ def locked(url: str) -> Iterator[None]:
     connection.close()
 
 
-def ids(predictions: list[Prediction]) -> set[str]:
-    return {prediction.id for prediction in predictions}
-
-
 def arrived(url: str, predictions: list[Prediction]) -> None:
     """Return once these predictions, no others, are in the database; none can be there twice, as ids are the key."""
     wait_until(lambda: count(url) >= len(predictions), "predictions in the database")
-    assert set(load(url)["id"]) == ids(predictions)
+    assert set(load(url)["id"]) == {prediction.id for prediction in predictions}
+
+
+def arrived_by(open_store: Open, url: str, predictions: list[Prediction]) -> None:
+    open_store(url).close()
+    arrived(url, predictions)
+
+
+def left_in_queue(open_store: Open, url: str, predictions: list[Prediction]) -> None:
+    """Add predictions to the queue of a database that is away, and close it."""
+    store = open_store(url)
+    assert store.add(predictions)
+    store.close()
+    assert not store.thread.is_alive()
 
 
 def waiting(folder: Path) -> bytes:
@@ -93,42 +106,39 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_prediction_is_stored_with_its_inputs_score_version_and_time(open_store, url):
     wine = {"type": "white", **{name: float(number) for number, name in enumerate(FEATURES[1:])}}
-    predictions = Prediction("an-id", NOON, "3", wine, 5.25)
-    assert open_store(url).add([predictions])
-    arrived(url, [predictions])
+    predictions = [Prediction("an-id", NOON, "3", wine, 5.25)]
+    assert open_store(url).add(predictions)
+    arrived(url, predictions)
     (row,) = load(url).to_dict("records")
     assert row == {"id": "an-id", "time": NOON, "version": "3", **wine, "score": 5.25}
 
 
 def test_times_are_utc_and_those_before_since_are_left_out(open_store, url):
-    later = NOON.astimezone(timezone(timedelta(hours=-5))) + timedelta(microseconds=1)
+    later = NOON.astimezone(timezone(timedelta(hours=-5))) + MICROSECOND
     predictions = [Prediction("second", later, "3", WINE, 5.0), Prediction("first", NOON, "3", WINE, 6.0)]
     assert open_store(url).add(predictions)
     arrived(url, predictions)
     assert list(load(url)["id"]) == ["first", "second"]
     assert str(load(url)["time"].dtype) == "datetime64[us, UTC]"
-    assert list(load(url)["time"]) == [NOON, NOON + timedelta(microseconds=1)]
+    assert list(load(url)["time"]) == [NOON, NOON + MICROSECOND]
     assert list(load(url, since=later)["id"]) == ["second"]
-    assert load(url, since=later + timedelta(microseconds=1)).empty
-    assert [count(url), count(url, later), count(url, later + timedelta(microseconds=1))] == [2, 1, 0]
+    assert load(url, since=later + MICROSECOND).empty
+    assert [count(url), count(url, later), count(url, later + MICROSECOND)] == [2, 1, 0]
 
 
 def test_before_the_first_prediction_the_table_has_its_columns_and_no_row(url):
     empty = load(url)
     assert list(empty.columns) == ["id", "time", "version", *FEATURES, "score"]
-    assert empty.empty
-    assert count(url) == 0
+    assert (len(empty), count(url)) == (0, 0)
     assert str(empty["time"].dtype) == "datetime64[us, UTC]"
 
 
 def test_missing_values_are_null_in_the_queue_and_nan_in_the_table(open_store, away, url, folder):
     wine = WINE | {"type": None, "pH": float("nan"), "alcohol": np.float64("nan"), "density": np.float64(0.99)}
-    first = open_store(away)
-    assert first.add([Prediction("blank", NOON, "3", wine, np.float64(5.5))])
-    first.close()
+    left_in_queue(open_store, away, [Prediction("blank", NOON, "3", wine, np.float64(5.5))])
     (line,) = waiting(folder).splitlines()
-    found = json.loads(line, parse_constant=pytest.fail)["wine"]
-    assert found == WINE | {"type": None, "pH": None, "alcohol": None, "density": 0.99}
+    queued = json.loads(line, parse_constant=pytest.fail)["wine"]
+    assert queued == WINE | {"type": None, "pH": None, "alcohol": None, "density": 0.99}
     open_store(url)
     wait_until(lambda: count(url), "the prediction")
     row = load(url).iloc[0]
@@ -138,9 +148,7 @@ def test_missing_values_are_null_in_the_queue_and_nan_in_the_table(open_store, a
 
 def test_a_line_that_is_inserted_twice_is_one_prediction(open_store, away, url, folder, tmp_path):
     predictions = new_predictions(3)
-    first = open_store(away)
-    first.add(predictions)
-    first.close()
+    left_in_queue(open_store, away, predictions)
     shutil.copytree(folder, tmp_path / "again")
     arrived_by(open_store, url, predictions)
     shutil.copytree(tmp_path / "again", folder, dirs_exist_ok=True)
@@ -148,21 +156,16 @@ def test_a_line_that_is_inserted_twice_is_one_prediction(open_store, away, url, 
     assert not list(folder.iterdir())
 
 
-def arrived_by(open_store: Callable[[str], PredictionStore], url: str, predictions: list[Prediction]) -> None:
-    open_store(url).close()
-    arrived(url, predictions)
-
-
 def test_a_database_that_is_away_at_the_start_gets_everything_once_it_is_there(
     open_store, away, tmp_path, folder, caplog
 ):
-    predictions, first = new_predictions(2), open_store(away)
-    assert first.add(predictions[:1])
-    wait_until(lambda: first.outage.error, "the warning")
-    assert first.add(predictions[1:])
+    predictions, store = new_predictions(2), open_store(away)
+    assert store.add(predictions[:1])
+    wait_until(lambda: store.outage.error, "the warning")
+    assert store.add(predictions[1:])
     (tmp_path / "missing").mkdir()
     arrived(away, predictions)
-    wait_until(lambda: not first.outage.error, "the end of the outage")
+    wait_until(lambda: not store.outage.error, "the end of the outage")
     begin, end = warned(caplog)
     assert begin.startswith(f"{away}: predictions wait in {folder} (unable to open database file")
     assert end == f"{away}: works again"
@@ -170,44 +173,43 @@ def test_a_database_that_is_away_at_the_start_gets_everything_once_it_is_there(
 
 @pytest.mark.slow
 def test_while_the_database_is_locked_predictions_wait_and_they_arrive_after_it(open_store, url, folder, caplog):
-    predictions, first = new_predictions(3), open_store(url)
-    first.add(predictions[:1])
+    predictions, store = new_predictions(3), open_store(url)
+    store.add(predictions[:1])
     arrived(url, predictions[:1])
     with locked(url):
-        assert first.add(predictions[1:2])
-        wait_until(lambda: first.outage.error, "the warning")
-        assert first.add(predictions[2:])
+        assert store.add(predictions[1:2])
+        wait_until(lambda: store.outage.error, "the warning")
+        assert store.add(predictions[2:])
         assert len(waiting(folder).splitlines()) == 2
     arrived(url, predictions)
-    wait_until(lambda: not first.outage.error, "the end of the outage")
+    wait_until(lambda: not store.outage.error, "the end of the outage")
     assert [line.rpartition(":")[2] for line in warned(caplog)[1:]] == [" works again"]
 
 
 def test_while_the_database_is_away_there_are_few_segments(open_store, away, folder):
-    first = open_store(away)
+    store = open_store(away)
     for number in range(50):
-        first.add(new_predictions(1))
-        wait_until(lambda: first.queue.bytes, "the queue")
+        store.add(new_predictions(1))
+        wait_until(lambda: store.queue.bytes, "the queue")
         if number == 0:
-            wait_until(lambda: first.outage.error, "the warning")
-        first.flush()
+            wait_until(lambda: store.outage.error, "the warning")
+        store.flush()
     assert len(list(folder.iterdir())) == 2
 
 
 def test_a_segment_that_a_living_process_holds_is_left_to_it(open_store, url, folder):
     other = disk_queue.DiskQueue(folder)
     other.add(b"a line that is not finished")
-    predictions, first = new_predictions(1), open_store(url)
-    assert first.add(predictions)
+    predictions = new_predictions(1)
+    assert open_store(url).add(predictions)
     arrived(url, predictions)
     assert waiting(folder) == b"a line that is not finished"
     other.release()
 
 
 def test_a_partial_last_line_is_dropped(open_store, away, url, folder):
-    predictions, first = new_predictions(2), open_store(away)
-    first.add(predictions)
-    first.close()
+    predictions = new_predictions(2)
+    left_in_queue(open_store, away, predictions)
     (segment,) = folder.iterdir()
     segment.write_bytes(segment.read_bytes() + b'{"id":"partial","time":')
     arrived_by(open_store, url, predictions)
@@ -217,40 +219,30 @@ def test_a_partial_last_line_is_dropped(open_store, away, url, folder):
 def test_a_segment_with_a_broken_line_is_set_aside_and_those_after_it_arrive(open_store, url, folder, caplog):
     folder.mkdir()
     (folder / "0.jsonl").write_bytes(b"scribble\n")
-    predictions, first = new_predictions(1), open_store(url)
-    first.add(predictions)
+    predictions = new_predictions(1)
+    open_store(url).add(predictions)
     arrived(url, predictions)
     assert [path.name for path in folder.iterdir()] == ["0.refused"]
-    assert warned(caplog)[0].startswith(
-        f"{folder}/0.refused: set aside (1 validation error for Prediction Invalid JSON"
-    )
-    assert warned(caplog)[0].endswith("Mend its lines and name it 0.jsonl.")
+    line = warned(caplog)[0]
+    assert line.startswith(f"{folder}/0.refused: set aside (1 validation error for Prediction Invalid JSON")
+    assert line.endswith("Mend its lines and name it 0.jsonl.")
 
 
 def test_a_segment_that_the_database_refuses_is_set_aside_and_those_after_it_arrive(open_store, postgres_url, folder):
-    first = open_store(postgres_url)
-    first.add([Prediction("refused", NOON, "no text of PostgreSQL: \0", WINE, 5.0)])
+    predictions, store = new_predictions(1), open_store(postgres_url)
+    store.add([Prediction("refused", NOON, "no text of PostgreSQL: \0", WINE, 5.0)])
     wait_until(lambda: list(folder.glob("*.refused")), "the segment")
-    predictions = new_predictions(1)
-    first.add(predictions)
+    store.add(predictions)
     arrived(postgres_url, predictions)
 
 
 def test_closing_flushes_what_waits(open_store, url, folder):
-    predictions, first = new_predictions(2), open_store(url)
-    first.add(predictions)
-    first.close()
-    assert set(load(url)["id"]) == ids(predictions)
+    predictions, store = new_predictions(2), open_store(url)
+    store.add(predictions)
+    store.close()
+    assert count(url) == 2
+    arrived(url, predictions)
     assert not list(folder.iterdir())
-
-
-def test_closing_leaves_what_cannot_be_inserted_to_the_next_process(open_store, away, tmp_path):
-    predictions, first = new_predictions(2), open_store(away)
-    first.add(predictions)
-    first.close()
-    assert not first.thread.is_alive()
-    (tmp_path / "missing").mkdir()
-    arrived_by(open_store, away, predictions)
 
 
 @pytest.mark.parametrize(
@@ -276,16 +268,89 @@ def test_an_address_that_cannot_be_used_is_shown_without_its_password(folder, ur
 
 def test_a_password_is_in_no_line_error_or_repr(open_store, postgres_url, caplog):
     caplog.set_level(logging.DEBUG)
-    first = open_store(postgres_url.replace(PASSWORD, f"wrong-{PASSWORD}"))
-    first.add(new_predictions(1))
-    wait_until(lambda: first.outage.error, "the warning")
+    wrong = postgres_url.replace(PASSWORD, f"wrong-{PASSWORD}")
+    store = open_store(wrong)
+    store.add(new_predictions(1))
+    wait_until(lambda: store.outage.error, "the warning")
     with pytest.raises(PredictionsError, match="password authentication failed") as caught:
-        load(postgres_url.replace(PASSWORD, f"wrong-{PASSWORD}"))
+        load(wrong)
     assert "password authentication failed" in caplog.text
-    for text in (caplog.text, str(caught.value), repr(first), repr(vars(first)), repr(vars(first.database))):
+    for text in (caplog.text, str(caught.value), repr(store), repr(vars(store)), repr(vars(store.database))):
         assert PASSWORD not in text
 
 
 def test_a_database_that_is_away_cannot_be_read(away):
     with pytest.raises(PredictionsError, match=r"cannot be read \(unable to open database file\)\. Start it, or mend"):
         load(away)
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    """A server that the test may stop."""
+    with postgres_server() as server:
+        yield server
+
+
+def drain(open_store: Open, folder: Path, url: str) -> None:
+    """Insert all that waits in a queue."""
+    with closing(open_store(url)):
+        wait_until(lambda: not list(folder.glob("*.jsonl")), "an empty queue")
+
+
+def whole_lines(log: Path) -> list[str]:
+    *lines, _partial = log.read_text().split("\n")
+    return lines
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_acknowledged_is_in_the_database_exactly_once(open_store, url, folder, tmp_path):
+    acknowledged = []
+    for kill in range(3):
+        log = tmp_path / f"acknowledged-{kill}"
+        with running([WRITER, str(folder)], log, WINE_PREDICTIONS=url) as process:
+            wait_until(lambda log=log: log.stat().st_size > 40_000, "the first thousand")
+            process.kill()
+        acknowledged += whole_lines(log)
+    drain(open_store, folder, url)
+    assert len(acknowledged) > 3000
+    assert set(acknowledged) <= set(load(url)["id"])
+    assert load(url)["id"].is_unique
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_queue_and_a_database(open_store, url, folder, tmp_path):
+    logs, command = [tmp_path / "one", tmp_path / "two"], [WRITER, str(folder), "1000"]
+    with (
+        running(command, logs[0], WINE_PREDICTIONS=url) as one,
+        running(command, logs[1], WINE_PREDICTIONS=url) as two,
+    ):
+        assert (one.wait(timeout=60), two.wait(timeout=60)) == (0, 0)
+    drain(open_store, folder, url)
+    acknowledged = [line for log in logs for line in whole_lines(log)]
+    assert len(acknowledged) == 2 * 1999
+    assert sorted(load(url)["id"]) == sorted(acknowledged)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_and_started_again_gets_everything(server, open_store):
+    predictions, store = new_predictions(3), open_store(server.url())
+    assert store.add(predictions[:1])
+    arrived(server.url(), predictions[:1])
+    server.stop()
+    assert store.add(predictions[1:2])
+    wait_until(lambda: store.outage.error, "the warning")
+    assert store.add(predictions[2:])
+    server.start()
+    arrived(server.url(), predictions)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_silent_is_not_waited_for(server, open_store):
+    predictions, store = new_predictions(3), open_store(server.url())
+    server.process.send_signal(signal.SIGSTOP)
+    assert store.add(predictions[:2])
+    wait_until(lambda: store.outage.error, "the warning")
+    assert store.add(predictions[2:])
+    server.process.send_signal(signal.SIGCONT)
+    arrived(server.url(), predictions)
