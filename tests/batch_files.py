@@ -1,4 +1,4 @@
-"""Files in a bucket: what waits there to be scored, and all that it holds."""
+"""Files in a bucket."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def put(bucket: Any, name: str, content: str | bytes | pd.DataFrame) -> None:
 
 
 def held(bucket: Any) -> dict[str, bytes]:
-    """Return all that a bucket holds."""
+    """Return the content of each file in a bucket."""
     client = bucket.credentials.get_s3_client()
     keys = [entry["Key"] for entry in bucket.list_objects("")]
     return {key: client.get_object(Bucket=bucket.bucket_name, Key=key)["Body"].read() for key in keys}

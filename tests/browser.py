@@ -12,16 +12,10 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-QUIET = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+SWITCHES = """
+headless=new no-sandbox disable-gpu disable-quic no-first-run
+disable-background-networking disable-component-update disable-sync
+"""
 ELSEWHERE = "attacker.example"  # a name that leads to this machine, as after DNS rebinding
 FETCH = """
 const [url, options, done] = [arguments[0], arguments[1], arguments[arguments.length - 1]];
@@ -43,8 +37,8 @@ def chromium_without_screen(profile: Path) -> Iterator[webdriver.Chrome]:
         pytest.skip("no chromium with its chromedriver: apt install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for argument in (*QUIET, f"--user-data-dir={profile}", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"):
-        options.add_argument(argument)
+    for switch in (*SWITCHES.split(), f"user-data-dir={profile}", f"host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"):
+        options.add_argument(f"--{switch}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chromium = webdriver.Chrome(options, Service(driver))
     try:
@@ -57,6 +51,11 @@ def chromium_without_screen(profile: Path) -> Iterator[webdriver.Chrome]:
 def site(folder: Path) -> Iterator[int]:
     """Serve an empty page on a free port of loopback, and yield the port."""
     (folder / "index.html").write_text("<title>attacker</title>")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
     handler = functools.partial(Quiet, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,)).start()
@@ -66,15 +65,8 @@ def site(folder: Path) -> Iterator[int]:
             server.shutdown()
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder without a line for each request."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 def fetched(page: webdriver.Chrome, url: str, **options: object) -> str:
-    """Return what JavaScript of the open page can read of an answer, or `blocked: ` and why it cannot."""
+    """Return what JavaScript of the open page can read of a response, or `blocked: ` and why it cannot."""
     return page.execute_async_script(FETCH, url, options)
 
 

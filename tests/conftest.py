@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 from uuid import uuid4
@@ -24,10 +24,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # before the first import of mlflow, prefect and orchestration, which read the environment there and then
 FOREIGN = ("WINE_", "AWS_", "MLFLOW_", "PREFECT_", "MAKE", "MFLAGS")  # the last two are of `make test` itself
-KEPT = "WINE_REAL_DATA"  # the workers look for it again
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy"}
 for name in list(os.environ):
-    if (name.startswith(FOREIGN) and name != KEPT) or name.lower() in PROXIES:
+    if name.lower() in PROXIES or (name.startswith(FOREIGN) and name != "WINE_REAL_DATA"):  # the workers need that one
         del os.environ[name]
 STATE = Path(tempfile.mkdtemp(prefix="wine-tests-"))
 atexit.register(shutil.rmtree, STATE, ignore_errors=True)
@@ -53,15 +52,15 @@ from moto.server import ThreadedMotoServer  # noqa: E402
 
 from wine_quality import sources, splits, tracking  # noqa: E402
 from wine_quality.config import Settings, settings  # noqa: E402
+from wine_quality.local_s3 import local_s3  # noqa: E402
 from wine_quality.schema import COLUMNS, MEASUREMENTS, TYPES  # noqa: E402
-
-LONGEST = ("test_simulation.py", "test_notebooks_run.py")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow tests last, the longest of them first."""
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.name not in LONGEST))
+    longest = ("test_simulation.py", "test_notebooks_run.py")
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.name not in longest))
 
 
 @pytest.fixture(autouse=True)
@@ -75,28 +74,25 @@ def clean_environment(tmp_path: Path) -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def only_loopback() -> Iterator[None]:
     """Let no test reach beyond this machine; one that tries fails with the address."""
+    look_up = socket.getaddrinfo
+
+    def guarded(connect: Callable) -> Callable:
+        def guarded_connect(self: socket.socket, address):
+            if self.family != socket.AF_UNIX:
+                refuse_beyond_loopback(address[0])
+            return connect(self, address)
+
+        return guarded_connect
+
+    def guarded_lookup(host, *args, **kwargs):
+        refuse_beyond_loopback(host)
+        return look_up(host, *args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
         for method in ("connect", "connect_ex"):
-            patch.setattr(socket.socket, method, guarded_connect(getattr(socket.socket, method)))
-        patch.setattr(socket, "getaddrinfo", guarded_lookup(socket.getaddrinfo))
+            patch.setattr(socket.socket, method, guarded(getattr(socket.socket, method)))
+        patch.setattr(socket, "getaddrinfo", guarded_lookup)
         yield
-
-
-def guarded_connect(connect: Callable) -> Callable:
-    def guarded(self: socket.socket, address):
-        if self.family != socket.AF_UNIX:
-            refuse_beyond_loopback(address[0])
-        return connect(self, address)
-
-    return guarded
-
-
-def guarded_lookup(lookup: Callable) -> Callable:
-    def guarded(host, *args, **kwargs):
-        refuse_beyond_loopback(host)
-        return lookup(host, *args, **kwargs)
-
-    return guarded
 
 
 def refuse_beyond_loopback(host: str | bytes | None) -> None:
@@ -104,12 +100,11 @@ def refuse_beyond_loopback(host: str | bytes | None) -> None:
     name = host.decode() if isinstance(host, bytes) else host
     if name in (None, "", "localhost"):
         return
-    try:
+    with suppress(ValueError):
         address = ipaddress.ip_address(name)
-    except ValueError:
-        address = None
-    if address is None or not (address.is_loopback or address.is_unspecified):
-        raise RuntimeError(f"a test wants to reach {name}, and tests have no network but loopback")
+        if address.is_loopback or address.is_unspecified:
+            return
+    raise RuntimeError(f"a test wants to reach {name}, and tests have no network but loopback")
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +118,7 @@ def real_folder() -> Path:
 @pytest.fixture
 def wines() -> pd.DataFrame:
     """Six made-up wines, three red and three white, no two alike."""
-    return tidy_table(
+    rows = [
         #        fixed volatile citric sugar chlorides free total density  pH   sulph. alc. quality
         ("red", 7.25, 0.655, 0.05, 1.95, 0.0815, 12, 36, 0.9968, 3.45, 0.58, 9.75, 5),
         ("red", 8.35, 0.525, 0.28, 2.25, 0.0925, 17, 58, 0.9977, 3.33, 0.65, 10.3, 6),
@@ -131,11 +126,7 @@ def wines() -> pd.DataFrame:
         ("white", 6.15, 0.245, 0.31, 1.45, 0.0425, 28, 110, 0.9906, 3.24, 0.44, 12.3, 7),
         ("white", 6.95, 0.275, 0.33, 7.85, 0.0475, 42, 151, 0.9953, 3.15, 0.48, 9.65, 6),
         ("white", 7.65, 0.415, 0.27, 13.15, 0.0535, 51, 188, 0.9981, 3.06, 0.52, 8.95, 4),
-    )
-
-
-def tidy_table(*rows: tuple) -> pd.DataFrame:
-    """Return rows of type, eleven measurements and quality as the tidy table."""
+    ]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(MEASUREMENTS, "float64"))
 
 
@@ -155,8 +146,8 @@ def write_uci() -> Callable[[Path, pd.DataFrame], Path]:
         for colour in TYPES:
             table = wines.loc[wines["type"] == colour].drop(columns="type")
             table.columns = [name.replace("_", " ") for name in table.columns]
-            path = folder / f"winequality-{colour}.csv"
-            table.to_csv(path, sep=";", index=False, quoting=csv.QUOTE_NONNUMERIC)
+            file = folder / f"winequality-{colour}.csv"
+            table.to_csv(file, sep=";", index=False, quoting=csv.QUOTE_NONNUMERIC)
         return folder
 
     return write
@@ -167,12 +158,19 @@ def set_aws(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A function that names an S3 server by the usual AWS settings."""
 
     def name_server(url: str, key: str = "a-key-of-a-test", secret: str = "a-secret-of-a-test") -> None:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        account = {"ACCESS_KEY_ID": key, "SECRET_ACCESS_KEY": secret, "DEFAULT_REGION": "us-east-1"}
+        for setting, value in {"ENDPOINT_URL_S3": url, **account}.items():
+            monkeypatch.setenv(f"AWS_{setting}", value)
 
     return name_server
+
+
+@pytest.fixture
+def rclone(set_aws: Callable[..., None]) -> Iterator[Path]:
+    """The folder of the laptop's own S3 server, which the AWS settings name; its bucket is empty."""
+    with local_s3(settings()) as endpoint:
+        set_aws(endpoint.url, endpoint.access_key, endpoint.secret_key)
+        yield settings().local / "s3"
 
 
 @pytest.fixture
@@ -187,12 +185,20 @@ def moto(set_aws: Callable[..., None]) -> Iterator[BaseClient]:
     server.stop()
 
 
+@pytest.fixture
+def moto_bucket(moto: BaseClient, config: Settings):
+    """The empty bucket of moto's server."""
+    from orchestration.bucket import bucket_of_environment
+
+    moto.create_bucket(Bucket=config.bucket)
+    return bucket_of_environment(config)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an MLflow database without runs; to make one takes MLflow seconds, to copy it none."""
+    """An MLflow database without runs; to make one takes MLflow seconds, to copy it none."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    store = SqlAlchemyStore(f"sqlite:///{path}", str(path.parent))
-    store.engine.dispose()
+    SqlAlchemyStore(f"sqlite:///{path}", str(path.parent)).engine.dispose()
     return path
 
 
@@ -228,7 +234,7 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def without_rights() -> Callable[[], AbstractContextManager[None]]:
-    """A context in which file permissions hold, also where root runs the tests: root acts as `nobody` there.
+    """A context in which file permissions hold also for root, who acts as `nobody` there.
 
     Call the code once before, with your rights: what it imports late may lie where nobody may read.
     """
@@ -276,6 +282,15 @@ def shared_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def prefect_for_commands(shared_prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands report to the server of the module, instead of starting one each."""
     monkeypatch.setenv("PREFECT_API_URL", shared_prefect)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """A Chromium that the tests of a module share."""
+    from browser import chromium_without_screen
+
+    with chromium_without_screen(tmp_path_factory.mktemp("chromium")) as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def run(environment: dict[str, str], log: Path, fault: tuple[str, Any], paramete
             raise SystemExit(1) from None
 
 
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow over a size in the block, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def killed_after(name: str, places: dict[str, Any]) -> None:
     """Let SIGKILL strike when a function has done its work but not yet returned: `module.function`."""
 
@@ -55,15 +67,11 @@ def killed_after(name: str, places: dict[str, Any]) -> None:
 
 
 def full_disk_at(name: str, places: dict[str, Any]) -> None:
-    """Let no file grow over a hundred bytes while a function works, as on a disk that is full."""
+    """Let the disk be full while a function works."""
 
     def work_without_space(function: Callable, *args: Any, **kwargs: Any) -> Any:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-        try:
+        with largest_file(100):
             return function(*args, **kwargs)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     replace(name, places, work_without_space)
 
@@ -71,13 +79,10 @@ def full_disk_at(name: str, places: dict[str, Any]) -> None:
 def replace(name: str, places: dict[str, Any], around: Callable) -> None:
     """Let `around` call a function, or that of a task, in its place."""
     place, _, name = name.partition(".")
-    found = getattr(places[place], name)
-    function = getattr(found, "fn", found)
-    replaced = functools.wraps(function)(functools.partial(around, function))
-    if found is function:
-        setattr(places[place], name, replaced)
-    else:
-        found.fn = replaced
+    target = getattr(places[place], name)
+    owner, attribute = (target, "fn") if hasattr(target, "fn") else (places[place], name)
+    function = getattr(owner, attribute)
+    setattr(owner, attribute, functools.wraps(function)(functools.partial(around, function)))
 
 
 def keys_refused_at(name: str, places: dict[str, Any]) -> None:

@@ -74,13 +74,14 @@ def service(config: Settings) -> Iterator[str]:
 
 
 def told(url: str) -> dict[str, Any]:
-    """Return what a path tells, whatever its status."""
+    """Return the response of a path, whatever its status."""
     return requests.get(url, timeout=30).json()
 
 
 def wait_for(url: str, version: str) -> None:
     """Return once a version serves and all is well."""
-    wait_until(
-        lambda: told(f"{url}/health/ready")["status"] == "green" and told(f"{url}/model")["version"] == version,
-        f"version {version}",
-    )
+
+    def serves() -> bool:
+        return told(f"{url}/health/ready")["status"] == "green" and told(f"{url}/model")["version"] == version
+
+    wait_until(serves, f"version {version}")

@@ -16,13 +16,12 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from wine_quality.config import ROOT
 from wine_quality.environment import prefect_at
 from wine_quality.ports import free_port, listens
 
-START_SECONDS = 300
 
-
-def wait_until(true: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
+def wait_until(true: Callable[[], object], what: str, seconds: float = 300) -> None:
     """Return once `true` gives something true; fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -30,18 +29,22 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = START_SEC
         time.sleep(0.1)
 
 
+def command(*words: str, typed: str = "", seconds: float = 600, **environment: str) -> subprocess.CompletedProcess:
+    """Run a module of the repository as a reader would, by its name and words; a first word `make` runs make."""
+    head = () if words[0] == "make" else (sys.executable, "-m")
+    own = {**os.environ, **environment}
+    return subprocess.run(
+        [*head, *words], cwd=ROOT, env=own, input=typed, capture_output=True, text=True, timeout=seconds
+    )
+
+
 @contextmanager
 def running(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen]:
     """Run a Python module or script in a session of its own, its lines in a log; end all of it at the end."""
     with log.open("wb") as screen:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=screen,
-            stderr=screen,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": screen, "stderr": screen}
+        own = {**os.environ, **environment}
+        process = subprocess.Popen([sys.executable, *command], **streams, env=own, start_new_session=True)
     try:
         yield process
     finally:
@@ -71,10 +74,7 @@ def prefect_server(home: Path, port: int | None = None) -> Iterator[int]:
         assert server.poll() is None, (home / "server.log").read_text()
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
             yield port
-            for sender in (
-                APILogWorker,
-                EventsWorker,
-            ):  # else, at exit, they look for it for minutes
+            for sender in (APILogWorker, EventsWorker):  # else, at exit, they look for it for minutes
                 sender.drain_all(timeout=30, at_exit=False)
 
 
@@ -86,11 +86,9 @@ def ended(client: SyncPrefectClient, flow_run: FlowRun) -> FlowRun:
 
 def artifact_keys(flow_run: FlowRun) -> set[str]:
     """Return the keys of the artifacts that a run left."""
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts(
-            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
-        )
-    return {artifact.key for artifact in found}
+        return {artifact.key for artifact in client.read_artifacts(artifact_filter=of_run)}
 
 
 def processes_at(home: Path) -> list[str]:

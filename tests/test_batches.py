@@ -3,9 +3,7 @@
 import io
 import json
 import os
-import resource
 import signal
-from pathlib import Path
 from unittest import mock
 
 import faults
@@ -21,48 +19,25 @@ from orchestration.bucket import bucket_of_environment
 from wine_quality import batches, labels, predictions, registry, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DataError, PredictionsError, StorageError
-from wine_quality.local_s3 import local_s3
 from wine_quality.schema import FEATURES
 from wine_quality.scoring import Scorer, load_scorer
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, empty_store) -> Path:
-    """Return the database of an MLflow store with a champion."""
+def trained(tmp_path_factory, empty_store) -> bytes:
+    """The database of an MLflow store with a champion."""
     home = tmp_path_factory.mktemp("trained")
     (home / "mlflow.db").write_bytes(empty_store.read_bytes())
     with mock.patch.dict(os.environ, CLEAN | {"WINE_HOME": str(home)}):
         tracking.open_store(settings())
         crown(registered(settings(), "linear"))
-    return home / "mlflow.db"
+    return (home / "mlflow.db").read_bytes()
 
 
 @pytest.fixture
 def config(trained, tmp_path) -> Settings:
-    """The settings of a home with a champion."""
-    (tmp_path / "mlflow.db").write_bytes(trained.read_bytes())
+    (tmp_path / "mlflow.db").write_bytes(trained)
     return settings()
-
-
-def champion(config: Settings) -> Scorer:
-    with tracking.store(config) as store:
-        version = registry.champion(store)
-    return load_scorer(config, version)
-
-
-@pytest.fixture
-def rclone(config, set_aws):
-    """The laptop's own S3 server, with an empty bucket."""
-    with local_s3(config) as endpoint:
-        set_aws(endpoint.url, endpoint.access_key, endpoint.secret_key)
-        yield
-
-
-@pytest.fixture
-def moto_bucket(moto, config):
-    """The bucket of the S3 server that moto plays, empty."""
-    moto.create_bucket(Bucket=config.bucket)
-    return bucket_of_environment(config)
 
 
 @pytest.fixture(params=["moto_bucket", "rclone"])
@@ -71,14 +46,23 @@ def bucket(request, config):
     return bucket_of_environment(config)
 
 
+def champion(config: Settings) -> Scorer:
+    with tracking.store(config) as store:
+        version = registry.champion(store)
+    return load_scorer(config, version)
+
+
 def run(bucket, config: Settings, scorer: Scorer | None = None) -> dict[str, str]:
     """Process all files that wait, and return the state of each."""
-    scorer = scorer or champion(config)
-    found = batches.list_incoming(bucket)
-    folder, uri = config.local / "batch", config.predictions_uri
-    outcomes = [batches.process(bucket, entry, scorer, folder, uri) for entry in found]
-    assert not (config.local / "batch").exists()
+    scorer, folder = scorer or champion(config), config.local / "batch"
+    entries = batches.list_incoming(bucket)
+    outcomes = [batches.process(bucket, entry, scorer, folder, config.predictions_uri) for entry in entries]
+    assert not folder.exists()
     return {outcome.file: outcome.state for outcome in outcomes}
+
+
+def stored(config: Settings) -> pd.DataFrame:
+    return predictions.load(config.predictions_uri).set_index("id")
 
 
 def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
@@ -95,34 +79,25 @@ def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
     assert set(scored["scored_at"]) == {marker["scored_at"]}
     assert marker["scored_at"].endswith("+00:00")
     assert (marker["rows"], marker["version"]) == (6, "1")
-    assert {key for key in objects if key.startswith("incoming/")} == {
-        "incoming/wines.csv",
-        "incoming/folder/wein rot ü.parquet",
-    }
+    remaining = {key for key in objects if key.startswith("incoming/")}
+    assert remaining == {"incoming/wines.csv", "incoming/folder/wein rot ü.parquet"}
 
 
-def stored(config: Settings) -> pd.DataFrame:
-    """Return the predictions in the database, by their ids."""
-    return predictions.load(config.predictions_uri).set_index("id")
-
-
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(moto_bucket, config, wines, suffix):
-    asked = wines[FEATURES].assign(pH=[None, *wines["pH"].iloc[1:]])
-    put(moto_bucket, f"wines.{suffix}", asked)
+@pytest.mark.parametrize(("suffix", "read"), [("csv", pd.read_csv), ("parquet", pd.read_parquet)])
+def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(moto_bucket, config, wines, suffix, read):
+    put(moto_bucket, f"wines.{suffix}", wines[FEATURES].assign(pH=[None, *wines["pH"].iloc[1:]]))
     run(moto_bucket, config)
-    content, read = held(moto_bucket)[f"scored/wines.{suffix}"], {"csv": pd.read_csv, "parquet": pd.read_parquet}
-    scored = read[suffix](io.BytesIO(content)).set_index("prediction_id")
-    made = stored(config).loc[scored.index]
-    assert len(made) == len(stored(config)) == len(wines)
-    pd.testing.assert_frame_equal(made[FEATURES], scored[FEATURES], check_dtype=False, check_names=False)
-    assert made["score"].tolist() == scored["score"].tolist()
-    assert set(made["version"]) == {"1"}
+    scored = read(io.BytesIO(held(moto_bucket)[f"scored/wines.{suffix}"])).set_index("prediction_id")
+    rows = stored(config).loc[scored.index]
+    assert len(rows) == len(stored(config)) == len(wines)
+    pd.testing.assert_frame_equal(rows[FEATURES], scored[FEATURES], check_dtype=False, check_names=False)
+    assert rows["score"].tolist() == scored["score"].tolist()
+    assert set(rows["version"]) == {"1"}
     labels.add(config.predictions_uri, {scored.index[0]: 7})
     assert labels.labelled_predictions(config.predictions_uri)["id"].tolist() == [scored.index[0]]
 
 
-def test_a_batch_that_is_scored_again_after_a_failure_stores_each_row_once(moto_bucket, config, wines, monkeypatch):
+def test_each_row_is_stored_once_a_version_also_after_a_failure(moto_bucket, config, wines, monkeypatch):
     put(moto_bucket, "wines.csv", wines)
     with monkeypatch.context() as broken:
         broken.setattr(batches, "upload", lambda *_: 1 / 0)
@@ -136,14 +111,11 @@ def test_a_batch_that_is_scored_again_after_a_failure_stores_each_row_once(moto_
     assert stored(config)["version"].value_counts().to_dict() == {"1": 6, "2": 6}
 
 
-def test_a_rejected_file_stores_nothing_not_even_its_good_rows(moto_bucket, config, wines, monkeypatch):
+def test_rows_and_files_alike_are_stored_each_and_those_of_a_rejected_file_not(moto_bucket, config, wines, monkeypatch):
     monkeypatch.setattr("wine_quality.table_files.CHUNK", 2)
-    put(moto_bucket, "wines.csv", wines.assign(pH=[*wines["pH"].iloc[:5], 99.0]))
-    assert run(moto_bucket, config) == {"wines.csv": "rejected"}
+    put(moto_bucket, "bad.csv", wines.assign(pH=[*wines["pH"].iloc[:5], 99.0]))
+    assert run(moto_bucket, config) == {"bad.csv": "rejected"}
     assert stored(config).empty
-
-
-def test_two_files_of_one_content_are_traffic_twice_and_rows_alike_are_too(moto_bucket, config, wines):
     for name in ("a.csv", "b.csv"):
         put(moto_bucket, name, pd.concat([wines, wines]))
     run(moto_bucket, config)
@@ -160,7 +132,8 @@ def test_without_the_database_of_predictions_the_file_waits_for_the_next_run(mot
     assert len(stored(config)) == 6
 
 
-def test_what_was_scored_is_not_scored_again_until_it_changes(bucket, config, wines):
+def test_a_file_is_scored_again_once_it_or_its_result_or_the_version_changed(bucket, config, wines):
+    client, there = bucket.credentials.get_s3_client(), {"Bucket": bucket.bucket_name}
     put(bucket, "wines.csv", wines)
     assert run(bucket, config) == {"wines.csv": "scored"}
     before = held(bucket)
@@ -170,11 +143,11 @@ def test_what_was_scored_is_not_scored_again_until_it_changes(bucket, config, wi
     put(bucket, "wines.csv", wines.head(4))
     assert run(bucket, config) == {"wines.csv": "scored"}
     assert held(bucket)["scored/wines.csv"].count(b"\n") == 5
-
-
-def test_a_new_version_scores_again(bucket, config, wines):
-    put(bucket, "wines.csv", wines)
-    run(bucket, config)
+    client.delete_object(**there, Key="scored/wines.csv")
+    assert run(bucket, config) == {"wines.csv": "scored"}
+    client.put_object(**there, Key="scored/wines.csv.json", Body=b'{"sha256')
+    assert run(bucket, config) == {"wines.csv": "scored"}
+    assert run(bucket, config) == {"wines.csv": "unchanged"}
     crown(registered(config, "mean"))
     assert run(bucket, config) == {"wines.csv": "scored"}
     scored = pd.read_csv(io.BytesIO(held(bucket)["scored/wines.csv"]))
@@ -182,54 +155,38 @@ def test_a_new_version_scores_again(bucket, config, wines):
     assert scored["score"].nunique() == 1
 
 
-def test_a_scored_file_that_is_gone_or_whose_marker_is_spoilt_is_made_again(moto_bucket, config, wines):
-    client, there = moto_bucket.credentials.get_s3_client(), {"Bucket": moto_bucket.bucket_name}
-    put(moto_bucket, "wines.csv", wines)
-    run(moto_bucket, config)
-    client.delete_object(**there, Key="scored/wines.csv")
-    assert run(moto_bucket, config) == {"wines.csv": "scored"}
-    client.put_object(**there, Key="scored/wines.csv.json", Body=b'{"sha256')
-    assert run(moto_bucket, config) == {"wines.csv": "scored"}
-    assert run(moto_bucket, config) == {"wines.csv": "unchanged"}
-
-
 def test_bad_files_are_moved_with_their_reasons_and_the_good_ones_scored(bucket, config, wines):
     bad = {"a.csv": wines.assign(pH=99.0).to_csv().encode(), "b.parquet": b"PAR1", "notes.txt": b"drink soon"}
-    for name, content in bad.items():
+    for name, content in {**bad, "c.csv": wines}.items():
         put(bucket, name, content)
-    put(bucket, "c.csv", wines)
     assert run(bucket, config) == dict.fromkeys(bad, "rejected") | {"c.csv": "scored"}
     objects = held(bucket)
     assert {name: objects[f"rejected/{name}"] for name in bad} == bad
     reasons = objects["rejected/a.csv.reasons.txt"].decode()
     assert reasons.startswith("'incoming/a.csv': 6 problems: row 2, pH: 99.0 is not 2 to 5 pH; row 3, ")
     assert b"must be a plain path" in objects["rejected/notes.txt.reasons.txt"]
-    assert {key for key in objects if not key.startswith("rejected/")} == {
-        "incoming/c.csv",
-        "scored/c.csv",
-        "scored/c.csv.json",
-    }
+    others = {key for key in objects if not key.startswith("rejected/")}
+    assert others == {"incoming/c.csv", "scored/c.csv", "scored/c.csv.json"}
     assert not any(str(config.home).encode() in content for content in objects.values())
 
 
 @pytest.mark.parametrize("name", ["../../up.csv", "/etc/root.csv", "a/./b.csv", "a//b.csv", "a\u202eb.csv", "x" * 900])
 def test_a_name_that_is_no_plain_path_goes_no_further(moto_bucket, config, wines, name):
     put(moto_bucket, name, wines)
-    ((told, state),) = run(moto_bucket, config).items()
+    ((safe_name, state),) = run(moto_bucket, config).items()
     assert state == "rejected"
-    assert set(held(moto_bucket)) == {f"rejected/{told}", f"rejected/{told}.reasons.txt"}
-    assert told.startswith("unfit-name-")
+    assert set(held(moto_bucket)) == {f"rejected/{safe_name}", f"rejected/{safe_name}.reasons.txt"}
+    assert safe_name.startswith("unfit-name-")
     assert not list(config.home.rglob("*.csv"))
 
 
 def test_a_bad_file_whose_place_another_took_meanwhile_is_left_to_the_next_run(bucket, config, wines, monkeypatch):
-    put(bucket, "wines.csv", "bad")
-    score_once = batches.score_once
-
     def slowly(*args):
         put(bucket, "wines.csv", wines)
         return score_once(*args)
 
+    put(bucket, "wines.csv", "bad")
+    score_once = batches.score_once
     with monkeypatch.context() as patch:
         patch.setattr(batches, "score_once", slowly)
         assert run(bucket, config) == {"wines.csv": "changed"}
@@ -237,17 +194,12 @@ def test_a_bad_file_whose_place_another_took_meanwhile_is_left_to_the_next_run(b
     assert run(bucket, config) == {"wines.csv": "scored"}
 
 
-def test_a_full_disk_is_told_and_rejects_nothing(moto_bucket, config, wines):
+def test_a_full_disk_is_an_error_and_rejects_nothing(moto_bucket, config, wines):
     put(moto_bucket, "wines.csv", wines)
-    scorer, before = champion(config), resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    for most in (100, 500):  # while it is fetched, and while it is scored
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-        try:
-            with pytest.raises(DataError, match=r"batch: cannot be used \(File too large\)"):
-                run(moto_bucket, config, scorer)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    scorer = champion(config)
+    for size in (100, 500):  # while it is fetched, and while it is scored
+        with faults.largest_file(size), pytest.raises(DataError, match=r"batch: cannot be used \(File too large\)"):
+            run(moto_bucket, config, scorer)
     assert set(held(moto_bucket)) == {"incoming/wines.csv"}
 
 
@@ -262,15 +214,15 @@ def killed_run(environment: dict[str, str], changes: int) -> None:
     """Process the files in another process, which SIGKILL ends after some changes of the bucket."""
     os.environ.clear()
     os.environ.update(environment)
-    config, call, made = settings(), BaseClient._make_api_call, []
+    config, call, done = settings(), BaseClient._make_api_call, []
 
     def call_and_die(client, operation, parameters):
-        answer = call(client, operation, parameters)
+        response = call(client, operation, parameters)
         if operation in ("PutObject", "DeleteObject"):
-            made.append(operation)
-            if len(made) == changes:
+            done.append(operation)
+            if len(done) == changes:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return answer
+        return response
 
     BaseClient._make_api_call = call_and_die
     run(bucket_of_environment(config), config)
@@ -294,7 +246,11 @@ def test_runs_that_are_killed_each_a_change_later_leave_nothing_half_and_the_nex
         assert killed or process.exitcode == 0
         assert_nothing_half(held(moto_bucket))
         assert "failed" not in run(moto_bucket, config, scorer).values()
-        assert_complete(held(moto_bucket))
+        objects = held(moto_bucket)
+        rejected = {"rejected/bad.csv", "rejected/bad.csv.reasons.txt"}
+        assert set(objects) == {"incoming/good.csv", "scored/good.csv", "scored/good.csv.json"} | rejected
+        assert json.loads(objects["scored/good.csv.json"])["rows"] == 3
+        assert objects["scored/good.csv"].count(b"\n") == 4
     assert changes == 7  # three to score the one, three to move the other, and a run that ended
 
 
@@ -306,13 +262,3 @@ def assert_nothing_half(objects: dict[str, bytes]) -> None:
     assert b"bad" in (objects.get("incoming/bad.csv"), objects.get("rejected/bad.csv"))
     assert "rejected/bad.csv" not in objects or "rejected/bad.csv.reasons.txt" in objects
     assert not any(key.startswith("scored/bad") for key in objects)
-
-
-def assert_complete(objects: dict[str, bytes]) -> None:
-    assert set(objects) == {
-        "incoming/good.csv",
-        *("scored/good.csv", "scored/good.csv.json"),
-        *("rejected/bad.csv", "rejected/bad.csv.reasons.txt"),
-    }
-    assert json.loads(objects["scored/good.csv.json"])["rows"] == 3
-    assert objects["scored/good.csv"].count(b"\n") == 4

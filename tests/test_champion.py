@@ -1,4 +1,4 @@
-"""The champion is followed wherever its alias goes; what cannot be served leaves the old one, and is told."""
+"""The champion is followed wherever its alias goes; what cannot be served leaves the old one, and is reported."""
 
 import asyncio
 import logging
@@ -7,13 +7,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from servers import wait_until
-from versions import crown, few_sides, model_path, registered, registered_otherwise, tamper
+from versions import crown, few_sides, model_path, registered, registered_otherwise, tamper, version
 
 import deployment.champion
 from deployment.champion import Champion
@@ -25,10 +25,8 @@ from wine_quality.scoring import columns_of, load_scorer
 
 @pytest.fixture
 def first(config):
-    """A version that is champion."""
-    made = registered(config, "linear")
-    crown(made)
-    return made
+    crown(one := registered(config, "linear"))
+    return one
 
 
 @pytest.fixture
@@ -45,34 +43,13 @@ def wine():
     return columns_of(few_sides()[1].head(1))
 
 
-def serves(champion: Champion, number: str, trouble: str = "") -> bool:
+def serves(champion: Champion, number: str, problem: str = "") -> bool:
     assert champion.scorer.version == number
     assert "\n" not in champion.problem
-    return trouble in champion.problem if trouble else champion.problem == ""
+    return problem in champion.problem if problem else champion.problem == ""
 
 
-@contextmanager
-def watched(champion: Champion) -> Iterator[None]:
-    """Let a champion watch in an event loop, on a thread, in the block."""
-
-    async def watch_until(over: threading.Event) -> None:
-        watching = asyncio.create_task(champion.watch())
-        while not over.is_set():
-            await asyncio.sleep(0.02)
-        watching.cancel()
-
-    over = threading.Event()
-    loop = threading.Thread(target=lambda: asyncio.run(watch_until(over)))
-    loop.start()
-    try:
-        yield
-    finally:
-        over.set()
-        loop.join()
-        wait_until(lambda: "champion" not in [thread.name for thread in threading.enumerate()], "the last look")
-
-
-def test_without_a_store_there_is_nothing_to_serve_and_none_is_made(tmp_path):
+def test_without_a_store_or_a_champion_there_is_nothing_to_serve_and_no_store_is_made(tmp_path, empty_store):
     champion = Champion(settings())
     assert (champion.scorer, champion.problem) == (None, "the champion is being loaded")
     champion.refresh()
@@ -80,39 +57,22 @@ def test_without_a_store_there_is_nothing_to_serve_and_none_is_made(tmp_path):
     assert "no MLflow store" in champion.problem
     assert champion.problem.endswith("make run.")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_without_a_champion_there_is_nothing_to_serve(config):
-    champion = Champion(config)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     champion.refresh()
     assert (champion.scorer, champion.since) == (None, None)
     assert champion.problem == "no version has the alias champion. Train one: make run."
 
 
-def test_a_champion_is_loaded_and_ready(served, config, first, wine):
-    assert served.since.utcoffset().total_seconds() == 0
-    assert served.scorer.score(wine) == load_scorer(config, first).score(wine)
-
-
-def test_a_request_that_holds_the_old_version_finishes_with_it(served, config, wine):
-    held, before, since = served.scorer, served.scorer.score(wine), served.since
+def test_a_request_that_holds_the_old_version_finishes_with_it(served, config, first, wine):
+    old, since, before = served.scorer, served.since, load_scorer(config, first).score(wine)
+    assert since.utcoffset().total_seconds() == 0
+    assert old.score(wine) == before
     crown(registered(config, "decision_tree"))
     served.refresh()
     assert serves(served, "2")
     assert served.scorer.score(wine) != before
-    assert held.score(wine) == before
+    assert old.score(wine) == before
     assert served.since > since
-
-
-@pytest.mark.slow
-def test_a_moved_alias_is_noticed_within_ten_seconds(config, first):
-    champion = Champion(config)
-    with watched(champion):
-        wait_until(lambda: champion.scorer, "the first champion")
-        crown(registered(config, "decision_tree"))
-        wait_until(lambda: champion.scorer.version == "2", "the new champion")
-        crown(first)
-        wait_until(lambda: champion.scorer.version == "1", "the old champion again")
 
 
 def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(config, first, monkeypatch):
@@ -122,8 +82,6 @@ def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(config, firs
         started.set()
         assert go_on.wait(30)
         return load_scorer(*args)
-
-    monkeypatch.setattr(deployment.champion, "load_scorer", load_slowly)
 
     async def longest_wait(champion: Champion) -> float:
         watching, waits = asyncio.create_task(champion.watch()), []
@@ -138,37 +96,69 @@ def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(config, firs
         watching.cancel()
         return max(waits)
 
+    monkeypatch.setattr(deployment.champion, "load_scorer", load_slowly)
     assert asyncio.run(longest_wait(Champion(config, 0.01))) < 1
 
 
-def test_a_tampered_version_leaves_the_old_one_serving(served, config):
-    second = registered(config, "xgboost")
-    tamper(model_path(second))
-    crown(second)
+@contextmanager
+def trouble(kind: str, config) -> Iterator[None]:
+    """Let there be trouble with the version of the alias or its store in the block."""
+    store, away = config.home / "mlflow.db", config.home / "away.db"
+    with closing(sqlite3.connect(store, isolation_level=None)) as other, pytest.MonkeyPatch.context() as patch:
+        if kind == "tampered version":
+            tamper(model_path(second := registered(config, "xgboost")))
+            crown(second)
+        elif kind == "other signature":
+            crown(registered_otherwise(config, FEATURES, "float32"))
+        elif kind == "no alias":
+            MlflowClient().delete_registered_model_alias(config.registered_model, registry.CHAMPION)
+        elif kind == "locked store":
+            other.execute("BEGIN EXCLUSIVE")
+        elif kind == "unexpected error":
+            patch.setattr(registry, "champion", lambda _: 1 / 0)
+        else:
+            store.rename(away)
+        if kind == "no database":
+            store.write_text("no database, but some text in its place")
+        yield
+    if away.exists():
+        assert store.exists() == (kind == "no database"), "no store is made anew"
+        away.replace(store)
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("tampered version", "wine-quality version 2 cannot be used: model.skops is not the file that was noted"),
+        ("other signature", "wine-quality version 2 has another signature than version 1, which serves on."),
+        ("no alias", "no version has the alias champion"),
+        ("no store", "there is no MLflow store, or it was taken away."),
+        ("no database", "MLflow: file is not a database"),
+        pytest.param("locked store", "MLflow: database is locked", marks=pytest.mark.slow),
+        ("unexpected error", "The log has the cause."),
+    ],
+)
+def test_what_cannot_be_served_leaves_the_old_one_until_it_is_mended(served, config, wine, caplog, kind, problem):
+    before = served.scorer.score(wine)
+    with trouble(kind, config):
+        served.refresh()
+        assert serves(served, "1", problem)
+        assert served.scorer.score(wine) == before
+    assert ("ZeroDivisionError" in caplog.text) == (kind == "unexpected error")
+    crown(version(config, "1"))
     served.refresh()
-    assert serves(served, "1", "wine-quality version 2 cannot be used: model.skops is not the file that was noted")
-    crown(registered(config, "decision_tree"))
-    served.refresh()
-    assert serves(served, "3")
-
-
-@pytest.fixture
-def loads(monkeypatch) -> list[str]:
-    """The numbers of the versions that are loaded, one for each time."""
-    numbers = []
-
-    def load_and_note(config, version):
-        numbers.append(str(version.version))
-        return load_scorer(config, version)
-
-    monkeypatch.setattr(deployment.champion, "load_scorer", load_and_note)
-    return numbers
+    assert serves(served, "1")
 
 
 def test_a_version_that_failed_is_tried_again_after_a_while_or_when_the_alias_comes_back(
-    served, config, first, loads, monkeypatch
+    served, config, first, monkeypatch
 ):
-    second = registered(config, "linear")
+    def load(config, version):
+        loads.append(str(version.version))
+        return load_scorer(config, version)
+
+    loads, second = [], registered(config, "linear")
+    monkeypatch.setattr(deployment.champion, "load_scorer", load)
     whole = model_path(second).read_bytes()
     tamper(model_path(second))
     crown(second)
@@ -189,46 +179,14 @@ def test_a_version_that_failed_is_tried_again_after_a_while_or_when_the_alias_co
     assert serves(served, "1", "version 2 cannot be used")
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + deployment.champion.RETRY_SECONDS)
-    served.refresh()
-    assert serves(served, "2")
-    served.refresh()
+    for _ in range(2):
+        served.refresh()
+        assert serves(served, "2")
     assert loads == ["2", "2", "2"]
 
 
-def test_a_version_of_another_signature_leaves_the_old_one_serving(served, config, first):
-    crown(registered_otherwise(config, FEATURES, "float32"))
-    served.refresh()
-    assert serves(served, "1", "wine-quality version 2 has another signature than version 1, which serves on.")
-    crown(first)
-    served.refresh()
-    assert serves(served, "1")
-
-
-def test_an_alias_that_is_taken_away_leaves_the_old_one_serving(served, config, first):
-    MlflowClient().delete_registered_model_alias(config.registered_model, registry.CHAMPION)
-    served.refresh()
-    assert serves(served, "1", "no version has the alias champion")
-    crown(first)
-    served.refresh()
-    assert serves(served, "1")
-
-
-def test_a_store_that_goes_away_leaves_the_old_one_serving_until_it_is_back(served, config, wine):
-    before = served.scorer.score(wine)
-    here, away = config.home / "mlflow.db", config.home / "away.db"
-    here.rename(away)
-    served.refresh()
-    assert serves(served, "1", "there is no MLflow store, or it was taken away.")
-    assert served.scorer.score(wine) == before
-    assert not here.exists()
-    away.rename(here)
-    served.refresh()
-    assert serves(served, "1")
-
-
-def test_a_store_that_is_made_anew_is_followed_though_its_versions_have_the_same_numbers(
-    served, config, empty_store, wine
-):
+def test_a_new_store_is_followed_though_its_versions_have_the_same_numbers(served, config, empty_store, caplog):
+    caplog.set_level(logging.INFO, "wine_quality")
     old = served.scorer
     (config.home / "mlflow.db").unlink()
     shutil.copyfile(empty_store, config.home / "mlflow.db")
@@ -240,38 +198,13 @@ def test_a_store_that_is_made_anew_is_followed_though_its_versions_have_the_same
     assert serves(served, "1")
     assert served.scorer is not old
     assert served.scorer.engine == "onnx"
-
-
-@pytest.mark.slow
-def test_a_store_that_is_locked_leaves_the_old_one_serving(served, config):
-    with closing(sqlite3.connect(config.home / "mlflow.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        served.refresh()
-        assert serves(served, "1", "MLflow: database is locked")
-    served.refresh()
-    assert serves(served, "1")
-
-
-def test_a_store_that_is_no_database_is_told(served, config):
-    (config.home / "mlflow.db").write_text("no database, but some text in its place")
-    served.refresh()
-    assert serves(served, "1", "MLflow: file is not a database")
-
-
-def test_an_error_that_nobody_thought_of_does_not_end_the_watch(served, monkeypatch, caplog):
-    with monkeypatch.context() as broken:
-        broken.setattr(registry, "champion", lambda _config: 1 / 0)
-        served.refresh()
-    assert serves(served, "1", "The log has the cause.")
-    assert "ZeroDivisionError" in caplog.text
-    served.refresh()
-    assert serves(served, "1")
+    assert "version 1 -> version 1 of another run, because the registry was replaced" in caplog.text
 
 
 @pytest.mark.slow
 def test_requests_of_many_threads_get_whole_answers_while_versions_change(config, first, wine):
     second = registered(config, "decision_tree")
-    scores = {str(made.version): load_scorer(config, made).score(wine)[0] for made in (first, second)}
+    scores = {str(one.version): load_scorer(config, one).score(wine)[0] for one in (first, second)}
     champion, over, wrong, seen = Champion(config), threading.Event(), [], set()
     champion.refresh()
 
@@ -282,15 +215,13 @@ def test_requests_of_many_threads_get_whole_answers_while_versions_change(config
             if not np.array_equal(scorer.score(wine), [scores[scorer.version]]):
                 wrong.append(scorer.version)
 
-    askers = [threading.Thread(target=ask) for _ in range(4)]
-    for asker in askers:
-        asker.start()
-    for number in range(6):
-        crown((second, first)[number % 2])
-        champion.refresh()
-    over.set()
-    for asker in askers:
-        asker.join()
+    with ThreadPoolExecutor() as pool:
+        threads = [pool.submit(ask) for _ in range(4)]
+        for number in range(6):
+            crown((second, first)[number % 2])
+            champion.refresh()
+        over.set()
+    assert [thread.exception() for thread in threads] == [None] * 4
     assert wrong == []
     assert seen == {"1", "2"}
 
@@ -311,13 +242,3 @@ def test_each_swap_is_logged_with_both_versions_the_reason_and_the_engine(config
         "It scores by onnx: its ONNX graph was checked when it was promoted",
         f"champion  wine-quality version 2 -> version 1, because the alias champion moved. {slow}",
     ]
-
-
-def test_a_swap_to_the_same_number_in_a_replaced_registry_says_so(served, config, empty_store, caplog):
-    caplog.set_level(logging.INFO, "wine_quality")
-    (config.home / "mlflow.db").unlink()
-    shutil.copyfile(empty_store, config.home / "mlflow.db")
-    tracking.open_store(config)
-    crown(registered(config, "decision_tree"))
-    served.refresh()
-    assert "version 1 -> version 1 of another run, because the registry was replaced" in caplog.text

@@ -47,12 +47,10 @@ def registered_otherwise(config: Settings, columns: list[str], scores: str) -> M
     predicted = pipeline.predict(train[columns]).astype(scores)
     with opened(config) as store:
         with mlflow.start_run(experiment_id=store.experiment_id) as run:
+            signature = infer_signature(train[columns], predicted)
+            trusted, needed = {"skops_trusted_types": tracking.TRUSTED_TYPES}, ["scikit-learn"]
             logged = mlflow.sklearn.log_model(
-                pipeline,
-                name="model",
-                signature=infer_signature(train[columns], predicted),
-                pip_requirements=["scikit-learn"],
-                skops_trusted_types=tracking.TRUSTED_TYPES,
+                pipeline, name="model", signature=signature, pip_requirements=needed, **trusted
             )
         number = registry.register(store, Tracked(run.info.run_id, store.experiment_id, logged.model_id), {})
     return version(config, number)
