@@ -1,14 +1,14 @@
 """Chromium for the tests, and the page of an attacker in it."""
 
 import functools
-import http.server
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from loopback import ANY_PORT, Quiet, serving
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -51,18 +51,8 @@ def chromium_without_screen(profile: Path) -> Iterator[webdriver.Chrome]:
 def site(folder: Path) -> Iterator[int]:
     """Serve an empty page on a free port of loopback, and yield the port."""
     (folder / "index.html").write_text("<title>attacker</title>")
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    handler = functools.partial(Quiet, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
+    with serving(ThreadingHTTPServer(ANY_PORT, functools.partial(Quiet, directory=folder))) as server:
+        yield server.server_port
 
 
 def fetched(page: webdriver.Chrome, url: str, **options: object) -> str:

@@ -17,7 +17,6 @@ from servers import wait_until
 from wine_quality.ports import free_port
 
 PASSWORD = "corked&secret"
-NOT_ROOT = ("postgres", "nobody")  # PostgreSQL refuses to run as root
 
 
 class Postgres:
@@ -29,18 +28,17 @@ class Postgres:
         self.user = unprivileged()
         if self.user:
             shutil.chown(folder, self.user)
-        (folder / "password").write_text(PASSWORD)
-        (folder / "password").chmod(0o644)
-        options = ["--username=wine", f"--pwfile={folder / 'password'}", "--auth=scram-sha-256", "--no-sync"]
-        initdb = [programs / "initdb", *options, "--no-locale", "--encoding=UTF8", self.data]
+        password = folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        options = ["--username=wine", f"--pwfile={password}", "--auth=scram-sha-256", "--no-locale", "--encoding=UTF8"]
+        initdb = [programs / "initdb", *options, "--no-sync", self.data]
         subprocess.run(initdb, user=self.user, cwd=folder, check=True, capture_output=True)
 
     def url(self, database: str = "postgres") -> str:
-        """Return the address of a database, with the password."""
         return f"postgresql://wine:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self, name: str) -> str:
-        """Make a database and return its address."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.url(name)
@@ -50,9 +48,8 @@ class Postgres:
         options = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
         command = [self.programs / "postgres", "-D", self.data, *(f"--{key}={value}" for key, value in options.items())]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, user=self.user, cwd=self.data.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(command, user=self.user, cwd=self.data.parent, **streams)
         wait_until(self.answers, "PostgreSQL")
 
     def answers(self) -> bool:
@@ -89,8 +86,6 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 def unprivileged() -> str | None:
-    """Return a user that PostgreSQL accepts, None where the present one is."""
-    if os.geteuid() != 0:
-        return None
+    """Return a user that PostgreSQL accepts, as it does not accept root; None where the present one is."""
     known = {user.pw_name for user in pwd.getpwall()}
-    return next(name for name in NOT_ROOT if name in known)
+    return None if os.geteuid() else next(name for name in ("postgres", "nobody") if name in known)

@@ -6,6 +6,7 @@ The database is that of `WINE_PREDICTIONS`. Without a count it goes on until it 
 """
 
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -26,12 +27,11 @@ def new_predictions(number: int) -> list[Prediction]:
 
 def write(folder: Path, requests: int | None) -> None:
     """Store one to three predictions a request, and flush as often as possible."""
-    store = PredictionStore(folder, settings().predictions_uri, flush_seconds=0.01)
-    for request in count() if requests is None else range(requests):
-        predictions = new_predictions(request % 3 + 1)
-        if store.add(predictions):
-            print(*(prediction.id for prediction in predictions), sep="\n", flush=True)
-    store.close()
+    with closing(PredictionStore(folder, settings().predictions_uri, flush_seconds=0.01)) as store:
+        for request in count() if requests is None else range(requests):
+            predictions = new_predictions(request % 3 + 1)
+            if store.add(predictions):
+                print(*(prediction.id for prediction in predictions), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

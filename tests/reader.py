@@ -1,16 +1,16 @@
 """A reader who does what the READMEs say: a checkout of their own, a terminal, servers that are left running."""
 
-import os
 import re
 import shlex
 import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import requests
 from readmes import Block
-from servers import wait_until
+from servers import stop, wait_until
 from wiretap import tapped
 
 from wine_quality.config import ROOT
@@ -43,17 +43,7 @@ ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 @dataclass
 class Reader:
-    """Somebody at a terminal in a checkout.
-
-    Attributes
-    ----------
-    checkout : Path
-        The folder.
-    environment : dict of str
-        What the terminal has set.
-    true_figures : bool
-        Whether the wine is the one of which the READMEs tell, so that what is printed is as it stands there.
-    """
+    """Somebody at a terminal in a checkout; `true_figures` if the wine is the one of which the READMEs tell."""
 
     checkout: Path
     environment: dict[str, str]
@@ -71,9 +61,14 @@ class Reader:
         """Return a text with this reader's ports in place of those that are usually free."""
         return re.sub(rf"\b({'|'.join(PORTS)})\b", lambda found: self.ports[found[0]], text)
 
-    def settings(self) -> dict[str, str]:
-        """Return the environment of what this reader runs."""
-        return self.environment | {name: self.ports[port] for port, name in PORTS.items() if name}
+    def terminal(self, script: str) -> dict[str, Any]:
+        """Return what a process is started with that runs a script in this reader's terminal."""
+        return {
+            "args": [*tapped(self.contacts), "bash", "-ec", "\n".join([*self.exports, script])],
+            "cwd": self.checkout,
+            "env": self.environment | {name: self.ports[port] for port, name in PORTS.items() if name},
+            "stderr": subprocess.STDOUT,
+        }
 
     def types(self, block: Block) -> str | Path:
         """Type the commands of a block, and return what they print; of a server, which is left running, the log."""
@@ -83,16 +78,8 @@ class Reader:
 
     def runs(self, script: str, typed: str = "") -> str:
         """Run a script to its end, and return what it prints."""
-        done = subprocess.run(
-            [*tapped(self.contacts), "bash", "-ec", "\n".join([*self.exports, script])],
-            cwd=self.checkout,
-            env=self.settings(),
-            input=typed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60 * MINUTE,
-        )
+        streams = {"input": typed, "stdout": subprocess.PIPE, "text": True}
+        done = subprocess.run(**self.terminal(script), **streams, timeout=60 * MINUTE)
         assert done.returncode == 0, f"{script}\n{done.stdout}"
         return done.stdout
 
@@ -100,19 +87,11 @@ class Reader:
         """Start the server of a block, and return its log once it is there."""
         log = self.checkout.with_name(f"terminal-{len(self.servers)}.log")
         with log.open("wb") as screen:
-            process = subprocess.Popen(
-                [*tapped(self.contacts), "bash", "-ec", "\n".join([*self.exports, self.own(block.text)])],
-                cwd=self.checkout,
-                env=self.settings(),
-                stdin=subprocess.DEVNULL,
-                stdout=screen,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            streams = {"stdin": subprocess.DEVNULL, "stdout": screen}
+            process = subprocess.Popen(**self.terminal(self.own(block.text)), **streams, start_new_session=True)
         self.servers.append((process, log))
 
         def there() -> bool:
-            """Say whether the server is there; fail where it has ended."""
             assert process.poll() is None, f"{block.text}\n{log.read_text()}"
             return all(answers(self.ports[port]) for port in ports) if ports else SERVED in log.read_text()
 
@@ -122,12 +101,7 @@ class Reader:
     def stops(self) -> None:
         """Press Ctrl-C in each terminal in which a server runs, the newest first."""
         for process, log in reversed(self.servers):
-            os.killpg(process.pid, signal.SIGINT)
-            try:
-                process.wait(timeout=60)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+            stop(process, signal.SIGINT)
             assert "make" not in process.args[-1] or "Traceback" not in log.read_text(), log.read_text()
         self.servers.clear()
         self.exports.clear()
@@ -147,17 +121,14 @@ class Reader:
     def pattern(self, line: str) -> str:
         """Return what a line looks like in other wine, at another time and in another folder."""
         words = line.split() if self.true_figures else line.split()[:1]
-        parts = []
-        for word in re.split(rf"({ID}|{HOME}|…|\d[\d,.:-]*)", " ".join(words)):
-            if re.fullmatch(ID, word):
-                parts.append(ID)
-            elif word == HOME:
-                parts.append(re.escape(str(self.checkout)))
-            elif word == "…":
-                parts.append(".*?")
-            else:
-                parts.append(r"\d[\d,.:-]*" if word[:1].isdigit() else re.escape(word))
-        return "".join(parts)
+        return "".join(map(self.part, re.split(rf"({ID}|{HOME}|…|\d[\d,.:-]*)", " ".join(words))))
+
+    def part(self, word: str) -> str:
+        if re.fullmatch(ID, word):
+            return ID
+        if word[:1].isdigit():
+            return r"\d[\d,.:-]*"
+        return {HOME: re.escape(str(self.checkout)), "…": ".*?"}.get(word, re.escape(word))
 
 
 def answers(port: str) -> bool:
@@ -177,14 +148,9 @@ def server_of(text: str, name: str) -> bool:
 
 def checkout_at(folder: Path) -> Path:
     """Return a folder with the files of this repository as they are now, and nothing that was made of them."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())

@@ -8,9 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import venv
 from base64 import b64decode
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -20,6 +20,7 @@ import pytest
 from conftest import REAL_DATA
 from nbformat import NotebookNode
 from PIL import Image
+from servers import command, running, wait_until
 from test_notebooks import NOTEBOOKS, code_of, each_notebook, read, solutions_of, tagged, texts
 
 from notebooks import execute
@@ -28,7 +29,7 @@ from wine_quality.config import ROOT
 pytestmark = pytest.mark.slow
 
 LONG = "05-tune-with-hyperopt"  # fifty trials: on the real wine it runs in make check-docs
-SHORT_SEARCH = 6
+SHORT_SEARCH = "6"  # trials
 TAGS = WRONG, RIGHT, OF_ODD_TYPE = "wrong", "right", "odd"
 ODD = ("'a text'", "__import__('pandas').DataFrame()", "{}")  # of a type that no exercise asks for, or plainly wrong
 ANSWERS = {  # a near miss, and a right one said in another way than in the solution
@@ -80,64 +81,57 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
 
 
-def a_copy(path: Path, tmp_path: Path) -> Path:
-    (tmp_path / "notebooks").mkdir(exist_ok=True)
-    return Path(shutil.copy(path, tmp_path / "notebooks"))
-
-
 def with_answers(notebook: NotebookNode, answers: list[tuple[str, str]]) -> NotebookNode:
     """Return the notebook with a wrong, a right and some odd answers judged after each solution."""
-    cells = []
-    for cell in notebook.cells:
-        cells.append(cell)
-        if cell in solutions_of(notebook):
-            number = int(re.search(r"solution_(\d) = ", cell.source)[1])
-            judge = cell.source.splitlines()[-1]
-            tagged_answers = [
-                *zip((WRONG, RIGHT), answers[number - 1], strict=True),
-                *((OF_ODD_TYPE, odd) for odd in ODD),
-            ]
-            for tag, answer in tagged_answers:
-                source = f"answer_{number} = {answer}\n{judge if tag == OF_ODD_TYPE else cell.source}"
-                cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}))
-    notebook.cells = cells
+    for number, solution in enumerate(solutions_of(notebook), start=1):
+        wrong, right = answers[number - 1]
+        judge = solution.source.splitlines()[-1]
+        tries = [(WRONG, wrong, solution.source), (RIGHT, right, solution.source)]
+        tries += [(OF_ODD_TYPE, odd, judge) for odd in ODD]
+        after = notebook.cells.index(solution) + 1
+        notebook.cells[after:after] = [
+            nbformat.v4.new_code_cell(f"answer_{number} = {answer}\n{code}", metadata={"tags": [tag]})
+            for tag, answer, code in tries
+        ]
     return notebook
 
 
 @each_notebook
 def test_it_runs_judges_answers_and_on_the_real_wine_shows_what_was_committed(path, tmp_path, monkeypatch):
     on_real = REAL_DATA.is_dir() and path.stem != LONG
-    executed = executed_with_answers(path, tmp_path, monkeypatch, str(REAL_DATA.resolve()) if on_real else "sample")
-    assert_judges_answers(executed, path)
+    executed = executed_copy(path, tmp_path, monkeypatch, str(REAL_DATA.resolve()) if on_real else "sample")
     if on_real:
         assert_shows_what_was_committed(executed, path, tmp_path / "images")
-    else:
-        assert any("made up" in text for cell in code_of(executed) for text in texts(cell))
 
 
 @pytest.mark.docs
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != LONG], ids=lambda path: path.stem)
 def test_on_the_sample_it_says_that_the_wine_is_made_up(path, tmp_path, monkeypatch):
-    executed = executed_with_answers(path, tmp_path, monkeypatch, "sample")
-    assert_judges_answers(executed, path)
-    assert any("made up" in text for cell in code_of(executed) for text in texts(cell))
+    executed_copy(path, tmp_path, monkeypatch, "sample")
 
 
 @pytest.mark.docs
 def test_the_long_search_on_the_real_wine_shows_what_was_committed(tmp_path, monkeypatch, real_folder):
     (path,) = (path for path in NOTEBOOKS if path.stem == LONG)
-    monkeypatch.setenv("WINE_DATA", str(real_folder.resolve()))
-    copy, notebook = a_copy(path, tmp_path), read(path)
-    execute.execute(notebook, copy)
-    assert_shows_what_was_committed(notebook, path, tmp_path / "images")
+    executed = executed_copy(path, tmp_path, monkeypatch, str(real_folder.resolve()), whole=True)
+    assert_shows_what_was_committed(executed, path, tmp_path / "images")
 
 
-def executed_with_answers(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> NotebookNode:
+def executed_copy(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, whole: bool = False
+) -> NotebookNode:
+    """Execute a copy of a notebook: the whole search, or a short one and answers that are judged."""
     monkeypatch.setenv("WINE_DATA", data)
-    monkeypatch.setenv("WINE_TRIALS", str(SHORT_SEARCH))
-    copy = a_copy(path, tmp_path)
-    notebook = with_answers(read(copy), ANSWERS[path.stem])
+    (tmp_path / "notebooks").mkdir()
+    copy = Path(shutil.copy(path, tmp_path / "notebooks"))
+    notebook = read(copy)
+    if not whole:
+        monkeypatch.setenv("WINE_TRIALS", SHORT_SEARCH)
+        with_answers(notebook, ANSWERS[path.stem])
     execute.execute(notebook, copy)
+    if not whole:
+        assert_judges_answers(notebook, path)
+    assert data != "sample" or any("made up" in text for cell in code_of(notebook) for text in texts(cell))
     return notebook
 
 
@@ -191,25 +185,19 @@ def one_cell(path: Path, *sources: str) -> Path:
     return path
 
 
-def make_notebooks(*paths: Path, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "notebooks.execute", *map(str, paths)],
-        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+make_notebooks = partial(command, "notebooks.execute")
 
 
 def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_path):
     sources = ("import pandas as pd", "pd.Series([1, 2])")
     paths = [one_cell(tmp_path / f"{name}.ipynb", *sources) for name in ("one", "two")]
-    done = make_notebooks(*paths)
+    done = make_notebooks(*map(str, paths))
     assert (done.returncode, done.stderr) == (0, "")
-    assert [re.sub(r"\d+ s", "n s", line) for line in done.stdout.splitlines()] == [
-        f"{'one':<25} 2 cells, n s",
-        f"{'two':<25} 2 cells, n s",
-    ]
+    lines = [re.sub(r"\d+ s", "n s", line) for line in done.stdout.splitlines()]
+    assert lines == [f"{name:<25} 2 cells, n s" for name in ("one", "two")]
     first = paths[0].read_bytes()
     assert b'"execution_count": 2' in first
-    make_notebooks(paths[0])
+    make_notebooks(str(paths[0]))
     assert paths[0].read_bytes() == first
 
 
@@ -228,7 +216,7 @@ def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_
 def test_a_cell_that_fails_ends_in_one_line_and_the_file_is_as_it_was(tmp_path, source, what):
     path = one_cell(tmp_path / "mine.ipynb", "1 + 1", source, "2 + 2")
     before = path.read_bytes()
-    done = make_notebooks(path, WINE_DATA="nowhere")
+    done = make_notebooks(str(path), WINE_DATA="nowhere")
     assert done.returncode == 1
     assert re.fullmatch(rf"error: mine\.ipynb, cell \[2\]: {what}\. The file is as it was; .*\n", done.stderr)
     assert path.read_bytes() == before
@@ -238,15 +226,13 @@ def test_ctrl_c_ends_in_one_line_and_stops_the_kernel(tmp_path):
     source = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)"
     path = one_cell(tmp_path / "mine.ipynb", source)
     before = path.read_bytes()
-    command = [sys.executable, "-m", "notebooks.execute", str(path)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            assert process.poll() is None
-            time.sleep(0.1)
+    log, kernel = tmp_path / "log", tmp_path / "pid"
+    with running(["-m", "notebooks.execute", str(path)], log) as process:
+        wait_until(lambda: process.poll() is not None or (kernel.exists() and kernel.read_text()), "the kernel")
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30)[1] == "stopped. Run it again when you like.\n"
-    assert process.returncode == 130
-    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+        assert process.wait(timeout=30) == 130
+    assert log.read_text() == "stopped. Run it again when you like.\n"
+    assert not psutil.pid_exists(int(kernel.read_text()))
     assert path.read_bytes() == before
 
 
@@ -254,13 +240,11 @@ def test_before_set_up_one_line_says_what_to_do(tmp_path):
     """A kernel of another environment: it has Jupyter, and not our package."""
     venv.create(tmp_path / "other", with_pip=False, symlinks=True)
     elsewhere = next(path for path in sys.path if path.endswith("site-packages"))
+    ipython = [tmp_path / "other" / "bin" / "python", "-m", "IPython", "--simple-prompt", "--colors=NoColor", "-c"]
+    own = {**os.environ, "PYTHONPATH": elsewhere}
     for path in NOTEBOOKS:
         first = code_of(read(path))[0].source
-        ipython = [tmp_path / "other" / "bin" / "python", "-m", "IPython", "--simple-prompt", "--colors=NoColor"]
-        done = subprocess.run(
-            [*ipython, "-c", first],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": elsewhere}, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        done = subprocess.run([*ipython, first], cwd=tmp_path, env=own, capture_output=True, text=True, timeout=60)
         assert (done.stdout + done.stderr).splitlines() == [
             "UsageError: Run `make setup` in the repository first, then choose its .venv as the kernel."
         ]

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from browser import chromium_without_screen
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from servers import wait_until
@@ -68,26 +67,22 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
-        self.home.mkdir()
-        names = ("PREFECT", "MLFLOW", "S3", "SERVE")
-        self.ports = {name: free_port() for name in names}
-        ports = {f"WINE_{name}_PORT": str(port) for name, port in self.ports.items()}
-        wine = {"WINE_HOME": str(folder / "wine"), "WINE_DATA": "sample"}
-        self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LC_ALL": "C.UTF-8", **ports, **wine}
-        (folder / "wine").mkdir()
+        for path in (self.home, folder / "wine"):
+            path.mkdir()
+        self.ports = {name: free_port() for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
+        self.up = tuple(self.ports[name] for name in ("PREFECT", "MLFLOW", "S3"))
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LC_ALL": "C.UTF-8"}
+        self.environment |= {f"WINE_{name}_PORT": str(port) for name, port in self.ports.items()}
+        self.environment |= {"WINE_HOME": str(folder / "wine"), "WINE_DATA": "sample"}
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
 
     def runs(self, *command: str) -> None:
         """Run a command to its end, and fail where it asked anything beyond loopback, whatever its exit code."""
         log = self.folder / "contacts"
-        done = subprocess.run(
-            [*tapped(log), *command],
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=MINUTES,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        done = subprocess.run([*tapped(log), *command], cwd=ROOT, env=self.environment, **streams, timeout=MINUTES)
         assert foreign(log) == [], command
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
@@ -96,14 +91,9 @@ class Machine:
         """Run servers in the block, and fail where they asked anything beyond loopback from start to end."""
         log, screen = self.folder / f"contacts-{ports[0]}", self.folder / f"screen-{ports[0]}"
         with screen.open("wb") as lines:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": lines, "stderr": lines}
             server = subprocess.Popen(
-                [*tapped(log), *command],
-                cwd=ROOT,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=lines,
-                stderr=lines,
-                start_new_session=True,
+                [*tapped(log), *command], cwd=ROOT, env=self.environment, **streams, start_new_session=True
             )
         try:
             wait_until(lambda: all(map(listens, ports)) or server.poll() is not None, " ".join(command), MINUTES)
@@ -114,6 +104,15 @@ class Machine:
                 os.killpg(server.pid, 2)
             server.wait(timeout=120)
         assert foreign(log) == [], command
+
+    @contextmanager
+    def lab(self) -> Iterator[str]:
+        """Run JupyterLab in the block, and yield its address."""
+        port = free_port()
+        self.environment |= {"JUPYTER_PORT": str(port), "JUPYTER_CONFIG_DIR": str(self.home)}
+        (self.home / "jupyter_server_config.py").write_text(OPEN_LAB)
+        with self.serves(*MAKE, "lab", ports=(port,)):
+            yield f"http://127.0.0.1:{port}/lab"
 
 
 @pytest.fixture
@@ -139,27 +138,21 @@ def test_importing_every_module_asks_nobody_and_leaves_no_id_of_this_machine(mac
 
 def test_the_commands_of_the_readmes_ask_nobody(machine):
     machine.runs(*MAKE, "run")
-    ports = machine.ports
-    with machine.serves(*MAKE, "up", ports=(ports["PREFECT"], ports["MLFLOW"], ports["S3"])):
+    with machine.serves(*MAKE, "up", ports=machine.up):
         machine.runs(*MAKE, "deploy")
-        with machine.serves(*MAKE, "serve", ports=(ports["SERVE"],)):
-            url = f"http://127.0.0.1:{ports['SERVE']}"
+        with machine.serves(*MAKE, "serve", ports=(machine.ports["SERVE"],)):
+            url = machine.url("SERVE")
             wait_until(lambda: requests.get(f"{url}/health/ready", timeout=30).ok, "the champion")
             assert requests.post(f"{url}/predict", json=EXAMPLE, timeout=30).json()["stored"]
             for path in ("/", "/docs", "/metrics"):
                 assert requests.get(url + path, timeout=30).ok
             machine.runs(*MAKE, "monitor")
-        put_wine(machine)
+        incoming = machine.folder / "wine" / ".local" / "s3" / "wine-quality" / "incoming"
+        incoming.mkdir(parents=True)
+        sources.sample("a test").table[FEATURES].head(300).to_csv(incoming / "monday.csv", index=False)
         for words in (["score"], ["bucket"], ["check", "CH=4"]):
             machine.runs(*MAKE, *words)
     assert not list(machine.home.rglob("Microsoft"))
-
-
-@pytest.fixture
-def chromium(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """A browser that notes what its pages ask for."""
-    with chromium_without_screen(tmp_path / "chromium") as browser:
-        yield browser
 
 
 OF_THIS_MACHINE = r"(\w+)://(127\.0\.0\.1|localhost)(:|$)|(blob|chrome):"  # chrome: is Chromium's own first page
@@ -177,35 +170,21 @@ def opens(chromium: webdriver.Chrome, *addresses: str) -> None:
 
 
 def test_the_pages_of_every_server_ask_nobody(machine, chromium):
-    ports, lab = machine.ports, free_port()
-    machine.environment |= {"JUPYTER_PORT": str(lab), "JUPYTER_CONFIG_DIR": str(machine.home)}
-    (machine.home / "jupyter_server_config.py").write_text(OPEN_LAB)
-    prefect, mlflow = (f"http://127.0.0.1:{ports[name]}" for name in ("PREFECT", "MLFLOW"))
-    with machine.serves(*MAKE, "up", ports=(ports["PREFECT"], ports["MLFLOW"], ports["S3"])):
+    with machine.serves(*MAKE, "up", ports=machine.up):
         pages = ("dashboard", "runs", "flows", "deployments", "settings", "blocks/catalog")
-        opens(chromium, *(f"{prefect}/{page}" for page in pages))
-        opens(chromium, *(f"{mlflow}/#/{page}" for page in ("experiments", "models", "settings")))
-    with machine.serves(*MAKE, "lab", ports=(lab,)):
-        opens(chromium, f"http://127.0.0.1:{lab}/lab")
-
-
-def put_wine(machine: Machine) -> None:
-    """Put a file of wine into the bucket."""
-    incoming = machine.folder / "wine" / ".local" / "s3" / "wine-quality" / "incoming"
-    incoming.mkdir(parents=True)
-    sources.sample("a test").table[FEATURES].head(300).to_csv(incoming / "monday.csv", index=False)
+        opens(chromium, *(f"{machine.url('PREFECT')}/{page}" for page in pages))
+        opens(chromium, *(f"{machine.url('MLFLOW')}/#/{page}" for page in ("experiments", "models", "settings")))
+    with machine.lab() as lab:
+        opens(chromium, lab)
 
 
 def test_jupyterlab_and_mlflow_ui_ask_nobody(machine):
-    lab, ui = free_port(), free_port()
-    machine.environment |= {"JUPYTER_PORT": str(lab), "JUPYTER_CONFIG_DIR": str(machine.home)}
-    (machine.home / "jupyter_server_config.py").write_text(OPEN_LAB)
-    with machine.serves(*MAKE, "lab", ports=(lab,)):
-        for path in ("/lab", "/lab/api/news", "/lab/api/update", "/lab/api/extensions"):
-            assert requests.get(f"http://127.0.0.1:{lab}{path}", timeout=120).status_code < 500
-    store = f"sqlite:///{machine.folder}/mlflow.db"
-    command = (".venv/bin/mlflow", "ui", "--backend-store-uri", store, "--port", str(ui))
-    with machine.serves(*command, ports=(ui,)):
-        wait_until(lambda: requests.get(f"http://127.0.0.1:{ui}/", timeout=120).ok, "MLflow")
+    with machine.lab() as lab:
+        for path in ("", "/api/news", "/api/update", "/api/extensions"):
+            assert requests.get(lab + path, timeout=120).status_code < 500
+    port = free_port()
+    ui, store = f"http://127.0.0.1:{port}", f"sqlite:///{machine.folder}/mlflow.db"
+    with machine.serves(".venv/bin/mlflow", "ui", "--backend-store-uri", store, "--port", str(port), ports=(port,)):
+        wait_until(lambda: requests.get(f"{ui}/", timeout=120).ok, "MLflow")
         for path in ("/ajax-api/3.0/mlflow/ui-telemetry", "/ajax-api/2.0/mlflow/experiments/search?max_results=1"):
-            assert requests.get(f"http://127.0.0.1:{ui}{path}", timeout=120).status_code < 500
+            assert requests.get(ui + path, timeout=120).status_code < 500

@@ -1,22 +1,17 @@
 """A run that is pushed again, from what MLflow has of it."""
 
-import os
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 from mlflow import MlflowClient
+from servers import command
 from versions import artifacts, model_path, registered
 
 from wine_quality.files import sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_for_commands")]
 
-
-def push(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "orchestration.push", *words], capture_output=True, text=True, timeout=300
-    )
+push, list_bucket = partial(command, "orchestration.push"), partial(command, "orchestration.list_bucket")
 
 
 @pytest.fixture
@@ -30,13 +25,7 @@ def one(config):
 
 def test_a_run_is_pushed_again_whole_after_a_move_to_another_bucket(config, one):
     for bucket in ("first", "second"):
-        done = subprocess.run(
-            [sys.executable, "-m", "orchestration.push", one.run_id],
-            env={**os.environ, "WINE_BUCKET": bucket},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = push(one.run_id, WINE_BUCKET=bucket)
         assert done.returncode == 0, done.stdout + done.stderr
         folder = config.local / "s3" / bucket / "runs" / one.run_id
         assert {path.name for path in folder.iterdir()} == {"model.skops", "wines.csv", "report.md", "manifest.json"}
@@ -60,21 +49,13 @@ def test_an_object_that_was_deleted_or_damaged_is_mended_and_the_list_says_which
         assert list_bucket().returncode == 0
 
 
-def list_bucket() -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "orchestration.list_bucket"], capture_output=True, text=True, timeout=300
-    )
-
-
 def test_a_run_that_mlflow_does_not_know_or_has_in_part_is_refused_in_one_line(config, one):
-    assert push("f" * 32).stderr == (
-        f"error: MLflow has no run {'f' * 32}. Copy its id from MLflow, or run make bucket.\n"
-    )
-    assert push("../x").stderr == "error: MLflow has no run ../x. Copy its id from MLflow, or run make bucket.\n"
+    for unknown in ("f" * 32, "../x"):
+        line = f"error: MLflow has no run {unknown}. Copy its id from MLflow, or run make bucket.\n"
+        assert push(unknown).stderr == line
     (artifacts(one) / "wines.csv").unlink()
-    assert push(one.run_id).stderr == (
-        f"error: run {one.run_id}: MLflow does not have its wines.csv. Train again: make run.\n"
-    )
+    line = f"error: run {one.run_id}: MLflow does not have its wines.csv. Train again: make run.\n"
+    assert push(one.run_id).stderr == line
     MlflowClient().log_text(one.run_id, "a;b", "wines.csv")
     model_path(one).unlink()
     done = push(one.run_id)

@@ -1,8 +1,12 @@
+"""The service: what it answers, and how it follows its registry or says why not and serves on."""
+
 import json
 import re
 import signal
 import socket
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import jsonschema
 import mlflow
@@ -15,8 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from readmes import blocks
 from served import WINE, alias_moved, service, told, two_versions, wait_for, watchful_service
 from servers import running, wait_until
-from versions import artifacts, few_sides, registered
+from versions import artifacts, few_sides, graph_path, model_path, registered, registered_otherwise, tamper
 
+from deployment import service as module
 from deployment.serve import serve
 from wine_quality import disk_queue, predictions
 from wine_quality.config import ROOT
@@ -52,9 +57,8 @@ def post(url, body, path="/predict"):
     return requests.post(url + path, json=body, timeout=30)
 
 
-def expected(version, *wines):
-    pipeline = mlflow.sklearn.load_model(f"models:/wine-quality/{version}")
-    return predict(pipeline, pd.DataFrame(wines))
+def get(url):
+    return requests.get(url, timeout=30)
 
 
 def test_the_wine_of_the_readme_is_answered_and_a_silly_one_refused_in_its_words(url):
@@ -81,18 +85,24 @@ def test_many_wines_are_answered_in_their_order_each_as_if_it_came_alone(url):
 def test_a_null_gets_what_training_gave_it(url, move, version):
     move(version)
     wait_for(url, version)
-    blank = {**WINE, **dict.fromkeys(MEASUREMENTS)}
-    assert post(url, blank).json()["score"] == pytest.approx(expected(version, blank)[0], abs=1e-4)
+    blank, pipeline = (
+        {**WINE, **dict.fromkeys(MEASUREMENTS)},
+        mlflow.sklearn.load_model(f"models:/wine-quality/{version}"),
+    )
+    assert post(url, blank).json()["score"] == pytest.approx(predict(pipeline, pd.DataFrame([blank]))[0], abs=1e-4)
 
 
-def test_a_missing_field_is_named_and_never_taken_for_a_null(url):
-    answer = post(url, {name: value for name, value in WINE.items() if name != "pH"})
-    assert (answer.status_code, answer.json()["error"]) == (422, "pH: missing. Give 2 to 5 pH, or null")
-
-
-def test_a_misspelt_field_is_refused(url):
-    answer = post(url, {**WINE, "ph": 3})
-    assert (answer.status_code, answer.json()["error"]) == (422, '"ph": not a field of a wine')
+@pytest.mark.parametrize(
+    ("wine", "line"),
+    [
+        ({name: WINE[name] for name in FEATURES if name != "pH"}, "pH: missing. Give 2 to 5 pH, or null"),
+        ({**WINE, "ph": 3}, '"ph": not a field of a wine'),
+        ([], "the list holds no wine"),
+    ],
+)
+def test_a_missing_or_misspelt_field_is_named_and_never_taken_for_a_null(url, wine, line):
+    answer = post(url, wine)
+    assert (answer.status_code, answer.json()["error"]) == (422, line)
 
 
 @pytest.mark.parametrize("field", MEASUREMENTS)
@@ -131,11 +141,8 @@ def test_no_more_than_ten_problems_are_told_and_no_long_value(url):
 def test_five_thousand_wines_are_scored_and_one_more_is_not(url):
     assert len(post(url, [WINE] * 5000).json()["predictions"]) == 5000
     answer = post(url, [WINE] * 5001)
-    assert (answer.status_code, answer.json()["error"]) == (
-        413,
-        "more than 5,000 wines in one request. Send them in parts",
-    )
-    assert (post(url, []).status_code, post(url, []).json()["error"]) == (422, "the list holds no wine")
+    line = "more than 5,000 wines in one request. Send them in parts"
+    assert (answer.status_code, answer.json()["error"]) == (413, line)
 
 
 def test_the_model_is_told_with_its_columns_and_their_limits(url):
@@ -174,10 +181,11 @@ def test_a_preview_is_scored_but_neither_stored_nor_counted_as_a_prediction(url,
     assert post(url, [WINE], "/preview").status_code == 422
 
 
-GET_PATHS = ("/", "/index.html", "/page.js", "/page.css", "/icon.svg", "/docs", "/openapi.json", "/model", "/metrics")
+PAGES = ("/", "/index.html", "/page.js", "/page.css", "/icon.svg", "/docs", "/openapi.json")
+GET_PATHS = (*PAGES, "/model", "/metrics", "/wines/ranges", "/health", "/health/ready")
 
 
-@pytest.mark.parametrize("path", [*GET_PATHS, "/wines/ranges", "/health", "/health/ready"])
+@pytest.mark.parametrize("path", GET_PATHS)
 def test_head_is_answered_as_get_is_without_the_body(url, path):
     get, head = (requests.request(method, url + path, timeout=30) for method in ("GET", "HEAD"))
     assert (get.status_code, head.status_code, head.content) == (200, 200, b"")
@@ -198,11 +206,6 @@ def test_a_path_for_post_alone_refuses_head_and_says_what_it_takes(url, method):
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-def test_no_metric_tells_when_a_counter_was_created(url):
-    post(url, WINE)
-    assert "_created" not in requests.get(f"{url}/metrics", timeout=30).text
-
-
 def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypatch):
     monkeypatch.setattr(disk_queue, "MAX_BYTES", 0)
     answer = post(url, WINE)
@@ -211,13 +214,15 @@ def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypat
 
 def samples(url):
     """Return what `/metrics` tells, by name and labels."""
-    families = text_string_to_metric_families(requests.get(f"{url}/metrics", timeout=30).text)
+    text = get(f"{url}/metrics").text
+    assert "_created" not in text
+    families = text_string_to_metric_families(text)
     return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
 
 
 def test_metrics_count_requests_by_route_and_status_wines_predictions_and_the_version(url):
     before = samples(url)
-    post(url, [WINE] * 3), post(url, {**WINE, "pH": 9}), requests.get(f"{url}/no/such/path", timeout=30)
+    post(url, [WINE] * 3), post(url, {**WINE, "pH": 9}), get(f"{url}/no/such/path")
     more = {key: value - before.get(key, 0) for key, value in samples(url).items()}
 
     def grown(metric, **labels):
@@ -317,5 +322,101 @@ def test_a_version_without_its_rows_scores_and_says_why_nothing_is_compared(url,
     move(str(bare.version))
     wait_for(url, str(bare.version))
     assert post(url, WINE).status_code == 200
-    for answer in (post(url, WINE, "/nearest"), requests.get(f"{url}/wines/ranges", timeout=30)):
+    for answer in (post(url, WINE, "/nearest"), get(f"{url}/wines/ranges")):
         assert (answer.status_code, "logged without its rows" in answer.json()["error"]) == (503, True)
+
+
+def test_a_moved_alias_is_followed_under_load_without_a_failed_request(url, move):
+    over, answered = Event(), []
+
+    def ask(body):
+        with requests.Session() as session:
+            while not over.is_set():
+                answer = session.post(f"{url}/predict", json=body, timeout=30)
+                answered.append((answer.status_code, answer.json().get("version")))
+
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask, body) for body in (WINE, WINE, [WINE] * 200)]
+        try:
+            for version in ("2", "1", "2"):
+                move(version)
+                wait_for(url, version)
+        finally:
+            over.set()
+    assert [future.exception() for future in asking] == [None, None, None]
+    assert set(answered) == {(200, "1"), (200, "2")}
+
+
+def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber(url, config, move):
+    MlflowClient().delete_registered_model_alias("wine-quality", "champion")
+    assert serves_on(url, "no version has the alias champion.")
+    with service(config.model_copy(update={"serve_port": free_port()})) as without:
+        ready = get(f"{without}/health/ready")
+        assert (ready.status_code, ready.json()["status"]) == (503, "red")
+        for answer in (post(without, WINE), get(f"{without}/model")):
+            assert answer.status_code == 503
+            assert answer.json()["error"].startswith("no model is loaded: no version has the alias champion.")
+        assert told(f"{without}/health") == {"status": "live"}
+        move("2")
+        wait_for(without, "2")
+
+
+REASONS = {
+    "/home/me/mlflow.db: cannot be read": "mlflow.db: cannot be read",
+    "No such file: '/home/me/1/model.onnx'.": "No such file: 'model.onnx'.",
+    "sqlite:////home/me/mlflow.db is locked": "mlflow.db is locked",
+    "version 3 and/or 4. Run `make run`.": "version 3 and/or 4. Run `make run`.",
+}
+
+
+def test_folders_of_the_machine_are_not_told():
+    assert {reason: module.FOLDERS.sub("", reason) for reason in REASONS} == REASONS
+
+
+def serves_on(url, why):
+    """Say whether the first version still answers, and `/health/ready` is amber and tells why."""
+    ready = f"{url}/health/ready"
+    wait_until(lambda: why in told(ready).get("reason", ""), why)
+    assert told(ready)["status"] == "amber"
+    assert not re.search(r"/tmp|/home|site-packages", told(ready)["reason"])
+    answer = post(url, WINE)
+    return (answer.status_code, answer.json()["version"]) == (200, "1")
+
+
+@pytest.mark.parametrize("path_of", [model_path, graph_path])
+def test_a_file_of_a_model_that_was_tampered_with_is_refused_and_the_old_one_serves_on(url, config, move, path_of):
+    new = registered(config, "extra_trees", n_estimators=5)
+    tamper(path_of(new))
+    move(new.version)
+    assert serves_on(url, f"{path_of(new).name} is not the file that was noted (its sha256 sum differs)")
+
+
+def test_a_version_of_another_signature_is_refused_and_the_old_one_serves_on(url, config, move):
+    alcohol = registered_otherwise(config, ["alcohol"], "float64")
+    move(alcohol.version)
+    assert serves_on(url, f"version {alcohol.version} cannot be used: it takes other columns than those of wine")
+    whole = registered_otherwise(config, FEATURES, "float32")
+    move(whole.version)
+    assert serves_on(url, f"version {whole.version} has another signature than version 1")
+
+
+def test_a_version_without_files_is_refused_and_the_old_one_serves_on(url, config, move):
+    new = registered(config, "linear")
+    model_path(new).unlink()
+    move(new.version)
+    assert serves_on(url, f"wine-quality version {new.version} cannot be used: model.skops is missing")
+
+
+def test_a_store_that_is_taken_away_is_told_and_the_old_version_serves_on(url, config, move):
+    store = config.home / "mlflow.db"
+    store.rename(aside := store.with_suffix(".aside"))
+
+    def told_without_one() -> bool:
+        store.unlink(missing_ok=True)  # MLflow makes one anew where a look was under way
+        return "there is no MLflow store" in told(f"{url}/health/ready").get("reason", "")
+
+    try:
+        wait_until(told_without_one, "no store")
+        assert serves_on(url, "there is no MLflow store")
+    finally:
+        aside.replace(store)

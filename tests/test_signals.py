@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,28 +18,30 @@ pytestmark = pytest.mark.slow
 
 IGNORING = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")  # as in a background job of a script, or under nohup
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+KILLED = {**CODES, signal.SIGKILL: -signal.SIGKILL}
 
 
 @pytest.fixture
 def ports(monkeypatch, few_wines) -> dict[str, int]:
     """A free port for each server, in the environment."""
-    found = {name: free_port() for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
-    for name, port in found.items():
+    ports = {name: free_port() for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
+    for name, port in ports.items():
         monkeypatch.setenv(f"WINE_{name}_PORT", str(port))
     monkeypatch.delenv("PREFECT_HOME")
     monkeypatch.setenv("WINE_DATA", str(few_wines))
-    return found
+    return ports
 
 
 @contextmanager
-def started(log: Path, module: str, *words: str) -> Iterator[subprocess.Popen]:
-    """Run a module where SIGINT is ignored; at the end of the block it has ended, whatever came of it."""
-    command = [*IGNORING, sys.executable, "-m", module, *words]
+def started(log: Path, there: Callable[[subprocess.Popen], bool], *words: str) -> Iterator[subprocess.Popen]:
+    """Run a module where SIGINT is ignored until it is `there`; at the end of the block it has ended in any case."""
     with log.open("wb") as screen:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=screen, stderr=screen, start_new_session=True
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": screen, "stderr": screen}
+        command = [*IGNORING, sys.executable, "-m", *words]
+        process = subprocess.Popen(command, cwd=ROOT, **streams, start_new_session=True)
     try:
+        wait_until(lambda: process.poll() is not None or there(process), "the servers")
+        assert process.poll() is None, log.read_text()
         yield process
     finally:
         stop(process, signal.SIGKILL)
@@ -50,21 +52,17 @@ def started_by(process: subprocess.Popen) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def runs(process: subprocess.Popen, words: str) -> bool:
+def runs(words: str) -> Callable[[subprocess.Popen], bool]:
     """Say whether one of the processes that a process has started has some words in its command."""
-    for one in started_by(process):
-        try:
-            if words in " ".join(one.cmdline()):
-                return True
-        except psutil.Error:
-            continue
-    return False
 
+    def there(process: subprocess.Popen) -> bool:
+        for one in started_by(process):
+            with suppress(psutil.Error):
+                if words in " ".join(one.cmdline()):
+                    return True
+        return False
 
-def wait_for(process: subprocess.Popen, there: Callable[[], bool], log: Path) -> None:
-    """Return once a command has started what it starts."""
-    wait_until(lambda: process.poll() is not None or there(), "the servers", 300)
-    assert process.poll() is None, log.read_text()
+    return there
 
 
 def assert_ends(process: subprocess.Popen, number: signal.Signals) -> int:
@@ -81,8 +79,11 @@ def assert_ends(process: subprocess.Popen, number: signal.Signals) -> int:
 @pytest.mark.parametrize("number", CODES)
 def test_make_up_ends_with_all_of_its_servers(ports, tmp_path, number):
     log = tmp_path / "log"
-    with started(log, "orchestration.up") as up:
-        wait_for(up, lambda: "Worker 'laptop' started" in log.read_text() and listens(ports["MLFLOW"]), log)
+
+    def there(_up: subprocess.Popen) -> bool:
+        return "Worker 'laptop' started" in log.read_text() and listens(ports["MLFLOW"])
+
+    with started(log, there, "orchestration.up") as up:
         assert assert_ends(up, number) == {signal.SIGINT: 0, signal.SIGTERM: 143}[number], log.read_text()
     assert not any(map(listens, ports.values()))
 
@@ -90,26 +91,21 @@ def test_make_up_ends_with_all_of_its_servers(ports, tmp_path, number):
 @pytest.mark.parametrize("number", CODES)
 def test_make_serve_ends(ports, tmp_path, number):
     log = tmp_path / "log"
-    with started(log, "deployment.serve") as serve:
-        wait_for(serve, lambda: "http://127.0.0.1" in log.read_text(), log)
+    with started(log, lambda _serve: "http://127.0.0.1" in log.read_text(), "deployment.serve") as serve:
         serve.send_signal(number)
         assert serve.wait(timeout=60) == CODES[number], log.read_text()
     assert "Traceback" not in log.read_text()
 
 
-@pytest.mark.parametrize("number", CODES)
-def test_make_simulate_ends_with_all_that_it_started(ports, tmp_path, number):
-    log = tmp_path / "log"
-    with started(log, "monitoring.simulation", "--short") as simulation:
-        wait_for(simulation, lambda: runs(simulation, "monitoring.simulation.run"), log)
-        assert assert_ends(simulation, number) == CODES[number], log.read_text()
-    assert "Traceback" not in log.read_text()
+SIMULATE = (runs("monitoring.simulation.run"), "monitoring.simulation", "--short")
+RUN = (runs("orchestration.prefect_server"), "orchestration.train")
 
 
-@pytest.mark.parametrize("number", [*CODES, signal.SIGKILL])
-def test_make_run_ends_with_the_prefect_server_that_it_started(ports, tmp_path, number):
+@pytest.mark.parametrize(
+    ("command", "number"), [*((SIMULATE, number) for number in CODES), *((RUN, number) for number in KILLED)]
+)
+def test_make_simulate_and_make_run_end_with_all_that_they_started(ports, tmp_path, command, number):
     log = tmp_path / "log"
-    with started(log, "orchestration.train") as run:
-        wait_for(run, lambda: runs(run, "orchestration.prefect_server"), log)
-        assert assert_ends(run, number) == {**CODES, signal.SIGKILL: -signal.SIGKILL}[number], log.read_text()
+    with started(log, *command) as process:
+        assert assert_ends(process, number) == KILLED[number], log.read_text()
     assert "Traceback" not in log.read_text()

@@ -4,46 +4,42 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import CLEAN
-from receiver import Receiver, receiver
-from servers import processes_at, running, wait_until
+from receiver import receiver
+from servers import command, processes_at, running, wait_until
 
 from monitoring.records import Record, load_records
 from wine_quality import registry, tracking
-from wine_quality.config import ROOT, Settings, settings
+from wine_quality.config import Settings, settings
 
 pytestmark = pytest.mark.slow
 
 SEED = "7"  # of the sample: with it six weeks have all that a year has
 
 
-@dataclass(frozen=True)
 class Simulated:
-    """A simulation that is complete."""
+    """A simulation that is complete: what it printed, wrote and sent, and the settings of its own home."""
 
-    home: Path
-    lines: str
-    summary: dict
-    records: list[Record]
-    notifications: list[dict]
+    def __init__(self, home: Path, lines: str, notifications: list[dict]) -> None:
+        self.home, self.lines, self.notifications = home, lines, notifications
+        self.records = load_records(self.config)
+        self.summary = json.loads((self.config.home / "summary.json").read_text())
+        progress = json.loads((self.config.local / "progress.json").read_text())
+        self.champions = [week["champion"] for week in progress]
 
     @property
     def config(self) -> Settings:
-        """The settings of the simulation's own home."""
         return settings(home=self.home / ".local" / "simulation")
 
     def week(self, number: int) -> Record:
         return self.records[number - 1]
 
     def champion_after(self, number: int) -> str:
-        return json.loads((self.config.local / "progress.json").read_text())[number - 1]["champion"]
+        return self.champions[number - 1]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -52,35 +48,17 @@ def environment(home: Path) -> dict[str, str]:
 
 def simulate(home: Path, **more: str) -> str:
     """Simulate six weeks, and return what is printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "monitoring.simulation", "--short"],
-        cwd=ROOT,
-        env={**os.environ, **environment(home), **more},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = command("monitoring.simulation", "--short", **environment(home), **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def load(home: Path, lines: str, notifications: list[dict]) -> Simulated:
-    own = home / ".local" / "simulation"
-    summary = json.loads((own / "summary.json").read_text())
-    return Simulated(home, lines, summary, load_records(settings(home=own)), notifications)
-
-
 @pytest.fixture(scope="module")
-def chat() -> Iterator[Receiver]:
-    with receiver() as server:
-        server.answers = [503, 503]
-        yield server
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory, chat) -> Simulated:
+def simulated(tmp_path_factory) -> Simulated:
     home = tmp_path_factory.mktemp("simulated")
-    return load(home, simulate(home, WINE_WEBHOOK=chat.address), chat.got)
+    with receiver() as chat:
+        chat.answers = [503, 503]
+        return Simulated(home, simulate(home, WINE_WEBHOOK=chat.address), chat.got)
 
 
 def kinds(record: Record) -> list[str]:
@@ -94,19 +72,15 @@ def test_bad_data_is_rejected_and_alerted_and_nothing_is_trained(simulated):
     assert (week.trigger, simulated.champion_after(1)) == ("", "1")
 
 
-def test_drift_without_harm_promotes_nothing(simulated):
-    week = simulated.week(2)
-    assert kinds(week) == ["drift"]
-    assert "total_sulfur_dioxide" in week.result.drifted
-    assert not week.result.quality.degraded
+def test_drift_without_harm_promotes_nothing_and_white_wine_is_drift_before_any_of_it_has_a_label(simulated):
+    sulphured, white = simulated.week(2), simulated.week(3)
+    assert kinds(sulphured) == ["drift"]
+    assert "total_sulfur_dioxide" in sulphured.result.drifted
+    assert not sulphured.result.quality.degraded
     assert simulated.champion_after(2) == "1"
-
-
-def test_white_wine_is_drift_before_any_of_it_has_a_label(simulated):
-    week = simulated.week(3)
-    assert "drift" in kinds(week)
-    assert {"type", "residual_sugar"} <= set(week.result.drifted)
-    assert week.trigger == ""
+    assert "drift" in kinds(white)
+    assert {"type", "residual_sugar"} <= set(white.result.drifted)
+    assert white.trigger == ""
 
 
 def test_once_there_are_labels_a_model_is_trained_and_promoted(simulated):
@@ -153,14 +127,11 @@ def test_the_screen_shows_the_outcomes(simulated):
     assert simulated.lines.splitlines()[-2] == f"report    {simulated.home / 'monitoring' / 'report.html'}"
 
 
-def test_the_report_is_one_file_that_needs_no_network(simulated):
+def test_the_report_is_one_file_that_needs_no_network_and_each_drift_has_its_page_of_evidently(simulated):
     report = (simulated.home / "monitoring" / "report.html").read_text()
     assert "http" not in report
     assert report.count("<tr") == 1 + 6
     assert f"{simulated.summary['rmse_with_loop']:.3f}" in report
-
-
-def test_each_week_that_drifted_has_its_page_of_evidently(simulated):
     pages = {path.stem for path in simulated.config.reports.glob("*.html")}
     assert pages == {record.result.name.replace(" ", "-") for record in simulated.records if "drift" in kinds(record)}
 
@@ -172,32 +143,25 @@ def test_nothing_is_written_outside_its_own_folder_and_no_process_is_left(simula
     assert processes_at(simulated.home) == []
 
 
-def test_a_complete_simulation_is_not_repeated(simulated):
-    before = (simulated.config.local / "progress.json").read_bytes()
-    printed = simulate(simulated.home)
-    assert printed.startswith("done      ")
-    assert (simulated.config.local / "progress.json").read_bytes() == before
-
-
-def test_another_simulation_does_not_mix_with_the_one_that_was_begun(simulated):
-    command = [sys.executable, "-m", "monitoring.simulation"]
-    own = {**os.environ, **environment(simulated.home)}
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {simulated.config.home}: a simulation with other data, length or seed")
+def test_a_complete_simulation_is_not_repeated_nor_mixed_with_another_one(simulated):
+    progress = simulated.config.local / "progress.json"
+    before = progress.read_bytes()
+    assert simulate(simulated.home).startswith("done      ")
+    assert progress.read_bytes() == before
+    other = command("monitoring.simulation", **environment(simulated.home))
+    assert other.returncode == 1
+    assert other.stderr.startswith(f"error: {simulated.config.home}: a simulation with other data, length or seed")
 
 
 def test_the_alias_goes_back_by_one_command_and_no_further(simulated):
-    own = {**os.environ, **environment(simulated.home), "WINE_HOME": str(simulated.config.home)}
-    command = [sys.executable, "-m", "monitoring.rollback"]
+    own = {**environment(simulated.home), "WINE_HOME": str(simulated.config.home)}
     with tracking.store(simulated.config) as store:
         before = registry.champion(store)
         try:
-            done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
-            assert done.stdout == (
-                f"rollback  wine-quality: version 1 is champion again, version {before.version} was\n"
-            ), done.stderr
-            again = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=120)
+            done = command("monitoring.rollback", **own)
+            line = f"rollback  wine-quality: version 1 is champion again, version {before.version} was\n"
+            assert done.stdout == line, done.stderr
+            again = command("monitoring.rollback", **own)
             assert again.returncode == 1
             assert again.stderr.startswith("error: wine-quality has no earlier champion.")
         finally:
@@ -213,7 +177,7 @@ def test_a_simulation_that_is_killed_goes_on_and_ends_as_one_that_was_not(simula
         os.kill(process.pid, signal.SIGKILL)
     wait_until(lambda: processes_at(tmp_path) == [], "the end of all that the simulation had started")
     assert len(json.loads(progress.read_text())) < 6
-    whole = load(tmp_path, simulate(tmp_path), [])
+    whole = Simulated(tmp_path, simulate(tmp_path), [])
     assert whole.summary == simulated.summary
     assert [plain(record) for record in whole.records] == [plain(record) for record in simulated.records]
 

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -38,16 +37,16 @@ def started(work: Callable[..., None], inherited: dict[str, str], start: Barrier
 
 def at_once(work: Callable[..., None], *args: Any) -> None:
     """Do the same work in several processes that begin at the same moment, and fail where one of them does."""
-    start = PROCESSES.Barrier(AT_ONCE)
-    made = [PROCESSES.Process(target=started, args=(work, dict(os.environ), start, *args)) for _ in range(AT_ONCE)]
-    for process in made:
+    everything = (work, dict(os.environ), PROCESSES.Barrier(AT_ONCE), *args)
+    processes = [PROCESSES.Process(target=started, args=everything) for _ in range(AT_ONCE)]
+    for process in processes:
         process.start()
     try:
-        for process in made:
+        for process in processes:
             process.join(WAIT)
-        assert [process.exitcode for process in made] == [0] * AT_ONCE
+        assert [process.exitcode for process in processes] == [0] * AT_ONCE
     finally:
-        for process in made:
+        for process in processes:
             process.kill()
 
 
@@ -85,29 +84,6 @@ def test_processes_that_log_the_same_datasets_at_once_all_have_them(config):
     store = tracking.open_store(config)
     for run in store.client.search_runs([store.experiment_id]):
         assert len(run.inputs.dataset_inputs) == 25
-
-
-SEARCH = """
-import sys
-from hyperopt import hp
-from wine_quality import sources, splits, tracking
-from wine_quality.config import settings
-from wine_quality.search import search
-config = settings()
-wines = splits.distinct_rows(sources.sample("a test").table).iloc[::40].reset_index(drop=True)
-store, space = tracking.open_store(config), {"svr": {"C": hp.loguniform("C", -1, 1)}}
-search(store.client, store.experiment_id, wines, 2, int(sys.argv[1]), config.local, space=space)
-"""
-
-
-@pytest.mark.parametrize("attempt", range(2))
-def test_two_searches_that_start_in_an_empty_home_both_end_well(attempt, tmp_path):
-    both = [subprocess.Popen([sys.executable, "-c", SEARCH, seed], stderr=subprocess.PIPE) for seed in ("1", "2")]
-    said = [process.communicate(timeout=WAIT)[1].decode() for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    store = tracking.open_store(settings())
-    runs = store.client.search_runs([store.experiment_id])
-    assert (len(runs), {run.info.status for run in runs}) == (6, {"FINISHED"})
 
 
 @pytest.mark.parametrize("attempt", range(2))

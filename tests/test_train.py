@@ -1,10 +1,8 @@
 """The flow on a few hundred wines, with a real Prefect API, a real MLflow store and real S3 servers."""
 
-import json
 import shutil
-import subprocess
-import sys
 from datetime import datetime
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -12,13 +10,16 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
+from servers import command
 
 from orchestration import policies
+from orchestration.bucket import bucket_of_environment
 from orchestration.report import Trained
 from orchestration.train import prepare_data, publish_model, train_wine_quality
-from wine_quality import registry, retention, sources, splits, tracking
+from wine_quality import registry, retention, sources, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.errors import DataError, LeakError, StorageError
+from wine_quality.files import sha256
 from wine_quality.metrics import scores
 from wine_quality.models import build, fit, predict
 from wine_quality.ports import free_port
@@ -45,32 +46,33 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     config = settings(data=str(write_uci(tmp_path / "wine", rows)))
     prepared = prepare_data(config.data, None, None)
     forest = fit(build("extra_trees", 1, n_estimators=20), prepared.train)
-    held_out = scores(prepared.gate_set[TARGET].to_numpy(), predict(forest, prepared.gate_set))
+    expected = predict(forest, prepared.gate_set)
+    held_out = scores(prepared.gate_set[TARGET].to_numpy(), expected)
     trained = Trained(pd.DataFrame([held_out], index=["extra_trees"]), Candidate("extra_trees", {}), forest, held_out)
     first, again = (publish_model(prepared, trained, seed, datetime.now().astimezone()) for seed in (1, 2))
 
     version = registry.champion(tracking.open_store(config))
     assert str(version.version) == first.version
-    assert "model.onnx" in {file.path for file in MlflowClient().list_artifacts(first.run.run_id)}
+    graphs = [
+        "model.onnx" in {file.path for file in MlflowClient().list_artifacts(one.run.run_id)} for one in (first, again)
+    ]
+    assert graphs == [True, False]
     scorer = load_scorer(config, version)
     assert scorer.engine == "onnx"
-    assert np.abs(scorer.score(columns_of(prepared.gate_set)) - predict(forest, prepared.gate_set)).max() <= 1e-4
-    assert "model.onnx" not in {file.path for file in MlflowClient().list_artifacts(again.run.run_id)}
+    assert np.abs(scorer.score(columns_of(prepared.gate_set)) - expected).max() <= 1e-4
 
 
-def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto):
+def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto, tmp_path):
     moto.create_bucket(Bucket="wine-quality")
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
         first, second = (mlflow.get_run(train_wine_quality(data=str(folder), max_evals=2)) for _ in range(2))
     assert first.data.metrics == second.data.metrics
     assert first.data.params == second.data.params
-    sums = [
-        json.loads(moto.get_object(Bucket="wine-quality", Key=f"runs/{run.info.run_id}/manifest.json")["Body"].read())
-        for run in (first, second)
-    ]
-    assert sums[0]["files"]["wines.csv"] == sums[1]["files"]["wines.csv"]
-    gate_set = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(settings(data=str(folder))).table))[1]
-    models = [tracking.load_model(saved_model(moto, run)) for run in (first, second)]
+    bucket = bucket_of_environment(settings())
+    pulled = [storage.pull(bucket, run.info.run_id, tmp_path / run.info.run_id)[0].parent for run in (first, second)]
+    assert sha256(pulled[0] / "wines.csv") == sha256(pulled[1] / "wines.csv")
+    gate_set = splits.train_gate_split(splits.distinct_rows(wines_of(folder)))[1]
+    models = [tracking.load_model(files / "model.skops") for files in pulled]
     assert np.array_equal(*(predict(model, gate_set) for model in models))
     assert registry.champion(tracking.open_store(settings())).run_id == first.info.run_id
     assert "stays a **challenger**" in mlflow.artifacts.load_text(f"runs:/{second.info.run_id}/report.md")
@@ -111,12 +113,6 @@ def everything_published() -> dict[str, list]:
     }
 
 
-def saved_model(client, run):
-    path = settings().home / f"{run.info.run_id}.skops"
-    client.download_file("wine-quality", f"runs/{run.info.run_id}/model.skops", str(path))
-    return path
-
-
 def test_a_bucket_that_is_away_loses_nothing(folder, moto, monkeypatch):
     with monkeypatch.context() as away:
         away.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
@@ -139,37 +135,39 @@ def test_a_bucket_that_is_missing_keeps_the_model_registered(folder, moto):
     assert (settings().outbox / run_id / "manifest.json").exists()
 
 
-def test_files_with_the_same_wine_on_both_sides_are_refused(folder, tmp_path):
-    train, validation = sources.kaggle_pair(sources.load_dataset(settings(data=str(folder))).table, seed=1)
-    train.to_csv(tmp_path / "train.csv", index=False)
-    validation.to_csv(tmp_path / "validation.csv", index=False)
-    with pytest.raises(LeakError, match=r"train\.csv and .*validation\.csv: .* scored wines \(9\d\.\d+%\) are also"):
-        train_wine_quality(train_file=tmp_path / "train.csv", validation_file=tmp_path / "validation.csv")
+def wines_of(folder: Path) -> pd.DataFrame:
+    return sources.load_dataset(settings(data=str(folder))).table
+
+
+def written(folder: Path, *pair: pd.DataFrame) -> dict[str, Path]:
+    """Write a training and a validation set, and return the parameters that name them."""
+    files = {"train_file": folder / "train_wine_data.csv", "validation_file": folder / "test_wine_data.csv"}
+    for path, table in zip(files.values(), pair, strict=True):
+        table.to_csv(path, index=False)
+    return files
+
+
+def test_files_with_the_same_wine_on_both_sides_or_one_of_the_two_alone_are_refused(folder, tmp_path):
+    files = written(tmp_path, *sources.kaggle_pair(wines_of(folder), seed=1))
+    line = r"train_wine_data\.csv and .*test_wine_data\.csv: .* scored wines \(9\d\.\d+%\) are also"
+    with pytest.raises(LeakError, match=line):
+        train_wine_quality(**files)
+    with pytest.raises(DataError, match="go together"):
+        train_wine_quality(train_file=files["train_file"])
     assert nothing_was_made()
 
 
 def test_files_without_a_common_wine_are_taken_as_they_are(folder, tmp_path):
-    distinct = splits.distinct_rows(sources.load_dataset(settings(data=str(folder))).table)
-    distinct.iloc[::2].to_csv(tmp_path / "train.csv", index=False)
-    distinct.iloc[1::2].to_csv(tmp_path / "validation.csv", index=False)
-    run_id = train_wine_quality(
-        train_file=tmp_path / "train.csv", validation_file=tmp_path / "validation.csv", max_evals=1
-    )
+    wines = splits.distinct_rows(wines_of(folder))
+    run_id = train_wine_quality(**written(tmp_path, wines.iloc[::2], wines.iloc[1::2]), max_evals=1)
     trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
-    assert trained_on == splits.row_keys(distinct.iloc[::2]).tolist()
-
-
-def test_one_file_of_the_two_is_refused(folder, tmp_path):
-    with pytest.raises(DataError, match="go together"):
-        train_wine_quality(train_file=tmp_path / "train.csv")
-    assert nothing_was_made()
+    assert trained_on == splits.row_keys(wines.iloc[::2]).tolist()
 
 
 def test_a_kaggle_pair_is_split_anew_and_its_leak_told(folder, tmp_path):
-    pair = sources.kaggle_pair(sources.load_dataset(settings(data=str(folder))).table, seed=1)
+    pair = sources.kaggle_pair(wines_of(folder), seed=1)
     (tmp_path / "pair").mkdir()
-    for name, table in zip(("train_wine_data.csv", "test_wine_data.csv"), pair, strict=True):
-        table.to_csv(tmp_path / "pair" / name, index=False)
+    written(tmp_path / "pair", *pair)
     run_id = train_wine_quality(data=str(tmp_path / "pair"), max_evals=1)
     report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
     share = splits.leaked_fraction(*pair)
@@ -197,24 +195,20 @@ def test_the_form_of_the_ui_describes_each_parameter():
         ("WINE_HOME", "/dev/null/home", "/dev/null/home/.local"),
     ],
 )
-def test_a_bad_setting_ends_a_command_with_one_line(module, name, value, line, monkeypatch):
-    monkeypatch.setenv(name, value)
-    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stdout == ""
+def test_a_bad_setting_ends_a_command_with_one_line(module, name, value, line):
+    done = command(module, **{name: value})
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {line}")
     assert done.stderr.count("\n") == 1
 
 
-def test_bad_wine_ends_the_command_with_one_line_and_leaves_nothing(folder, monkeypatch):
+def test_bad_wine_ends_the_command_with_one_line_and_leaves_nothing(folder):
     path = folder / "winequality-red.csv"
     lines = path.read_text().splitlines()
     lines[3] = lines[3].replace(";", ";abc", 1)
     path.write_text("\n".join(lines))
-    monkeypatch.setenv("WINE_DATA", str(folder))
-    done = subprocess.run([sys.executable, "-m", "orchestration.train"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
+    done = command("orchestration.train", WINE_DATA=str(folder))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"error: {path}: ")
     assert "row 4" in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["bucket"]

@@ -1,16 +1,13 @@
 """`make up`: real servers on free ports, started, asked and stopped."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 
 import boto3
 import pytest
 import requests
 from botocore.exceptions import ClientError
-from servers import processes_at, wait_until
+from servers import command, processes_at, running, stop, wait_until
 
 from wine_quality.config import settings
 from wine_quality.local_s3 import local_keys
@@ -22,18 +19,16 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def ports(monkeypatch) -> dict[str, int]:
     """A free port for each server, in the environment."""
-    names = ("PREFECT", "MLFLOW", "S3")
-    found = {name: free_port() for name in names}
-    for name, port in found.items():
+    ports = {name: free_port() for name in ("PREFECT", "MLFLOW", "S3")}
+    for name, port in ports.items():
         monkeypatch.setenv(f"WINE_{name}_PORT", str(port))
-    return found
+    return ports
 
 
 def test_taken_ports_are_named_in_one_line_and_nothing_starts(ports):
     with socket.create_server(("127.0.0.1", ports["S3"])), socket.create_server(("127.0.0.1", ports["MLFLOW"])):
-        done = subprocess.run([sys.executable, "-m", "orchestration.up"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stdout == ""
+        done = command("orchestration.up")
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"error: port {ports['MLFLOW']}, of MLflow, is taken (WINE_MLFLOW_PORT); port {ports['S3']}, of S3, is taken "
         "(WINE_S3_PORT). Stop what listens there (another make up?) or mend .env.\n"
@@ -42,18 +37,13 @@ def test_taken_ports_are_named_in_one_line_and_nothing_starts(ports):
 
 
 def answer(url: str) -> tuple[int, str]:
-    """Return the status and the text with which a server answers."""
     response = requests.get(url, timeout=10)
     return response.status_code, response.text
 
 
 def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path):
     log = tmp_path / "up.log"
-    with log.open("wb") as screen:
-        up = subprocess.Popen(
-            [sys.executable, "-m", "orchestration.up"], stdout=screen, stderr=screen, start_new_session=True
-        )
-    try:
+    with running(["-m", "orchestration.up"], log) as up:
         prefect, mlflow, s3 = (f"http://127.0.0.1:{port}" for port in ports.values())
         wait_until(lambda: up.poll() is not None or all(map(listens, ports.values())), "servers")
         assert up.poll() is None, log.read_text()
@@ -66,10 +56,7 @@ def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path):
         with pytest.raises(ClientError, match="InvalidAccessKeyId"):
             buckets(s3, "another-key", "another-secret")
         wait_until(lambda: all(f"is at {url}" in log.read_text() for url in (prefect, mlflow, s3)), "addresses")
-    finally:
-        os.killpg(up.pid, signal.SIGINT)
-        code = up.wait(timeout=60)
-    assert code == 0, log.read_text()
+        assert stop(up, signal.SIGINT) == 0, log.read_text()
     assert not any(map(listens, ports.values()))
     assert processes_at(tmp_path) == []
 

@@ -4,7 +4,6 @@ A reader with a checkout of their own, and the real wine where it is at hand, go
 bottom. What stands below a command as its output is compared with what the command prints.
 """
 
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from uci import uci_server
 from wiretap import foreign
 
 from chapters import CHAPTERS
+from deployment.openapi import EXAMPLE
 from wine_quality import sources, splits
 from wine_quality.config import ROOT
 from wine_quality.download import UCI_SHA256
@@ -75,38 +75,37 @@ def files_come_in(reader: Reader, block: Block) -> Block:
     """Put two files of wine into the bucket, one of them with mistakes."""
     incoming = reader.checkout / ".local" / "s3" / "wine-quality" / "incoming"
     incoming.mkdir(parents=True)
-    wines = sources.sample("a test").table[FEATURES]
-    wines.head(500).to_csv(incoming / "monday.csv", index=False)
-    wines.head(20).assign(alcohol=[99.0, 98.0, 97.0, *wines["alcohol"].iloc[3:20]]).to_parquet(
-        incoming / "tuesday.parquet"
-    )
+    wines = sources.sample("a test").table[FEATURES].head(500)
+    wines.to_csv(incoming / "monday.csv", index=False)
+    wines.loc[:2, "alcohol"] = [99.0, 98.0, 97.0]
+    wines.head(20).to_parquet(incoming / "tuesday.parquet")
     return block
 
 
 def a_wine_was_scored(reader: Reader, block: Block) -> Block:
     """Let the service score a wine, and write the id that it gave into the code."""
     reader.types(Block(COMMAND, "make serve", 0))
-    wine = json.loads(sources.sample("a test").table[FEATURES].head(1).to_json(orient="records"))[0]
-    told = requests.post(f"http://127.0.0.1:{reader.ports['8000']}/predict", json=wine, timeout=30).json()
+    told = requests.post(f"http://127.0.0.1:{reader.ports['8000']}/predict", json=EXAMPLE, timeout=30).json()
     database = reader.checkout / "predictions.db"
     wait_until(lambda: told["id"].encode() in database.read_bytes(), "the prediction in the database")
     (first,) = set(re.findall(ID, block.text))
     return replace(block, text=block.text.replace(first, told["id"]))
 
 
+THREE_VERSIONS = """
+from wine_quality import registry, tracking
+from wine_quality.config import settings
+store = tracking.open_store(settings())
+first = registry.champion(store)
+for _ in range(2):
+    store.client.create_model_version(first.name, first.source, first.run_id, dict(first.tags))
+registry.promote(store, '3')
+"""
+
+
 def a_third_version_is_champion(reader: Reader, block: Block) -> Block:
     """Register two more versions, of which the last is champion."""
-    reader.runs(
-        SCRIPT.format(
-            "from wine_quality import registry, tracking\n"
-            "from wine_quality.config import settings\n"
-            "store = tracking.open_store(settings())\n"
-            "first = registry.champion(store)\n"
-            "for _ in range(2):\n"
-            "    store.client.create_model_version(first.name, first.source, first.run_id, dict(first.tags))\n"
-            "registry.promote(store, '3')\n"
-        )
-    )
+    reader.runs(SCRIPT.format(THREE_VERSIONS))
     return block
 
 
