@@ -143,7 +143,7 @@ def find_or_create_parent(
         return found[0]
     run = client.create_run(experiment_id, tags={KEY: key}, run_name="search")
     client.log_batch(run.info.run_id, params=[Param("seed", str(seed)), Param("rows", str(len(train)))])
-    table = mlflow.data.from_pandas(train.astype({TARGET: "float64"}), name="training set", targets=TARGET)
+    table = mlflow.data.from_pandas(train.astype({TARGET: "float64"}).reset_index(drop=True), name="training set", targets=TARGET)
     dataset = DatasetInput(Dataset(**table.to_dict()), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
     client.log_inputs(run.info.run_id, [dataset])
     return run

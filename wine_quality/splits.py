@@ -1,7 +1,8 @@
-"""Honest ground: which wines are the same, and who may learn from which.
+"""Which rows are the same, and who may learn from which: distinct rows, the leak check, the gate set, the folds.
 
-A wine is its type and its eleven measurements. Its key is a hash of them, so the same wine has the same key on every
-machine, and the side of the split follows from the key alone: a wine stays on its side for ever as data grows.
+A row is identified by its type and its eleven measurements. Its key is a hash of them, so it is the same on every
+machine. The key alone decides whether a row is in the training set or the gate set, so a row stays in its set as data
+grows. `distinct_rows` computes the keys once and returns them as the index of its table.
 """
 
 import hashlib
@@ -14,48 +15,52 @@ from sklearn.model_selection import StratifiedKFold
 from wine_quality.errors import DataError, LeakError
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
 
+ROW = "row"  # the name of an index of row keys
 GATE_SHARE = 0.2
 FOLDS = 5
 UNLIKELY = 1e-6
 
-
-def row_keys(wines: pd.DataFrame) -> pd.Series:
-    """Return the key of each wine: 16 hexadecimal digits, hashed from its type and measurements."""
-    digits = wines[list(MEASUREMENTS)].map(lambda value: f"{value + 0.0:.8g}")  # + 0.0 makes -0.0 the same as 0.0
-    text = wines["type"].str.cat(digits, sep="|")
-    return text.map(lambda wine: hashlib.blake2b(wine.encode(), digest_size=8).hexdigest()).rename("key")
+Fold = tuple[np.ndarray, np.ndarray]  # the positions of the rows to fit on, and of those to score
 
 
-def distinct_rows(wines: pd.DataFrame) -> pd.DataFrame:
-    """Return each wine once, in order of first appearance, with a fresh index.
+def row_keys(rows: pd.DataFrame) -> pd.Index:
+    """Return the key of each row, 16 hexadecimal digits: the table's index if it holds them, else computed here."""
+    if rows.index.name == ROW:
+        return rows.index
+    digits = rows[list(MEASUREMENTS)].map(lambda value: f"{value + 0.0:.8g}")  # + 0.0 makes -0.0 the same as 0.0
+    text = rows["type"].str.cat(digits, sep="|")
+    return pd.Index(text.map(lambda row: hashlib.blake2b(row.encode(), digest_size=8).hexdigest()), name=ROW)
 
-    A wine with blanks is dropped where a complete wine agrees with it on everything else: it is that wine.
+
+def distinct_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return each row once, in order of first appearance, with the row keys as the index.
+
+    A row with blanks is dropped if a complete row agrees with it on everything else.
     """
-    once = wines.loc[~row_keys(wines).duplicated()].reset_index(drop=True)
+    keyed = rows.set_index(row_keys(rows))
+    once = keyed.loc[~keyed.index.duplicated()]
     blank = once[list(MEASUREMENTS)].isna().any(axis=1)
-    known = once.loc[~blank]
-    repeats = [row for row, wine in once.loc[blank].iterrows() if contains_row(wine, known)]
-    return once.drop(index=repeats).reset_index(drop=True)
+    return once.drop([key for key, row in once.loc[blank].iterrows() if contains_row(row, once.loc[~blank])])
 
 
-def contains_row(wine: pd.Series, wines: pd.DataFrame) -> bool:
-    """Say whether a wine agrees with one of `wines` on everything it does not leave blank."""
-    given = wine[FEATURES].dropna()
-    return bool((wines[given.index] == given).all(axis=1).any())
+def contains_row(row: pd.Series, rows: pd.DataFrame) -> bool:
+    """Say whether one of `rows` agrees with a row on everything that this one does not leave blank."""
+    measured = row[FEATURES].dropna()
+    return bool((rows[measured.index] == measured).all(axis=1).any())
 
 
-def leaked(train: pd.DataFrame, scored: pd.DataFrame) -> pd.Series:
-    """Say of each scored wine whether the training side holds an exact copy of it."""
+def leaked(train: pd.DataFrame, scored: pd.DataFrame) -> np.ndarray:
+    """Return for each scored row whether the training set holds an exact copy of it."""
     return row_keys(scored).isin(row_keys(train))
 
 
 def leaked_fraction(train: pd.DataFrame, scored: pd.DataFrame) -> float:
-    """Return the share of scored wines, 0 to 1, of which the training side holds an exact copy."""
+    """Return the share of scored rows, 0 to 1, of which the training set holds an exact copy."""
     return float(leaked(train, scored).mean())
 
 
 def assert_no_leak(train: pd.DataFrame, scored: pd.DataFrame, where: str = "the split") -> None:
-    """Raise `LeakError` where a scored wine also stands on the training side."""
+    """Raise `LeakError` if a scored row is also in the training set."""
     both = leaked(train, scored)
     if both.any():
         raise LeakError(
@@ -64,18 +69,16 @@ def assert_no_leak(train: pd.DataFrame, scored: pd.DataFrame, where: str = "the 
         )
 
 
-def train_gate_split(wines: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split distinct wines into a training side and a gate set of about 20 %, each wine by its own key.
+def train_gate_split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split distinct rows into a training set and a gate set of about 20 %, each row by its key, which is the index.
 
-    Raises
-    ------
-    DataError
-        A side is empty, or the two differ in type and quality more than chance explains.
+    Raises `DataError` if a set is empty, or if the two differ in type and quality more than chance explains.
     """
-    held = row_keys(wines).map(lambda key: int(key, 16) / 2**64 < GATE_SHARE)
-    train, gate_set = wines.loc[~held].reset_index(drop=True), wines.loc[held].reset_index(drop=True)
+    keyed = rows.set_index(row_keys(rows))
+    in_gate_set = np.array([int(key, 16) / 2**64 < GATE_SHARE for key in keyed.index], dtype=bool)
+    train, gate_set = keyed.loc[~in_gate_set], keyed.loc[in_gate_set]
     if train.empty or gate_set.empty:
-        raise DataError(f"{len(wines)} distinct wines are too few to split. Give more wines.")
+        raise DataError(f"{len(rows)} distinct wines are too few to split. Give more wines.")
     if (chance := split_balance(train, gate_set)) < UNLIKELY:
         raise DataError(
             f"the gate set is unlike the training side in type and quality (p = {chance:.1e}). Look for wines that "
@@ -85,30 +88,23 @@ def train_gate_split(wines: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def split_balance(train: pd.DataFrame, gate_set: pd.DataFrame) -> float:
-    """Return the chance (p-value of a chi-squared test) that two random sides differ as much in type and quality."""
-    side = np.repeat(["train", "gate set"], [len(train), len(gate_set)])
-    both = pd.concat([train, gate_set], ignore_index=True)
+    """Return the chance (p-value of a chi-squared test) that a random split differs as much in type and quality."""
+    both = pd.concat([train, gate_set], keys=["train", "gate set"])
     stratum = both["type"] + both[TARGET].clip(4, 8).astype(str)
-    return float(chi2_contingency(pd.crosstab(side, stratum)).pvalue)
+    return float(chi2_contingency(pd.crosstab(both.index.get_level_values(0), stratum.to_numpy())).pvalue)
 
 
-def folds(wines: pd.DataFrame, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return 5 (fit, score) pairs of row positions, shuffled, each with the same mix of qualities.
-
-    Raises
-    ------
-    DataError
-        There are fewer than five wines.
-    """
-    if len(wines) < FOLDS:
-        raise DataError(f"{len(wines)} wines are too few for {FOLDS} folds. Give more wines.")
-    # a rare quality may be thinner than five wines: scikit-learn then only warns, so it joins its neighbour
-    strata = merge_rare_labels(wines[TARGET])
-    return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(wines, strata))
+def folds(rows: pd.DataFrame, seed: int) -> list[Fold]:
+    """Return 5 folds, shuffled and stratified by quality; raise `DataError` if there are fewer than five rows."""
+    if len(rows) < FOLDS:
+        raise DataError(f"{len(rows)} wines are too few for {FOLDS} folds. Give more wines.")
+    # scikit-learn only warns of a quality with fewer than five rows, so such a quality joins its neighbour
+    strata = merge_rare_labels(rows[TARGET])
+    return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, strata))
 
 
 def merge_rare_labels(quality: pd.Series) -> pd.Series:
-    """Return the qualities with those of fewer than five wines moved to the nearest that has enough."""
+    """Return the qualities with those of fewer than five rows moved to the nearest that has enough."""
     counts = quality.value_counts()
     common = counts.index[counts >= FOLDS].to_numpy()
     if not len(common):

@@ -228,7 +228,7 @@ def log_model(store: Store, run_id: str, pipeline: Pipeline, example: pd.DataFra
     so that one can replace the other. The model carries the little code of this package that it needs, so it also loads
     where only its requirements are installed. MLflow writes skops files uncompressed; this one is a fifth as large.
     """
-    features = example[FEATURES]
+    features = example[FEATURES].reset_index(drop=True)
     model = store.client.create_logged_model(
         store.experiment_id, "model", run_id, params=store.client.get_run(run_id).data.params
     )
@@ -286,7 +286,8 @@ def download_model(store: Store, model_id: str, path: Path) -> Path:
 
 def log_dataset(store: Store, run_id: str, rows: pd.DataFrame, name: str, context: str) -> None:
     """Log a table as a dataset of a run; `context` is `training` or `evaluation`."""
-    described = mlflow.data.from_pandas(rows.astype({TARGET: "float64"}), name=name, targets=TARGET).to_dict()
+    table = rows.astype({TARGET: "float64"}).reset_index(drop=True)  # MLflow's digest covers the index as well
+    described = mlflow.data.from_pandas(table, name=name, targets=TARGET).to_dict()
     logged = DatasetInput(Dataset(**described), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
     retried(store.client.log_inputs)(run_id, [logged])  # another run may log the same dataset at the same moment
 
