@@ -8,8 +8,7 @@ import pytest
 import skops.io
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.models import infer_signature
-from sklearn.linear_model import LinearRegression
+from versions import model_path, registered_otherwise, version
 
 from wine_quality import registry, sources, tracking
 from wine_quality.config import settings
@@ -21,17 +20,18 @@ from wine_quality.schema import FEATURES, TARGET
 from wine_quality.splits import distinct_rows, train_gate_split
 
 RULES = {"seed": 42, "minimum_gain": 0.004}  # of a comparison
+CLASH = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name")
 
 
 @pytest.fixture(scope="module")
-def many_wines() -> pd.DataFrame:
-    """Return some 600 distinct wines of the committed sample."""
-    return distinct_rows(sources.sample("a test").table).iloc[::9].reset_index(drop=True)
+def sides():
+    """Some 600 distinct wines of the committed sample, split."""
+    return train_gate_split(distinct_rows(sources.sample("a test").table).iloc[::9].reset_index(drop=True))
 
 
 @pytest.fixture(scope="module")
-def sides(many_wines):
-    return train_gate_split(many_wines)
+def linear(sides):
+    return fit(build("linear", 1), sides[0])
 
 
 @pytest.fixture
@@ -43,115 +43,31 @@ def register(store, sides):
         tracked = tracking.log_run(store, name, pipeline, (train, gate_set), source, params)
         verdict = registry.compare(store, pipeline, train, gate_set, source, **RULES)
         registry.record_comparison(store, verdict)
-        version = registry.register(store, tracked, {"data_source": source})
-        registry.describe(store, version, verdict)
+        number = registry.register(store, tracked, {"data_source": source})
+        registry.describe(store, number, verdict)
         if verdict.promoted:
-            registry.promote(store, version)
-        return verdict, version
+            registry.promote(store, number)
+        return verdict, number
 
     return run
 
 
-def test_a_first_model_must_beat_the_mean(register, store):
-    refused, _ = register("mean")
-    assert (refused.promoted, refused.gain) == (False, 0)
-    assert registry.champion(store) is None
-    promoted, version = register("xgboost_tuned", n_estimators=8)
-    assert promoted.promoted
-    assert 0 < promoted.low < promoted.gain < promoted.high
-    assert str(registry.champion(store).version) == version
+@pytest.fixture
+def compared(store, sides, linear):
+    """Return a function that compares a linear model with the champion, and leaves no trace."""
 
+    def compare(gate_set=sides[1], **rules):
+        return registry.compare(store, linear, sides[0], gate_set, "uci", **RULES | rules)
 
-def test_the_alias_moves_only_to_a_better_model(register, config, store):
-    register("xgboost_tuned", n_estimators=2)
-    worse, second = register("decision_tree")
-    assert (worse.promoted, worse.reason) == (False, "its gain is below the minimum effect of 0.004")
-    assert worse.gain < 0
-    assert str(registry.champion(store).version) == "1"
-    assert MlflowClient().get_model_version_by_alias(config.registered_model, "challenger").version == int(second)
-    better, third = register("linear")
-    assert better.promoted
-    assert str(registry.champion(store).version) == third
-
-
-def test_the_same_model_again_stays_a_challenger(register, store):
-    register("xgboost_tuned", n_estimators=8)
-    again, _ = register("xgboost_tuned", n_estimators=8)
-    assert (again.promoted, again.gain) == (False, 0)
-    assert again.high == -again.low > 0, "the seed still leaves it open which of the two is better"
-
-
-def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
-    train, gate_set = sides
-    models = {seed: fit(build("random_forest", seed, n_estimators=10), train) for seed in (3, 12)}
-    _, low, _ = rmse_gain(
-        gate_set[TARGET].to_numpy(), *(predict(model, gate_set) for model in models.values()), seed=42
-    )
-    assert low > 0, "the rows alone call it better"
-    registry.promote(store, register("random_forest", seed=3, n_estimators=10)[1])
-    verdict, _ = register("random_forest", seed=12, n_estimators=10)
-    assert (verdict.promoted, verdict.use) == (False, 2)
-    assert verdict.gain > 0.05
-    assert verdict.reason == "not better by more than chance (98.33 % level, use 2 of this gate set)"
-
-
-def test_a_gain_below_the_minimum_effect_does_not_promote(register, store, sides):
-    train, gate_set = sides
-    register("xgboost_tuned", n_estimators=8)
-    challenger = fit(build("linear", 1), train)
-    gain = registry.compare(store, challenger, train, gate_set, "uci", **RULES).gain
-    assert gain > 0
-    for minimum, promoted in ((0.99 * gain, True), (1.01 * gain, False)):
-        verdict = registry.compare(store, challenger, train, gate_set, "uci", **RULES | {"minimum_gain": minimum})
-        assert verdict.promoted is promoted
-    assert verdict.reason == f"its gain is below the minimum effect of {1.01 * gain:g}"
-
-
-def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register, store, sides):
-    train, gate_set = sides
-    uses = [register("linear")[0].use for _ in range(3)]
-    assert uses == [1, 2, 3]
-    challenger = fit(build("linear", 1), train)
-    assert [registry.compare(store, challenger, train, gate_set, "uci", **RULES).use for _ in range(2)] == [4, 4], (
-        "a retried task"
-    )
-    before, after = (
-        registry.compare(store, challenger, train, rows, "uci", **RULES)
-        for rows in (gate_set, pd.concat([gate_set, train.head(1)]))
-    )
-    assert (before.use, after.use) == (4, 1)
-    assert before.confidence > after.confidence == 0.95
-
-
-def test_made_up_wine_never_replaces_real_wine(register, store):
-    register("mean", source="uci")
-    register("xgboost_tuned", source="uci", n_estimators=8)
-    verdict, _ = register("linear", source="sample")
-    assert verdict.gain > 0
-    assert not verdict.promoted
-    assert "synthetic data" in verdict.reason
-
-
-def test_real_wine_replaces_made_up_wine(register, store):
-    register("xgboost_tuned", source="sample", n_estimators=8)
-    verdict, _ = register("linear", source="uci")
-    assert verdict.promoted
-
-
-def test_a_champion_trained_on_the_gate_set_is_not_compared(register, sides):
-    train, gate_set = sides
-    register("xgboost_tuned", train=gate_set, gate_set=train, n_estimators=8)
-    verdict, _ = register("linear")
-    assert not verdict.promoted
-    assert verdict.reason == f"the champion was trained on {len(gate_set)} of the {len(gate_set)} rows of the gate set"
+    return compare
 
 
 @pytest.fixture
-def version_of(config, store, sides):
+def version_of(config, store, sides, linear):
     """Return a function that logs a run of the linear model and registers it as a version, past the gate."""
 
     def register(gate_set=sides[1], by_browser=False) -> str:
-        run = tracking.log_run(store, "linear", fit(build("linear", 1), sides[0]), (sides[0], gate_set), "uci", {})
+        run = tracking.log_run(store, "linear", linear, (sides[0], gate_set), "uci", {})
         if by_browser:
             name, source = config.registered_model, f"models:/{run.model_id}"
             return str(MlflowClient().create_model_version(name, source, run.run_id, model_id=run.model_id).version)
@@ -164,7 +80,91 @@ def alias(store) -> str:
     return str(registry.champion(store).version)
 
 
+def aliases(store) -> dict[str, str]:
+    found = store.client.get_registered_model(store.model_name).aliases
+    return {name: str(version) for name, version in found.items()}
+
+
+def described(store, version: str) -> str:
+    return store.client.get_model_version(store.model_name, version).description
+
+
+def test_a_first_model_must_beat_the_mean(register, store):
+    refused, _ = register("mean")
+    assert (refused.promoted, refused.gain) == (False, 0)
+    assert registry.champion(store) is None
+    promoted, version = register("xgboost_tuned", n_estimators=8)
+    assert promoted.promoted
+    assert 0 < promoted.low < promoted.gain < promoted.high
+    assert alias(store) == version
+
+
+def test_the_alias_moves_only_to_a_better_model(register, store):
+    register("xgboost_tuned", n_estimators=2)
+    worse, second = register("decision_tree")
+    assert (worse.promoted, worse.reason) == (False, "its gain is below the minimum effect of 0.004")
+    assert worse.gain < 0
+    assert aliases(store) == {"champion": "1", "challenger": second}
+    better, third = register("linear")
+    assert better.promoted
+    assert alias(store) == third
+
+
+def test_the_same_model_again_stays_a_challenger(register):
+    register("xgboost_tuned", n_estimators=8)
+    again, _ = register("xgboost_tuned", n_estimators=8)
+    assert (again.promoted, again.gain) == (False, 0)
+    assert again.high == -again.low > 0, "the seed still leaves it open which of the two is better"
+
+
+def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
+    train, gate_set = sides
+    models = [fit(build("random_forest", seed, n_estimators=10), train) for seed in (3, 12)]
+    _, low, _ = rmse_gain(gate_set[TARGET].to_numpy(), *(predict(model, gate_set) for model in models), seed=42)
+    assert low > 0, "the rows alone call it better"
+    registry.promote(store, register("random_forest", seed=3, n_estimators=10)[1])
+    verdict, _ = register("random_forest", seed=12, n_estimators=10)
+    assert (verdict.promoted, verdict.use) == (False, 2)
+    assert verdict.gain > 0.05
+    assert verdict.reason == "not better by more than chance (98.33 % level, use 2 of this gate set)"
+
+
+def test_a_gain_below_the_minimum_effect_does_not_promote(register, compared):
+    register("xgboost_tuned", n_estimators=8)
+    gain = compared().gain
+    assert gain > 0
+    assert compared(minimum_gain=0.99 * gain).promoted
+    verdict = compared(minimum_gain=1.01 * gain)
+    assert (verdict.promoted, verdict.reason) == (False, f"its gain is below the minimum effect of {1.01 * gain:g}")
+
+
+def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register, compared, sides):
+    assert [register("linear")[0].use for _ in range(3)] == [1, 2, 3]
+    before, retried, after = compared(), compared(), compared(pd.concat([sides[1], sides[0].head(1)]))
+    assert (before.use, retried.use, after.use) == (4, 4, 1)
+    assert before.confidence > after.confidence == 0.95
+
+
+def test_made_up_wine_never_replaces_real_wine_which_replaces_it(register):
+    register("xgboost_tuned", source="sample", n_estimators=2)
+    assert register("xgboost_tuned", source="uci", n_estimators=8)[0].promoted
+    verdict, _ = register("linear", source="sample")
+    assert verdict.gain > 0
+    assert not verdict.promoted
+    assert "synthetic data" in verdict.reason
+
+
+def test_a_champion_trained_on_the_gate_set_is_not_compared(register, sides):
+    train, gate_set = sides
+    register("xgboost_tuned", train=gate_set, gate_set=train, n_estimators=8)
+    verdict, _ = register("linear")
+    assert not verdict.promoted
+    assert verdict.reason == f"the champion was trained on {len(gate_set)} of the {len(gate_set)} rows of the gate set"
+
+
 def test_a_promotion_moves_the_alias_and_a_rollback_gives_it_back_step_by_step(version_of, store):
+    with pytest.raises(RegistryError, match="wine-quality has no earlier champion"):
+        registry.rollback(store)
     for _ in range(3):
         registry.promote(store, version_of())
     registry.promote(store, "3")
@@ -174,10 +174,6 @@ def test_a_promotion_moves_the_alias_and_a_rollback_gives_it_back_step_by_step(v
     with pytest.raises(RegistryError, match="has no earlier champion"):
         registry.rollback(store)
     assert alias(store) == "1"
-
-
-def described(store, version: str) -> str:
-    return store.client.get_model_version(store.model_name, version).description
 
 
 def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register, store):
@@ -208,11 +204,6 @@ def test_a_description_tells_of_promotions_and_rollbacks_and_stays_otherwise(reg
     assert described(store, "2").endswith("UTC: rolled back; version 1 is champion again.")
 
 
-def aliases(store) -> dict[str, str]:
-    found = store.client.get_registered_model(store.model_name).aliases
-    return {name: str(version) for name, version in found.items()}
-
-
 def test_a_version_that_becomes_champion_is_challenger_no_more(version_of, config, store):
     first, second = version_of(), version_of()
     assert aliases(store) == {"challenger": second}
@@ -233,24 +224,20 @@ def test_a_promotion_that_was_stopped_halfway_is_completed_by_the_next_try(versi
     assert aliases(store) == {"champion": version}
 
 
-def test_without_a_champion_there_is_nothing_to_go_back_to(store):
-    with pytest.raises(RegistryError, match="wine-quality has no earlier champion"):
-        registry.rollback(store)
-
-
-def test_a_rollback_to_a_version_that_does_not_load_moves_nothing(version_of, store):
+def test_a_rollback_to_a_version_that_does_not_load_moves_nothing(version_of, config, store):
     for _ in range(2):
         registry.promote(store, version_of())
-    first = MlflowClient().get_model_version("wine-quality", "1").source.removeprefix("models:/")
-    shutil.rmtree(MlflowClient().get_logged_model(first).artifact_location.removeprefix("file://"))
+    model_path(version(config, "1")).unlink()
     with pytest.raises(RegistryError, match="version 1 does not load"):
         registry.rollback(store)
     assert alias(store) == "2"
 
 
-def test_a_promotion_over_a_champion_without_files_says_so(version_of, config, store):
+def test_a_champion_that_does_not_load_is_told_also_at_a_promotion_over_it(version_of, config, store):
     registry.promote(store, version_of())
     shutil.rmtree(config.home / "mlruns")
+    with pytest.raises(RegistryError, match=r"wine-quality version 1 does not load .*Give the alias champion"):
+        registry.load_version(store, registry.champion(store))
     with pytest.raises(RegistryError, match="version 1 does not load"):
         registry.promote(store, version_of())
 
@@ -264,27 +251,22 @@ def test_a_version_of_an_unfinished_run_is_not_promoted(version_of, store, statu
     assert registry.champion(store) is None
 
 
-def test_a_version_of_another_signature_is_not_promoted(version_of, store, sides):
+def test_a_version_of_another_signature_is_not_promoted(version_of, config, store):
     registry.promote(store, version_of())
-    one_column = LinearRegression().fit(sides[0][["alcohol"]], sides[0][TARGET])
-    with mlflow.start_run(experiment_id=store.experiment_id) as run:
-        signed = infer_signature(sides[0][["alcohol"]], one_column.predict(sides[0][["alcohol"]]))
-        logged = mlflow.sklearn.log_model(one_column, name="model", signature=signed, pip_requirements=["scikit-learn"])
-    tracked = tracking.Tracked(run.info.run_id, run.info.experiment_id, logged.model_id)
-    version = registry.register(store, tracked, {})
+    version = registered_otherwise(config, ["alcohol"], "float64").version
     with pytest.raises(RegistryError, match="its signature differs from that of the champion, version 1"):
-        registry.promote(store, version)
+        registry.promote(store, str(version))
     assert alias(store) == "1"
 
 
-def test_a_version_of_another_gate_set_is_promoted_only_after_both_met_on_it(version_of, store, sides):
-    train, gate_set = sides
+def test_a_version_of_another_gate_set_is_promoted_only_after_both_met_on_it(version_of, compared, store, sides):
     registry.promote(store, version_of())
-    version = version_of(gate_set.iloc[1:])
-    with pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1"):
+    version = version_of(sides[1].iloc[1:])
+    refused = pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1")
+    with refused:
         registry.promote(store, version)
-    verdict = registry.compare(store, fit(build("linear", 1), train), train, gate_set.iloc[1:], "uci", **RULES)
-    with pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1"):
+    verdict = compared(sides[1].iloc[1:])
+    with refused:
         registry.promote(store, version)
     registry.record_comparison(store, verdict)
     registry.promote(store, version)
@@ -308,37 +290,24 @@ def test_the_checksum_of_wines_hangs_on_the_wines_and_not_on_their_order(sides):
     assert tracking.checksum(gate_set.iloc[1:]) != tracking.checksum(gate_set)
 
 
-def test_a_run_that_is_registered_again_keeps_its_version(register, store):
-    _, version = register("linear")
-    run = registry.champion(store)
-    tracked = tracking.Tracked(run.run_id, "1", run.source.removeprefix("models:/"))
-    assert registry.register(store, tracked, {}) == version
-    _, other = register("linear")
-    assert other != version
+def test_a_run_that_is_registered_again_keeps_its_version(store, sides, linear):
+    runs = [tracking.log_run(store, "linear", linear, sides, "uci", {}) for _ in range(2)]
+    assert [registry.register(store, runs[number], {}) for number in (0, 0, 1)] == ["1", "1", "2"]
 
 
-def test_a_champion_that_does_not_load_is_told(register, config, store):
-    register("xgboost_tuned", n_estimators=8)
-    shutil.rmtree(config.home / "mlruns")
-    with pytest.raises(RegistryError, match=r"wine-quality version 1 does not load .*Give the alias champion"):
-        registry.load_version(store, registry.champion(store))
-
-
-def test_a_logged_model_loads_from_the_registry_and_predicts_the_same(register, store, sides):
-    register("linear")
-    expected = predict(fit(build("linear", 1), sides[0]), sides[1])
-    assert np.array_equal(predict(registry.load_version(store, registry.champion(store)), sides[1]), expected)
+def test_a_logged_model_loads_from_the_registry_with_all_that_mlflow_shows_and_predicts_the_same(
+    version_of, store, sides, linear
+):
+    registry.promote(store, version_of())
+    train, gate_set = sides
+    expected = predict(linear, gate_set)
+    assert np.array_equal(predict(registry.load_version(store, registry.champion(store)), gate_set), expected)
     loaded = mlflow.pyfunc.load_model("models:/wine-quality@champion")
-    assert np.array_equal(loaded.predict(sides[1][FEATURES]), expected)
-
-
-def test_a_logged_model_has_signature_example_and_requirements(register, store, sides):
-    register("xgboost_tuned", n_estimators=8)
-    info = mlflow.models.get_model_info("models:/wine-quality@champion")
-    assert info.signature.inputs.input_names() == FEATURES
-    assert {str(kind) for kind in info.signature.inputs.input_types()} == {"DataType.string", "DataType.double"}
-    model = mlflow.pyfunc.load_model("models:/wine-quality@champion")
-    assert model.input_example[FEATURES].equals(sides[0].head(3)[FEATURES])
+    assert np.array_equal(loaded.predict(gate_set[FEATURES]), expected)
+    assert loaded.input_example[FEATURES].equals(train.head(3)[FEATURES].reset_index(drop=True))
+    inputs = loaded.metadata.signature.inputs
+    assert inputs.input_names() == FEATURES
+    assert {str(kind) for kind in inputs.input_types()} == {"DataType.string", "DataType.double"}
     requirements = mlflow.pyfunc.get_model_dependencies("models:/wine-quality@champion")
     assert "scikit-learn==" in Path(requirements).read_text()
 
@@ -365,68 +334,10 @@ def test_a_model_file_of_an_untrusted_type_is_refused(tmp_path):
         tracking.load_model(tmp_path / "m.skops")
 
 
-def test_the_dataset_of_a_run_is_logged_with_its_context(store, sides):
-    with tracking.running(store, "a run", {}) as run_id:
-        tracking.log_dataset(store, run_id, sides[0], "uci", "training")
-    (logged,) = mlflow.get_run(run_id).inputs.dataset_inputs
-    assert logged.dataset.name == "uci"
-    assert {tag.key: tag.value for tag in logged.tags}["mlflow.data.context"] == "training"
-    assert f'"num_rows": {len(sides[0])}' in logged.dataset.profile
-    assert TARGET in logged.dataset.schema
-
-
-def test_the_commit_is_unknown_outside_git(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "ROOT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert tracking.git_commit() == "unknown"
-
-
-@pytest.mark.parametrize(
-    ("spoil", "why", "what"),
-    [
-        (Path.mkdir, "unable to open database file", "Mend the permissions of the store, or MLFLOW_TRACKING_URI"),
-        (
-            lambda path: path.write_text("no database"),
-            "file is not a database",
-            "Move that file away, or mend MLFLOW_TRACKING_URI",
-        ),
-    ],
-)
-def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, why, what):
-    spoil(tmp_path / "mlflow.db")
-    with pytest.raises(TrackingError) as caught, tracking.store(settings()):
-        pass
-    assert str(caught.value) == f"MLflow: {why}. {what}, and run again."
-
-
-def test_a_full_disk_under_the_store_is_told(store, full_disk):
-    line = r"^MLflow: .*No space left on device\. Free some space, and run again\.$"
-    with pytest.raises(TrackingError, match=line), tracking.store(settings()):
-        raise full_disk
-
-
-def test_a_store_of_another_release_is_told_how_to_upgrade(store):
-    line = r"^MLflow: Detected out-of-date .*with `mlflow db upgrade`"
-    with pytest.raises(TrackingError, match=line), tracking.store(settings()):
-        raise MlflowException("Detected out-of-date database schema (found version 1, but expected 2). Take a backup")
-
-
-def test_a_server_that_is_away_is_told_to_be_started(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    line = r"^MLflow: .*Start that server, or mend MLFLOW_TRACKING_URI"
-    with pytest.raises(TrackingError, match=line), tracking.store(settings()):
-        pass
-
-
-def test_a_conflict_is_told_to_be_tried_again(store):
-    clash = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name")
-    with pytest.raises(TrackingError, match=r"at the same moment: run it again\.$"), tracking.store(settings()):
-        raise clash
-
-
-def test_a_conflict_of_two_processes_is_tried_again_and_no_other_error_is(store, sides, monkeypatch):
-    clash = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name")
-    log_inputs, left = MlflowClient.log_inputs, [clash, clash]
+def test_the_dataset_of_a_run_is_logged_once_with_its_context_after_a_conflict_of_two_processes(
+    store, sides, monkeypatch
+):
+    log_inputs, left = MlflowClient.log_inputs, [CLASH, CLASH]
 
     def fail_at_first(*args, **kwargs):
         if left:
@@ -439,14 +350,51 @@ def test_a_conflict_of_two_processes_is_tried_again_and_no_other_error_is(store,
         left.append(MlflowException("another one"))
         with pytest.raises(MlflowException, match="another one"):
             tracking.log_dataset(store, run_id, sides[0], "uci", "training")
-    assert len(mlflow.get_run(run_id).inputs.dataset_inputs) == 1
+    (logged,) = mlflow.get_run(run_id).inputs.dataset_inputs
+    assert logged.dataset.name == "uci"
+    assert {tag.key: tag.value for tag in logged.tags}["mlflow.data.context"] == "training"
+    assert f'"num_rows": {len(sides[0])}' in logged.dataset.profile
+    assert TARGET in logged.dataset.schema
 
 
-def test_a_full_disk_that_mlflow_calls_something_else_is_told_as_what_it_is(store, full_disk):
-    misnamed = MlflowException("the model could not be serialized")
-    misnamed.__cause__ = full_disk
-    with pytest.raises(TrackingError, match=r"^MLflow: .*No space left on device"), tracking.store(settings()):
-        raise misnamed
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (Path.mkdir, "unable to open database file. Mend the permissions of the store, or MLFLOW_TRACKING_URI"),
+        (
+            lambda path: path.write_text("no database"),
+            "file is not a database. Move that file away, or mend MLFLOW_TRACKING_URI",
+        ),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, line):
+    spoil(tmp_path / "mlflow.db")
+    with pytest.raises(TrackingError) as caught, tracking.store(settings()):
+        pass
+    assert str(caught.value) == f"MLflow: {line}, and run again."
+
+
+def test_a_server_that_is_away_is_told_to_be_started(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    line = r"^MLflow: .*Start that server, or mend MLFLOW_TRACKING_URI"
+    with pytest.raises(TrackingError, match=line), tracking.store(settings()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "line"),
+    [
+        ("the disk", None, r".*No space left on device\. Free some space, and run again\.$"),
+        ("the model could not be serialized", "the disk", r".*No space left on device"),
+        ("Detected out-of-date database schema (found version 1, ...)", None, ".*with `mlflow db upgrade`"),
+        (str(CLASH), None, r".*at the same moment: run it again\.$"),
+    ],
+)
+def test_an_error_of_the_store_is_told_as_what_it_is_and_what_to_do(store, full_disk, error, cause, line):
+    raised = full_disk if error == "the disk" else MlflowException(error)
+    raised.__cause__ = full_disk if cause else None
+    with pytest.raises(TrackingError, match=f"^MLflow: {line}"), tracking.store(settings()):
+        raise raised
 
 
 def test_an_error_of_ours_passes_the_store_as_it_is(store):
