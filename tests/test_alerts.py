@@ -15,30 +15,21 @@ from wine_quality.ports import free_port
 from wine_quality.thresholds import Alert, ModelQuality, MonitoringResult
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
-RECORD = Record(
-    MonitoringResult(
-        "week 14", "2", 90, 3, 87, 0.5, ["alcohol", "type"], True, ModelQuality(150, 0.81, 0.72, 0.9, 0.66)
-    ),
-    [Alert("drift", "two columns"), Alert("quality", "an error")],
-    NOON,
-    NOON.replace(hour=13),
-    RequestCounters(1.5, 100, 4),
-    900,
-    "quality",
-    "quality, and 300 more",
-    "/a/folder",
-    True,
-)
+QUALITY = ModelQuality(150, 0.81, 0.72, 0.9, 0.66)
+RESULT = MonitoringResult("week 14", "2", 90, 3, 87, 0.5, ["alcohol", "type"], True, QUALITY)
+ALERTS = [Alert("drift", "two columns"), Alert("quality", "an error")]
+RETRAINING = (900, "quality", "quality, and 300 more", "/a/folder", True)
+RECORD = Record(RESULT, ALERTS, NOON, NOON.replace(hour=13), RequestCounters(1.5, 100, 4), *RETRAINING)
 
 
 @pytest.fixture
-def chat() -> Iterator[Receiver]:
+def chat(monkeypatch) -> Iterator[Receiver]:
     with receiver() as server:
+        monkeypatch.setenv("WINE_WEBHOOK", server.address)
         yield server
 
 
-def test_a_webhook_is_sent_the_alerts_as_text_and_as_data(chat, monkeypatch):
-    monkeypatch.setenv("WINE_WEBHOOK", chat.address)
+def test_a_webhook_is_sent_the_alerts_as_text_and_as_data(chat):
     alerts.send_webhook.fn(alerts.payload(RECORD))
     (sent,) = chat.got
     assert sent["text"].splitlines() == [
@@ -51,43 +42,28 @@ def test_a_webhook_is_sent_the_alerts_as_text_and_as_data(chat, monkeypatch):
     assert (sent["name"], sent["version"], sent["trigger"]) == ("week 14", "2", "quality")
 
 
-def test_a_webhook_that_refuses_is_reported_without_its_address(chat, monkeypatch):
-    monkeypatch.setenv("WINE_WEBHOOK", chat.address)
+def test_a_webhook_that_refuses_or_is_away_is_reported_without_its_address(chat, monkeypatch):
     chat.answers = [503]
     with pytest.raises(AlertError) as caught:
         alerts.send_webhook.fn({})
     assert str(caught.value) == "the webhook answered 503. Mend WINE_WEBHOOK."
-
-
-@pytest.mark.parametrize("address", ["http://127.0.0.1:{port}/a-secret-path", "not an address"])
-def test_a_webhook_that_is_away_is_reported_without_its_address(address, monkeypatch):
-    monkeypatch.setenv("WINE_WEBHOOK", address.format(port=free_port()))
-    with pytest.raises(AlertError, match="the webhook does not answer") as caught:
-        alerts.send_webhook.fn({})
-    assert "secret" not in str(caught.value)
-
-
-def test_a_record_is_loaded_as_it_was_saved():
-    config = settings()
-    assert load_records(config) == []
-    save_record(config, RECORD)
-    assert load_records(config) == [RECORD]
+    for address in (f"http://127.0.0.1:{free_port()}/a-secret-path", "not an address"):
+        monkeypatch.setenv("WINE_WEBHOOK", address)
+        with pytest.raises(AlertError, match="the webhook does not answer") as caught:
+            alerts.send_webhook.fn({})
+        assert "secret" not in str(caught.value)
 
 
 def test_records_come_oldest_first_and_one_of_the_same_name_is_replaced():
     config = settings()
+    assert load_records(config) == []
+    save_record(config, RECORD)
+    assert load_records(config) == [RECORD]
     later = replace(RECORD, until=NOON.replace(hour=20), result=replace(RECORD.result, name="a later one"))
     for record in (later, RECORD, replace(RECORD, rows=1000)):
         save_record(config, record)
-    assert [(record.result.name, record.rows) for record in load_records(config)] == [
-        ("week 14", 1000),
-        ("a later one", 900),
-    ]
-
-
-def test_an_invalid_record_is_named():
-    config = settings()
-    save_record(config, RECORD)
+    names = [(record.result.name, record.rows) for record in load_records(config)]
+    assert names == [("week 14", 1000), ("a later one", 900)]
     (config.reports / "week-15.json").write_text('{"result": 5}')
     with pytest.raises(DataError, match=r"week-15\.json: not a record of a monitoring run\. Delete it"):
         load_records(config)

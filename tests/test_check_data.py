@@ -4,16 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from servers import command
 
 from wine_quality import sources
 from wine_quality.check_data import summary
-from wine_quality.config import ROOT
-
-
-def check(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "wine_quality.check_data", *words], cwd=ROOT, capture_output=True, text=True
-    )
 
 
 @pytest.fixture
@@ -27,8 +21,7 @@ def wine_folder(monkeypatch, tmp_path, wines, write_uci):
 def test_rows_duplicates_blanks_and_colours_are_counted(wines):
     table = wines.iloc[[0, 1, 2, 3, 4, 5, 0]].reset_index(drop=True)
     table.loc[[1, 2], "sulphates"] = None
-    lines = summary(sources.Dataset(table, "folder", "a test"))
-    assert lines == [
+    assert summary(sources.Dataset(table, "folder", "a test")) == [
         "source      a test",
         "rows        7",
         "duplicates  1 rows repeat another in all but quality",
@@ -37,26 +30,22 @@ def test_rows_duplicates_blanks_and_colours_are_counted(wines):
     ]
 
 
-def test_the_command_says_what_there_is(wine_folder):
-    done = check()
+def test_the_command_says_what_there_is_and_nothing_of_it_before_a_run(wine_folder):
+    done, before_run = command("wine_quality.check_data"), command("wine_quality.check_data", "--only-mine")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"source      the files in {wine_folder}\nrows        7\nduplicates  1 rows" in done.stdout
+    assert (before_run.returncode, before_run.stdout, before_run.stderr) == (0, "", "")
 
 
-def test_the_check_before_a_run_says_nothing_of_good_data(wine_folder):
-    done = check("--only-mine")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_bad_data_ends_in_one_line(wine_folder):
+@pytest.mark.parametrize("words", [[], ["--only-mine"]])
+def test_bad_data_ends_in_one_line(wine_folder, words):
     path = wine_folder / "winequality-red.csv"
     path.write_text(path.read_text().replace("9.75", "975"))
-    for words in ([], ["--only-mine"]):
-        done = check(*words)
-        assert (done.returncode, done.stdout) == (1, "")
-        (line,) = done.stderr.splitlines()
-        assert line.startswith(f"error: {path}: ")
-        assert "alcohol" in line
+    done = command("wine_quality.check_data", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {path}: ")
+    assert "alcohol" in line
 
 
 def test_it_imports_neither_prefect_nor_mlflow():
@@ -67,7 +56,7 @@ def test_it_imports_neither_prefect_nor_mlflow():
 @pytest.mark.slow
 def test_make_run_reports_bad_data_before_it_starts_anything(wine_folder, tmp_path):
     (wine_folder / "winequality-white.csv").unlink()
-    done = subprocess.run(["make", "run"], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = command("make", "run")
     assert done.returncode != 0
     assert "winequality-white.csv is missing" in done.stderr
     assert "start" not in done.stdout

@@ -18,10 +18,6 @@ def fail(error: BaseException) -> None:
     raise error
 
 
-def test_a_line_stays_one_plain_line_whatever_it_names():
-    assert str(DataError("wine\n\x1b[31m.csv: gone")) == "wine  [31m.csv: gone"
-
-
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
 def test_a_command_has_the_exit_code_it_returns(returned, code, capsys):
     assert exit_code(lambda: returned) == code
@@ -55,10 +51,11 @@ def test_ctrl_c_is_one_line_and_exit_code_130(last_words, capsys):
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
+        ("wine\n\x1b[31m.csv: gone", "wine  [31m.csv: gone"),
         ("http://me:corked@127.0.0.1:5500/api failed", "http://me:***@127.0.0.1:5500/api failed"),
         ("postgresql://me:cor/k@ed@db/wine.", "postgresql://me:***@db/wine."),
         ("http://127.0.0.1:5500/api, models:/wine@champion", "http://127.0.0.1:5500/api, models:/wine@champion"),
     ],
 )
-def test_a_password_in_an_address_is_masked(line, shown):
-    assert str(WineError(line)) == shown
+def test_a_line_stays_one_plain_line_and_a_password_in_an_address_is_masked(line, shown):
+    assert str(WineError(line)) == str(DataError(line)) == shown

@@ -26,9 +26,8 @@ def repository(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "Grüner Veltliner"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "file").write_text("one")
-    git(folder, "init", "-q")
-    git(folder, "add", ".")
-    git(folder, "commit", "-qm", "one")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        git(folder, *words)
     monkeypatch.setattr(tracking, "ROOT", folder)
     return folder
 
@@ -40,23 +39,18 @@ def test_it_is_the_commit_of_the_checkout_and_says_where_files_differ(repository
     assert tracking.git_commit() == f"{head}-dirty"
 
 
-def test_in_a_folder_of_another_repository_it_is_unknown(repository, monkeypatch):
-    monkeypatch.setattr(tracking, "ROOT", repository / "inner")
-    assert tracking.git_commit() == "unknown"
-
-
-def test_outside_git_it_is_unknown_also_in_the_hook_of_another_repository(repository, tmp_path, monkeypatch):
-    unpacked = tmp_path / "unpacked"
-    unpacked.mkdir()
-    monkeypatch.setattr(tracking, "ROOT", unpacked)
-    assert tracking.git_commit() == "unknown"
-    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
-    assert tracking.git_commit() == "unknown"
-
-
-def test_where_git_refuses_or_is_absent_it_is_unknown(repository, monkeypatch):
-    with monkeypatch.context() as other_owner:
-        other_owner.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for "dubious ownership"
-        assert tracking.git_commit() == "unknown"
-    monkeypatch.setenv("PATH", "")
+@pytest.mark.parametrize(
+    ("folder", "variable", "value"),
+    [
+        ("Grüner Veltliner/inner", "", ""),  # a folder of another repository
+        ("", "", ""),  # outside git
+        ("", "GIT_DIR", "Grüner Veltliner/.git"),  # in the hook of another repository
+        ("Grüner Veltliner", "GIT_TEST_ASSUME_DIFFERENT_OWNER", "1"),  # git's own switch for "dubious ownership"
+        ("Grüner Veltliner", "PATH", ""),  # git is absent
+    ],
+)
+def test_elsewhere_and_where_git_refuses_it_is_unknown(repository, monkeypatch, folder, variable, value):
+    monkeypatch.setattr(tracking, "ROOT", repository.parent / folder)
+    if variable:
+        monkeypatch.setenv(variable, str(repository.parent / value) if variable == "GIT_DIR" else value)
     assert tracking.git_commit() == "unknown"
