@@ -13,9 +13,8 @@ from prefect.client.orchestration import get_client
 
 from chapters import chapter_of
 from monitoring.records import load_records
-from orchestration.artifacts import connect_quietly
 from orchestration.bucket import wine_bucket
-from orchestration.startup import is_up, prepare_home
+from orchestration.startup import connect_quietly, is_up
 from wine_quality import predictions, registry, sources, storage, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
@@ -128,10 +127,8 @@ def main() -> None:
 
     That something is missing is an answer, not a failure: the exit code is 0, or `make` would call it an error.
     """
-    prepare_home()
-    connect_quietly()
-    missing = []
-    for found in CHECKS[chapter_of(sys.argv[1:], "check")](settings()):
+    config, missing = connect_quietly(), []
+    for found in CHECKS[chapter_of(sys.argv[1:], "check")](config):
         print(f"{'done' if found.there else 'missing':<9} {found.what}")
         if not found.there:
             missing.append(found.next_step)

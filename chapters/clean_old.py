@@ -8,12 +8,11 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 from chapters.clean import confirmed
-from orchestration.artifacts import connect_quietly
 from orchestration.bucket import wine_bucket
-from orchestration.startup import prepare_home
+from orchestration.startup import connect_quietly
 from wine_quality import retention, tracking
 from wine_quality.command import exit_code
-from wine_quality.config import Settings, settings
+from wine_quality.config import Settings
 from wine_quality.errors import SettingsError
 from wine_quality.files import exclusive_lock
 
@@ -46,9 +45,7 @@ def main() -> int:
     words = sys.argv[1:]
     if not (len(words) == 1 and words[0].isascii() and words[0].isdecimal() and 1 <= int(words[0]) <= LONGEST):
         raise SettingsError(f"how old? Give a number of days from 1 to {LONGEST}, as in: make clean DAYS=30")
-    prepare_home()
-    connect_quietly()
-    return clean_old(settings(), datetime.now(UTC) - timedelta(days=int(words[0])))
+    return clean_old(connect_quietly(), datetime.now(UTC) - timedelta(days=int(words[0])))
 
 
 if __name__ == "__main__":

@@ -40,31 +40,44 @@ def wine_bucket(config: Settings) -> Iterator[tuple[S3Bucket, str]]:
 def bucket_line(config: Settings) -> str:
     """Say which bucket is used and why, before anything is written to it."""
     bucket, why = chosen(config)
-    where = whereabouts(config, bucket) if bucket else on_laptop(config, config.bucket)
+    where = whereabouts(config, bucket)
     return f"{where[0].lower()}{where[1:]}: {why}"
 
 
 def chosen(config: Settings) -> tuple[S3Bucket | None, str]:
-    """Return the bucket to use, None for the laptop's own, and why.
-
-    Amazon is used only where `WINE_BUCKET` names the bucket: keys or a profile that you exported for other work must
-    not send a push to somebody's `wine-quality`.
-    """
+    """Return the bucket to use, None for the laptop's own, and why."""
     if saved := saved_bucket():
-        ignored = ignored_settings(config, saved)
-        return saved, f"set by the block {BLOCK}{f'; {ignored} ignored' if ignored else ''}"
+        endpoint, ignored = first_set(ENDPOINTS), []
+        if is_named(config) and config.bucket != saved.bucket_name:
+            ignored.append("WINE_BUCKET")
+        if endpoint and os.environ[endpoint] != address_of(saved):
+            ignored.append(endpoint)
+        remark = f"; {' and '.join(ignored)} ignored" if ignored else ""
+        return saved, f"set by the block {BLOCK}{remark}"
     if names := named_by(config):
         return bucket_of_environment(config), f"set by {names}"
     account = first_set(ACCOUNTS)
     return None, f"{account} alone names no bucket; set WINE_BUCKET to use it" if account else "no other one is set"
 
 
-def named_by(config: Settings) -> str:
-    """Return the environment variables that name a bucket elsewhere, or an empty text."""
-    if endpoint := first_set(ENDPOINTS):
-        return endpoint
+def saved_bucket() -> S3Bucket | None:
+    """Return the bucket of the block, or None where there is no such block; raise a `StorageError` if it is broken."""
+    try:
+        return S3Bucket.load(BLOCK)
+    except ValueError as error:
+        if isinstance(error.__cause__, ObjectNotFound):
+            return None
+        raise StorageError(f"block {BLOCK}: cannot be used ({error}). Mend it in the UI, or delete it.") from error
+
+
+def named_by(config: Settings) -> str | None:
+    """Return the environment variables that name a bucket elsewhere.
+
+    Amazon is used only where `WINE_BUCKET` names the bucket: keys or a profile that you exported for other work must
+    not send a push to somebody's `wine-quality`.
+    """
     account = first_set(ACCOUNTS)
-    return f"WINE_BUCKET and {account}" if account and is_named(config) else ""
+    return first_set(ENDPOINTS) or (f"WINE_BUCKET and {account}" if account and is_named(config) else None)
 
 
 def is_named(config: Settings) -> bool:
@@ -77,40 +90,30 @@ def first_set(names: tuple[str, ...]) -> str | None:
     return next((name for name in names if os.environ.get(name)), None)
 
 
-def ignored_settings(config: Settings, saved: S3Bucket) -> str:
-    """Return the environment variables that name another bucket than the block does."""
-    endpoint = first_set(ENDPOINTS)
-    other_bucket = is_named(config) and config.bucket != saved.bucket_name
-    other_server = endpoint and os.environ[endpoint] != address_of(saved)
-    return " and ".join([*(["WINE_BUCKET"] if other_bucket else []), *([endpoint] if other_server else [])])
-
-
-def saved_bucket() -> S3Bucket | None:
-    """Return the bucket of the block, or None where there is no such block.
-
-    Raises
-    ------
-    StorageError
-        There is a block, and it cannot be used.
-    """
-    try:
-        return S3Bucket.load(BLOCK)
-    except ValueError as error:
-        if isinstance(error.__cause__, ObjectNotFound):
-            return None
-        raise StorageError(f"block {BLOCK}: cannot be used ({error}). Mend it in the UI, or delete it.") from error
-
-
 def bucket_of_environment(config: Settings) -> S3Bucket | None:
-    """Return the bucket that the environment names, or None where it names none."""
+    """Return the bucket that the environment names, or None; what is not set, boto3 finds where it always looks."""
     if not named_by(config):
         return None
-    return S3Bucket(bucket_name=config.bucket, credentials=credentials_of_environment())
+    return s3_bucket(
+        config,
+        os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or REGION,
+        aws_access_key_id=os.environ.get("AWS_ACCESS_KEY_ID"),
+        aws_secret_access_key=os.environ.get("AWS_SECRET_ACCESS_KEY"),
+        aws_session_token=os.environ.get("AWS_SESSION_TOKEN"),
+    )
 
 
-def bucket_at(endpoint: Endpoint, config: Settings) -> S3Bucket:
+def bucket_at(server: Endpoint, config: Settings) -> S3Bucket:
     """Return the bucket of a server on this laptop."""
-    return S3Bucket(bucket_name=config.bucket, credentials=credentials_of(endpoint))
+    return s3_bucket(config, server.url, aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key)
+
+
+def s3_bucket(config: Settings, url: str | None, region: str = REGION, **keys: str | None) -> S3Bucket:
+    """Return a bucket by the address of its server, None for Amazon's own."""
+    client = AwsClientParameters(endpoint_url=url, config=CLIENT)
+    credentials = AwsCredentials(region_name=region, aws_client_parameters=client, **keys)
+    return S3Bucket(bucket_name=config.bucket, credentials=credentials)
 
 
 def laptop(config: Settings) -> Endpoint:
@@ -123,35 +126,9 @@ def address_of(bucket: S3Bucket) -> str | None:
     return bucket.credentials.aws_client_parameters.endpoint_url
 
 
-def whereabouts(config: Settings, bucket: S3Bucket) -> str:
-    """Say in words where a bucket is. The laptop's own server is known by its keys, which were made at random."""
-    if bucket.credentials.aws_access_key_id == local_keys(config)[0]:
-        return on_laptop(config, bucket.bucket_name)
-    return f"In the bucket `{bucket.bucket_name}` at {address_of(bucket) or 'Amazon S3'}"
-
-
-def on_laptop(config: Settings, name: str) -> str:
-    """Say where a bucket of this laptop lies."""
+def whereabouts(config: Settings, bucket: S3Bucket | None) -> str:
+    """Say where a bucket is. The laptop's own server is known by its keys, which were made at random."""
+    if bucket and bucket.credentials.aws_access_key_id != local_keys(config)[0]:
+        return f"In the bucket `{bucket.bucket_name}` at {address_of(bucket) or 'Amazon S3'}"
+    name = bucket.bucket_name if bucket else config.bucket
     return f"On this laptop, in the folder `{config.local / 's3' / name}`"
-
-
-def credentials_of_environment() -> AwsCredentials:
-    """Return the usual AWS variables as a block; what is not set there boto3 finds where it always looks."""
-    endpoint_url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return AwsCredentials(
-        aws_access_key_id=os.environ.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=os.environ.get("AWS_SECRET_ACCESS_KEY"),
-        aws_session_token=os.environ.get("AWS_SESSION_TOKEN"),
-        region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or REGION,
-        aws_client_parameters=AwsClientParameters(endpoint_url=endpoint_url, config=CLIENT),
-    )
-
-
-def credentials_of(endpoint: Endpoint) -> AwsCredentials:
-    """Return the keys and address of a local server as a block."""
-    return AwsCredentials(
-        aws_access_key_id=endpoint.access_key,
-        aws_secret_access_key=endpoint.secret_key,
-        region_name=REGION,
-        aws_client_parameters=AwsClientParameters(endpoint_url=endpoint.url, config=CLIENT),
-    )

@@ -23,12 +23,11 @@ from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 from prefect_aws import AwsCredentials
 
-from orchestration.artifacts import connect_quietly
 from orchestration.bucket import BLOCK, bucket_at, bucket_of_environment, laptop, saved_bucket
 from orchestration.prefect_server import without_credentials
-from orchestration.startup import prepare_home
+from orchestration.startup import connect_quietly, prepare_home
 from wine_quality.command import exit_code
-from wine_quality.config import ROOT, Settings, settings
+from wine_quality.config import ROOT, Settings
 from wine_quality.errors import DeploymentError
 
 POOL, RUNS_AT_ONCE = "wine", 2
@@ -87,17 +86,12 @@ def deployed() -> list[DeploymentResponse]:
 
 
 def changed(file: dict[str, Any], versions: dict[str, str | None]) -> list[dict[str, Any]]:
-    """Return the definitions of a file that are not deployed yet as they stand there.
-
-    The version of a deployment is the checksum of its definition; `versions` has them by name.
-    """
-    definitions = [{**one, "version": checksum([file["pull"], one])} for one in file["deployments"]]
+    """Return the definitions of a file whose checksum is not the version that is deployed under their name."""
+    definitions = []
+    for one in file["deployments"]:
+        definition = json.dumps([file["pull"], one], sort_keys=True)
+        definitions.append({**one, "version": hashlib.sha256(definition.encode()).hexdigest()[:12]})
     return [one for one in definitions if versions.get(one["name"]) != one["version"]]
-
-
-def checksum(definition: Any) -> str:
-    """Return what names a definition and no other."""
-    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def state_of(deployment: DeploymentResponse) -> str:
@@ -110,13 +104,7 @@ def state_of(deployment: DeploymentResponse) -> str:
 
 
 def prefect(*words: str) -> None:
-    """Run a command of Prefect in the project's root.
-
-    Raises
-    ------
-    DeploymentError
-        It failed; the line is its last.
-    """
+    """Run a command of Prefect in the project's root; raise a `DeploymentError` with its last line if it fails."""
     command = [str(Path(sys.executable).with_name("prefect")), *words]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
@@ -128,8 +116,7 @@ def main() -> None:
     """Set all of it up, and say what to do next."""
     prepare_home()
     where = without_credentials(PREFECT_API_URL.value() or "").removesuffix("/api")
-    connect_quietly()
-    config = settings()
+    config = connect_quietly()
     make_pool()
     save_blocks(config)
     deploy()

@@ -33,31 +33,6 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     return transient
 
 
-# else Prefect pickles the arguments for a key, which a model may refuse
-UNCACHED: dict[str, Any] = {"cache_policy": NO_CACHE}
-
-RETRIES: dict[str, Any] = {
-    "retries": 4,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
-    "retry_condition_fn": is_transient,
-}
-RETRY_TRANSIENT: dict[str, Any] = {**UNCACHED, **RETRIES, "tags": ["retried"]}
-
-
-def cache_key(context: Any, parameters: dict[str, Any]) -> str:
-    """Return the key of a task's result: it depends on the data, the parameters, the code and the libraries."""
-    inputs = {
-        name: table_checksum(value) if isinstance(value, pd.DataFrame) else value for name, value in parameters.items()
-    }
-    parts = [context.task.name, sorted(inputs.items()), CODE_SHA256, libraries()]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def libraries() -> list[str]:
-    """Return the versions of the libraries that a result depends on."""
-    return [version(name) for name in LIBRARIES]
-
-
 def code_checksum() -> str:
     """Return the sha256 checksum of the source on disk: the package and the training flow."""
     sources = [*sorted((ROOT / "wine_quality").glob("*.py")), ROOT / "orchestration" / "train.py"]
@@ -67,10 +42,22 @@ def code_checksum() -> str:
 CODE_SHA256 = code_checksum()  # once, at import: after an upgrade on disk this process still runs the old code
 
 
-def inputs_checksum(sides: tuple[pd.DataFrame, pd.DataFrame], choice: Candidate, seed: int) -> str:
+def checksum(*parts: Any) -> str:
+    """Return a checksum of inputs, of the code and of the versions of the libraries."""
+    return hashlib.sha256(repr([*parts, CODE_SHA256, *map(version, LIBRARIES)]).encode()).hexdigest()
+
+
+def cache_key(context: Any, parameters: dict[str, Any]) -> str:
+    """Return the key of a task's result: it depends on the data, the parameters, the code and the libraries."""
+    inputs = {
+        name: table_checksum(value) if isinstance(value, pd.DataFrame) else value for name, value in parameters.items()
+    }
+    return checksum(context.task.name, sorted(inputs.items()))
+
+
+def inputs_checksum(split: tuple[pd.DataFrame, pd.DataFrame], choice: Candidate, seed: int) -> str:
     """Return a checksum of everything that a fitted model and its scores depend on."""
-    parts = [*map(table_checksum, sides), choice.name, sorted(choice.params.items()), seed, CODE_SHA256, libraries()]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return checksum(*map(table_checksum, split), choice.name, sorted(choice.params.items()), seed)
 
 
 def log_cache_hit(task: Any, _run: Any, state: Any) -> None:
@@ -79,6 +66,14 @@ def log_cache_hit(task: Any, _run: Any, state: Any) -> None:
         log.info("%-9s cached: an earlier run had the same data, parameters, code and libraries", task.name)
 
 
+# else Prefect pickles the arguments for a key, which a model may refuse
+UNCACHED: dict[str, Any] = {"cache_policy": NO_CACHE}
+RETRIES: dict[str, Any] = {
+    "retries": 4,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
+    "retry_condition_fn": is_transient,
+}
+RETRY_TRANSIENT: dict[str, Any] = {**UNCACHED, **RETRIES, "tags": ["retried"]}
 CACHED: dict[str, Any] = {
     "cache_key_fn": cache_key,
     "persist_result": True,

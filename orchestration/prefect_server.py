@@ -7,28 +7,22 @@
 import atexit
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import httpx
 import uvicorn
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_CLIENT_MAX_RETRIES,
-    get_current_settings,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
-from wine_quality.config import Settings, settings
+from wine_quality.config import settings
 from wine_quality.environment import prefect_at
 from wine_quality.errors import DeploymentError
 from wine_quality.ports import free_port
-from wine_quality.processes import comes_up, companion, last_line, module
+from wine_quality.processes import module, server
 from wine_quality.same_origin import SameOrigin
 
-START_SECONDS, ANSWER_SECONDS = 300, 5
+ANSWER_SECONDS = 5
 TEMPORARY = "--temporary"
 NEXT = "Start that server, or take PREFECT_API_URL out of the environment, .env and Prefect's profile"
 
@@ -36,65 +30,40 @@ NEXT = "Start that server, or take PREFECT_API_URL out of the environment, .env 
 def connect() -> None:
     """Let this process report to a Prefect server: that of `PREFECT_API_URL`, or one that ends with this process.
 
-    Raises
-    ------
-    DeploymentError
-        The server does not answer as Prefect does, or a temporary one does not start.
+    The latter has no pages or schedules, and lies over the project's Prefect home.
     """
-    if PREFECT_API_URL.value():
-        return assert_answers(PREFECT_API_URL.value())
-    until_exit = ExitStack()
+    if url := PREFECT_API_URL.value():
+        return assert_answers(url)
+    until_exit, port = ExitStack(), free_port()
     atexit.register(until_exit.close)
-    url = until_exit.enter_context(temporary_server(settings()))
-    until_exit.enter_context(temporary_settings({PREFECT_API_URL: url}))
-    os.environ["PREFECT_API_URL"] = url  # for the processes that this one starts
+    command, own = module("orchestration.prefect_server", TEMPORARY), prefect_at(port)
+    until_exit.enter_context(server(command, [port], settings().local / "prefect.log", own, name="Prefect's server"))
+    os.environ["PREFECT_API_URL"] = own["PREFECT_API_URL"]  # for the processes that this one starts
+    until_exit.enter_context(temporary_settings({PREFECT_API_URL: own["PREFECT_API_URL"]}))
     return None
 
 
 def assert_answers(url: str) -> None:
     """Raise a `DeploymentError` where no Prefect API answers at an address."""
-    shown = f"PREFECT_API_URL={without_credentials(url)}"
-    with (
-        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-        get_client({"timeout": ANSWER_SECONDS}, sync_client=True) as client,
-    ):
-        try:
+    client = get_client({"timeout": ANSWER_SECONDS}, sync_client=True)
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), client:
             client.api_version()
-        except httpx.TransportError as error:
-            raise DeploymentError(f"{shown}: nobody answers there ({error}). {NEXT}.") from None
-        except PrefectHTTPStatusError as error:
-            status = error.response.status_code
-            if status == 401:
-                raise DeploymentError(
-                    f"{shown}: asks for a password. Set PREFECT_API_AUTH_STRING to user:password."
-                ) from None
-            raise DeploymentError(f"{shown}: it answers {status}, not as Prefect's API does. {NEXT}.") from None
-        except ValueError:
-            raise DeploymentError(f"{shown}: that is not Prefect's API, whose address ends in /api. {NEXT}.") from None
+        return
+    except httpx.TransportError as error:
+        problem = f"nobody answers there ({error}). {NEXT}"
+    except PrefectHTTPStatusError as error:
+        problem = f"it answers {error.response.status_code}, not as Prefect's API does. {NEXT}"
+        if error.response.status_code == 401:
+            problem = "asks for a password. Set PREFECT_API_AUTH_STRING to user:password"
+    except ValueError:
+        problem = f"that is not Prefect's API, whose address ends in /api. {NEXT}"
+    raise DeploymentError(f"PREFECT_API_URL={without_credentials(url)}: {problem}.")
 
 
 def without_credentials(url: str) -> str:
     """Return an address without the user and password in it."""
     return str(httpx.URL(url).copy_with(userinfo=b""))
-
-
-@contextmanager
-def temporary_server(config: Settings) -> Iterator[str]:
-    """Run a server without pages or schedules over the project's Prefect home; yield the address of its API.
-
-    It ends with the block, and also where this process is killed.
-
-    Raises
-    ------
-    DeploymentError
-        It does not start; the line is the last of its log.
-    """
-    port, log = free_port(), config.local / "prefect.log"
-    own = prefect_at(port)
-    with companion(module("orchestration.prefect_server", TEMPORARY), log, own) as server:
-        if not comes_up(server, port, START_SECONDS):
-            raise DeploymentError(f"Prefect's server did not start: {last_line(log)}. {log} has more.")
-        yield own["PREFECT_API_URL"]
 
 
 def serve(ephemeral: bool) -> None:

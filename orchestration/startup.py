@@ -1,9 +1,16 @@
-"""What a command does before it talks to Prefect: choose Prefect's home and server."""
+"""What a command does before it talks to Prefect: choose Prefect's home and server, and connect."""
 
+import logging
 import os
+import sys
+from collections.abc import Callable
+from typing import Any
 
 from prefect.context import refresh_global_settings_context
+from prefect.logging.configuration import setup_logging
 
+from orchestration.prefect_server import connect
+from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.files import is_locked, translate_disk_errors
 from wine_quality.ports import listens
@@ -11,8 +18,8 @@ from wine_quality.ports import listens
 UP_LOCK = "up.lock"  # held by `make up` as long as it runs
 
 
-def prepare_home() -> None:
-    """Store Prefect's state with the project's, not in the user's home, and report to the server of `make up`.
+def prepare_home() -> Settings:
+    """Store Prefect's state with the project's, report to the server of `make up`, and return the settings.
 
     A value that is set already stays. Prefect reads its settings when it is imported, so it reads them again here.
     """
@@ -23,8 +30,34 @@ def prepare_home() -> None:
     if is_up(config):
         os.environ.setdefault("PREFECT_API_URL", f"http://127.0.0.1:{config.prefect_port}/api")
     refresh_global_settings_context()
+    return config
 
 
 def is_up(config: Settings) -> bool:
     """Say whether `make up` runs and its Prefect answers."""
     return is_locked(config.local / UP_LOCK) and listens(config.prefect_port)
+
+
+def connect_quietly() -> Settings:
+    """Prepare the home, connect to Prefect with its own log lines on its server only, and return the settings."""
+    config = prepare_home()
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    setup_logging()
+    connect()
+    return config
+
+
+def log_to_screen() -> None:
+    """Connect, and print a flow's own log lines, and none of Prefect's."""
+    connect_quietly()
+    logging.getLogger("wine_quality").addHandler(logging.StreamHandler(sys.stdout))
+
+
+def run_flow(flow: Callable[[], Any]) -> int:
+    """Run a flow as a command that prints its own log lines only, and return the exit code."""
+
+    def command() -> None:
+        log_to_screen()
+        flow()
+
+    return exit_code(command)

@@ -22,18 +22,16 @@ import logging
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from pydantic import Field
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
-from orchestration.artifacts import create_artifacts, log_to_screen, print_report
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import (
     CACHED,
@@ -46,24 +44,12 @@ from orchestration.policies import (
     run_name,
     scheduled_time,
 )
-from orchestration.report import (
-    REPORT,
-    Prepared,
-    Published,
-    Trained,
-    bucket_text,
-    deleted_text,
-    gate_text,
-    links,
-    render_report,
-    unchanged_text,
-)
-from orchestration.startup import prepare_home
+from orchestration.report import REPORT, Prepared, Published, Trained, create_artifacts, print_report, render_report
+from orchestration.startup import run_flow
 from wine_quality import registry, retention, scoring, sources, splits, storage, tracking, tuning
 from wine_quality import search as searching
-from wine_quality.command import exit_code
 from wine_quality.config import settings
-from wine_quality.errors import DataError, StorageError, WineError
+from wine_quality.errors import DataError, WineError
 from wine_quality.files import exclusive_lock
 from wine_quality.metrics import scores
 from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict
@@ -71,6 +57,7 @@ from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
 from wine_quality.sources import Dataset
 from wine_quality.tables import read_table
+from wine_quality.templates import render
 from wine_quality.tracking import MODEL_FILE, WINES, Tracked
 from wine_quality.tuning import Candidate, Trial
 
@@ -269,8 +256,8 @@ def push() -> tuple[list[str], str]:
 
 
 @task(name="delete old files", task_run_name="delete old files", **RETRY_TRANSIENT)
-def delete_old_files() -> str:
-    """Delete the files of all but the newest runs, as `WINE_KEEP_RUNS` says, and return a sentence about it."""
+def delete_old_files() -> int:
+    """Delete the files of all but the newest runs, as `WINE_KEEP_RUNS` says, and return of how many."""
     config = settings()
     with exclusive_lock(config.local / "registry.lock"), tracking.store(config) as store:
         old = retention.beyond_newest(store, config.keep_runs)
@@ -279,7 +266,7 @@ def delete_old_files() -> str:
                 for version in old:
                     retention.delete_files(store, bucket, version, config.mlruns)
             log.info("delete    the files of %d older run(s); the newest %d keep theirs", len(old), config.keep_runs)
-    return deleted_text(len(old), config.keep_runs)
+    return len(old)
 
 
 @task(name="report", task_run_name="report", **RETRY_TRANSIENT)
@@ -318,17 +305,14 @@ def publish_model(prepared: Prepared, trained: Trained, seed: int, started: date
     inputs, fresh = inputs_checksum(prepared.split, trained.choice, seed), get_current_settings().tasks.refresh_cache
     with exclusive_lock(settings().local / "registry.lock"):
         if not fresh and (identical := find_identical(inputs)):
-            return unchanged(prepared, trained, *identical)
+            version, run, is_champion = identical
+            why = "has the same data, parameters, seed, code and libraries"
+            log.info("register  nothing new: version %s %s", version, why)
+            text = render_report(prepared, trained, run, version, is_champion=is_champion)
+            return Published(run, version, text, queued=[])
         published = publish_new(prepared, trained, seed, started)
         tag_inputs(published.version, inputs)
     return published
-
-
-def unchanged(prepared: Prepared, trained: Trained, version: str, run: Tracked, is_champion: bool) -> Published:
-    """Report that an identical version exists."""
-    log.info("register  nothing new: version %s has the same data, parameters, seed, code and libraries", version)
-    pages = links(run, version, settings(), flow_run.root_flow_run_id)
-    return Published(run, version, render_report(prepared, trained, unchanged_text(version, is_champion), pages), [])
 
 
 def publish_new(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
@@ -345,8 +329,7 @@ def publish_new(prepared: Prepared, trained: Trained, seed: int, started: dateti
     verdict = compare(trained.pipeline, prepared, seed)
     record_comparison(verdict)
     version = register(run, tags, verdict)
-    pages = links(run, version, settings(), flow_run.root_flow_run_id)
-    text = render_report(prepared, trained, gate_text(verdict, version), pages)
+    text = render_report(prepared, trained, run, version, verdict=verdict)
     queued = add_to_outbox(run, prepared.split, text)
     if verdict.promoted:
         promote(version, prepared.gate_set)
@@ -386,27 +369,15 @@ def train_wine_quality(
 
 def push_and_report(trained: Trained, published: Published) -> None:
     """Push, delete old files and report. If one of the first two fails, the run fails, but nothing is lost."""
-    head = f"{published.text}\n\n## Bucket\n\n"
+    outcome: dict[str, Any] = {"published": published, "keep": settings().keep_runs}
     try:
-        bucket = bucket_text(published, *push())
-    except StorageError as error:
-        report(trained, published, f"{head}Not pushed: {error} The model is registered; the next run pushes it.")
-        raise
-    try:
-        deleted = delete_old_files()
+        outcome["pushed"], outcome["where"] = push()
+        outcome["deleted"] = delete_old_files()
     except WineError as error:
-        late = f"Old files were not deleted: {error} The model is registered and pushed; the next run deletes them."
-        report(trained, published, f"{head}{bucket} {late}")
+        report(trained, published, render("bucket.md.j2", **outcome, error=error))
         raise
-    report(trained, published, f"{head}{bucket}{deleted}")
-
-
-def main() -> None:
-    """Run the flow, and print its own log lines and the report only."""
-    prepare_home()
-    log_to_screen()
-    train_wine_quality()
+    report(trained, published, render("bucket.md.j2", **outcome))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(run_flow(train_wine_quality))

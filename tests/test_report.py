@@ -1,7 +1,7 @@
 import pytest
 
-from orchestration.report import gate_text
 from wine_quality.registry import Verdict
+from wine_quality.templates import render
 
 INTERVAL = (
     "It covers both the rows of the gate set and the training seeds, and is wider each time that a gate set is used"
@@ -28,4 +28,4 @@ INTERVAL = (
     ],
 )
 def test_the_report_says_what_the_gate_decided_and_at_which_level(verdict, told):
-    assert gate_text(verdict, "2") == told
+    assert render("gate.md.j2", verdict=verdict, version="2") == told
