@@ -204,18 +204,18 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(empty_store: Path, tmp_path: Path) -> Settings:
-    """Return the settings of a test whose MLflow store is ready and empty."""
+    """The settings of a test whose MLflow store is ready and empty."""
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     return settings()
 
 
 @pytest.fixture
 def store(config: Settings) -> tracking.Store:
-    """Return the MLflow store of a test, which MLflow's own functions use in the test as well."""
+    """The MLflow store of a test, which MLflow's own functions use in the test as well."""
     mlflow.set_tracking_uri(config.mlflow_uri)
-    opened = tracking.open_store(config)
-    mlflow.set_experiment(experiment_id=opened.experiment_id)
-    return opened
+    store = tracking.open_store(config)
+    mlflow.set_experiment(experiment_id=store.experiment_id)
+    return store
 
 
 @pytest.fixture
@@ -269,19 +269,14 @@ def prefect_api() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def shared_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prefect server that the tests of a module share."""
+def prefect_for_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server of the module, to which commands report instead of starting one each."""
     from prefect.settings import PREFECT_API_URL
     from servers import prefect_server
 
-    with prefect_server(tmp_path_factory.mktemp("prefect")):
-        yield PREFECT_API_URL.value()
-
-
-@pytest.fixture
-def prefect_for_commands(shared_prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands report to the server of the module, instead of starting one each."""
-    monkeypatch.setenv("PREFECT_API_URL", shared_prefect)
+    home = tmp_path_factory.mktemp("prefect")
+    with prefect_server(home), mock.patch.dict(os.environ, PREFECT_API_URL=PREFECT_API_URL.value()):
+        yield
 
 
 @pytest.fixture(scope="module")

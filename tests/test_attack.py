@@ -1,11 +1,11 @@
-"""What a hostile or clumsy client sends: refused in one clear line that tells nothing of the machine."""
+"""What a hostile or clumsy client sends: refused in one clear line that says nothing of the machine."""
 
 import json
 import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -20,12 +20,11 @@ from wine_quality.ports import free_port
 pytestmark = pytest.mark.slow
 
 PATIENCE = 2.0  # seconds in place of ten
-JSON = {"Content-Type": "application/json"}
+BIG = b"[" + b" " * limits.MAX_BODY_BYTES
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, few_wines):
-    """Settings of a home with a version that is served."""
     with own_home(tmp_path_factory.mktemp("attacked"), few_wines) as config:
         crown(registered(config, "extra_trees", n_estimators=10))
         yield config
@@ -40,23 +39,25 @@ def url(config):
             yield url
             assert 'status="500"' not in requests.get(f"{url}/metrics", timeout=30).text
             assert told(f"{url}/health/ready") == {"status": "green"}
-            assert requests.post(f"{url}/predict", json=WINE, timeout=30).status_code == 200
+            assert post(url, WINE).status_code == 200
 
 
-def refused(answer, status):
-    """Return the line of a refusal, which is clear and tells nothing of the machine."""
-    assert answer.status_code == status, answer.text
-    assert str(ROOT) not in answer.text
-    assert not re.search(r"/tmp|site-packages|Traceback|\\n", answer.text)
-    problems = answer.json()["problems"]
-    assert answer.json()["error"] == problems[0]
+def refused(response, status):
+    """Return the line of a refusal, which is clear and says nothing of the machine."""
+    assert response.status_code == status, response.text
+    assert str(ROOT) not in response.text
+    assert not re.search(r"/tmp|site-packages|Traceback|\\n", response.text)
+    problems = response.json()["problems"]
+    assert response.json()["error"] == problems[0]
     assert 1 <= len(problems) <= 10
-    assert len(answer.content) < 5_000
+    assert len(response.content) < 5_000
     return problems[0]
 
 
-def post(url, body, **headers):
-    return requests.post(f"{url}/predict", data=body, headers={**JSON, **headers}, timeout=30)
+def post(url, body, path="/predict", kind="application/json"):
+    """Send bytes or text as they are, and anything else as JSON."""
+    body = json.dumps(body) if isinstance(body, (dict, list)) else body
+    return requests.post(url + path, data=body, headers={"Content-Type": kind}, timeout=30)
 
 
 @contextmanager
@@ -70,28 +71,27 @@ def line(url, sent=b""):
 
 def answered(connection):
     """Return all that the service sends until it closes the connection; nothing where it breaks it off."""
-    got = b""
-    try:
+    received = b""
+    with suppress(ConnectionResetError):
         while piece := connection.recv(65536):
-            got += piece
-    except ConnectionResetError:
-        pass
-    return got
+            received += piece
+    return received
 
 
-def head(length, path="/predict"):
-    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode()
-
-
-BIG = b"[" + b" " * limits.MAX_BODY_BYTES
+def head(length, then=b""):
+    first = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
+    return first.encode() + then
 
 
 @pytest.mark.parametrize("path", ["/predict", "/nearest", "/no/such/path"])
 @pytest.mark.parametrize("form", ["with its length", "in chunks"])
 def test_a_body_beyond_the_limit_is_refused_also_to_a_client_that_sends_it_all_first(url, path, form):
     body = BIG if form == "with its length" else iter([BIG[:1000]] * 5000)
-    answer = requests.post(url + path, data=body, headers=JSON, timeout=30)
-    assert refused(answer, 413) == "the body is larger than 4 MiB. Send the wines in parts"
+    assert refused(post(url, body, path), 413) == "the body is larger than 4 MiB. Send the wines in parts"
+
+
+def test_a_body_at_the_limit_is_read(url):
+    assert refused(post(url, BIG[:-2] + b"]"), 422) == "the list holds no wine"
 
 
 def test_a_body_that_claims_to_be_large_is_refused_before_it_comes(url):
@@ -99,42 +99,36 @@ def test_a_body_that_claims_to_be_large_is_refused_before_it_comes(url):
         assert connection.recv(12) == b"HTTP/1.1 413"
 
 
-def test_a_body_at_the_limit_is_read(url):
-    assert refused(post(url, BIG[:-2] + b"]"), 422) == "the list holds no wine"
-
-
-def test_a_body_longer_than_it_claims_is_cut_there(url):
-    with line(url, head("Content-Length: 1") + b"{" * 100) as connection:
-        assert answered(connection).startswith(b"HTTP/1.1 400")
-
-
 @pytest.mark.parametrize(
-    "length", ["Content-Length: -1", "Content-Length: 1e3", "Content-Length: 1\r\nContent-Length: 2"]
-)
-def test_a_length_that_is_none_is_refused(url, length):
-    with line(url, head(length)) as connection:
-        assert answered(connection).startswith(b"HTTP/1.1 400")
-
-
-def test_a_body_that_stops_short_is_waited_for_only_so_long(url):
-    with line(url, head("Content-Length: 1000") + b"{") as connection:
-        assert answered(connection).startswith(b"HTTP/1.1 408")
-
-
-@pytest.mark.parametrize(
-    "body",
+    ("sent", "status"),
     [
-        b"",
-        b"{",
-        b"wine",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b'{"type":' * 100_000,
-        b"\0" * 100,
-        b"[1" + b"0" * 100_000 + b"]",
+        (head("Content-Length: 1", b"{" * 100), 400),  # longer than it claims
+        (head("Content-Length: -1"), 400),
+        (head("Content-Length: 1e3"), 400),
+        (head("Content-Length: 1\r\nContent-Length: 2"), 400),
+        (head("Content-Length: 1000", b"{"), 408),  # it stops short
+        *(
+            (no_http, 400)
+            for no_http in (b"\x16\x03\x01\x02\x00", b"wine\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"\0" * 100)
+        ),
     ],
-    ids=["empty", "torn", "text", "not UTF-8", "deep lists", "deep objects", "zeros", "a huge number"],
 )
+def test_a_length_that_is_wrong_and_what_is_not_http_are_refused(url, sent, status):
+    with line(url, sent) as connection:
+        assert answered(connection).startswith(f"HTTP/1.1 {status}".encode())
+
+
+NOT_JSON = {
+    **{"empty": b"", "torn": b"{", "text": b"wine", "not UTF-8": b"\xff\xfe", "zeros": b"\0" * 100},
+    **{
+        "deep lists": b"[" * 100_000,
+        "deep objects": b'{"type":' * 100_000,
+        "a huge number": b"[1" + b"0" * 100_000 + b"]",
+    },
+}
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
 def test_what_is_not_json_is_refused(url, body):
     assert refused(post(url, body), 400).startswith("the body is not JSON: ")
 
@@ -146,73 +140,47 @@ def test_a_number_that_is_none_is_refused(url, number, form):
     assert "5 to 25 % by volume" in refused(post(url, form.replace("{}", wine)), 422)
 
 
-@pytest.mark.parametrize("body", [5, "wine", None, True, [[]], [None], {}, [{}], [[WINE]], {"wines": [WINE]}])
-def test_what_is_no_wine_is_refused(url, body):
-    refused(post(url, json.dumps(body)), 422)
+NONSENSE = {
+    "fields": ("{" + ",".join(f'"{n}":1' for n in range(300_000)) + "}", 422),
+    "numbers": ("[" + "1," * 2_000_000 + "1]", 413),
+    "empty wines": ("[" + ",".join(["{}"] * 5000) + "]", 422),
+    "a long name": ('[{"' + "x" * 4_000_000 + '":1}]', 422),
+    "a long value": (json.dumps([WINE] * 4999 + [{**WINE, "type": "x" * 2_000_000}]), 422),
+    **{json.dumps(body): (json.dumps(body), 422) for body in (5, "wine", None, True, [[]], [None], {}, [{}])},
+    **{"nested": (json.dumps([[WINE]]), 422), "named": (json.dumps({"wines": [WINE]}), 422)},
+}
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ("{" + ",".join(f'"{n}":1' for n in range(300_000)) + "}", 422),
-        ("[" + "1," * 2_000_000 + "1]", 413),
-        ("[" + ",".join(["{}"] * 5000) + "]", 422),
-        ('[{"' + "x" * 4_000_000 + '":1}]', 422),
-        (json.dumps([WINE] * 4999 + [{**WINE, "type": "x" * 2_000_000}]), 422),
-    ],
-    ids=["fields", "numbers", "empty wines", "a long name", "a long value"],
-)
-def test_a_body_full_of_nonsense_is_refused_within_the_time_limit_of_the_client(url, body, status):
+@pytest.mark.parametrize(("body", "status"), NONSENSE.values(), ids=NONSENSE)
+def test_what_is_no_wine_is_refused_within_the_time_limit_of_the_client(url, body, status):
     refused(post(url, body), status)
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json"])
 def test_a_body_that_is_not_said_to_be_json_is_refused_as_a_page_of_another_site_may_send_it(url, kind):
-    answer = requests.post(f"{url}/predict", data=json.dumps(WINE), headers={"Content-Type": kind}, timeout=30)
-    assert "Content-Type: application/json" in refused(answer, 415)
-    assert post(url, json.dumps(WINE), **{"Content-Type": "Application/JSON; charset=utf-8"}).status_code == 200
+    assert "Content-Type: application/json" in refused(post(url, WINE, kind=kind), 415)
+    assert post(url, WINE, kind="Application/JSON; charset=utf-8").status_code == 200
 
 
+STATIC = ("", "/../__init__.py", "/%2e%2e/core.py", "/..%5c..%5ccore.py", "//etc/passwd", "/%00", "/" + "x" * 5000)
 PATHS = [
-    "/../../etc/passwd",
-    "/%2e%2e/%2e%2e/etc/passwd",
-    "/page.css/../../serve.py",
-    "/..%2fserve.py",
-    "/serve.py",
-    "//etc/passwd",
-    "/%00",
-    "/page.js%00.html",
-    "/static-offline-docs/../__init__.py",
-    "/static-offline-docs/%2e%2e/core.py",
-    "/static-offline-docs/..%5c..%5ccore.py",
-    "/static-offline-docs//etc/passwd",
-    "/static-offline-docs/%00",
-    "/static-offline-docs/" + "x" * 5000,
-    "/static-offline-docs",
-    "/" + "é" * 100,
+    *("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.css/../../serve.py", "/..%2fserve.py", "/serve.py"),
+    *("//etc/passwd", "/%00", "/page.js%00.html", "/" + "é" * 100, *(f"/static-offline-docs{path}" for path in STATIC)),
 ]
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_trick_with_a_path_finds_nothing(url, path):
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    with line(url, request.encode()) as connection:
-        got = answered(connection)
-    assert re.match(rb"HTTP/1.1 (404|400|307)", got)
-    assert not re.search(rb"root:|import |" + str(ROOT).encode(), got)
+    with line(url, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()) as connection:
+        received = answered(connection)
+    assert re.match(rb"HTTP/1.1 (404|400|307)", received)
+    assert not re.search(rb"root:|import |" + str(ROOT).encode(), received)
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH", "OPTIONS", "TRACE"])
 def test_a_method_that_there_is_not_is_refused(url, method):
-    assert refused(requests.request(method, f"{url}/predict", timeout=30), 405) == (
-        f"{method} is not for this path. See /docs"
-    )
-
-
-@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00", b"wine\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"\0" * 100])
-def test_what_is_not_http_is_refused(url, sent):
-    with line(url, sent) as connection:
-        assert answered(connection).startswith(b"HTTP/1.1 400")
+    response = requests.request(method, f"{url}/predict", timeout=30)
+    assert refused(response, 405) == f"{method} is not for this path. See /docs"
 
 
 def test_an_endless_head_is_refused(url):
@@ -221,12 +189,12 @@ def test_an_endless_head_is_refused(url):
 
 
 def test_slow_clients_are_sent_away_and_do_not_hold_up_a_fast_one(url):
-    slow_heads, slow_bodies = b"POST /predict HT", head("Content-Length: 1000") + b"{"
     with ExitStack() as stack:
-        clients = [stack.enter_context(line(url, sent)) for sent in [slow_heads, slow_bodies] * 150]
+        both = [b"POST /predict HT", head("Content-Length: 1000", b"{")]
+        clients = [stack.enter_context(line(url, sent)) for sent in both * 150]
         started = time.monotonic()
         for _ in range(20):
-            assert post(url, json.dumps(WINE)).status_code == 200
+            assert post(url, WINE).status_code == 200
         assert time.monotonic() - started < PATIENCE / 2
         ends = [answered(client) for client in clients]
     assert set(ends[::2]) == {b""}
@@ -240,29 +208,29 @@ def test_a_client_beyond_the_most_connections_is_answered_once_slow_ones_are_sen
     monkeypatch.setattr(serve, "MAX_CONNECTIONS", 20)
     with service(config.model_copy(update={"serve_port": free_port()})) as url, ExitStack() as stack:
         slow = [stack.enter_context(line(url, sent)) for _ in range(40)]
-        assert post(url, json.dumps(WINE)).status_code == 200
+        assert post(url, WINE).status_code == 200
         assert answered(slow[0])[:12] == (b"HTTP/1.1 408" if b"\r\n\r\n" in sent else b"")
 
 
 def test_a_client_that_goes_away_amid_its_body_leaves_nothing_behind(url):
     for _ in range(50):
-        with line(url, head("Content-Length: 1000000") + b"[" * 10_000):
+        with line(url, head("Content-Length: 1000000", b"[" * 10_000)):
             pass
-    assert post(url, json.dumps(WINE)).status_code == 200
+    assert post(url, WINE).status_code == 200
 
 
 def test_large_bodies_together_are_bounded(url, monkeypatch):
     monkeypatch.setattr(limits, "MAX_BUFFERED_BYTES", 2 * limits.MAX_BODY_BYTES)
-    part = head(f"Content-Length: {len(BIG) - 1}") + BIG[:-2]
+    part = head(f"Content-Length: {len(BIG) - 1}", BIG[:-2])
     with ExitStack() as stack:
         clients = [stack.enter_context(line(url, part)) for _ in range(4)]
         ends = [answered(client) for client in clients]
     assert b"HTTP/1.1 503" in {end[:12] for end in ends} <= {b"HTTP/1.1 503", b"HTTP/1.1 408"}
-    assert post(url, json.dumps([WINE] * 1000)).status_code == 200
+    assert post(url, [WINE] * 1000).status_code == 200
 
 
 def test_many_requests_at_once_are_all_answered(url):
-    bodies = [json.dumps(WINE), json.dumps([WINE] * 500), "{", json.dumps({**WINE, "pH": 9})] * 50
+    bodies = [WINE, [WINE] * 500, "{", {**WINE, "pH": 9}] * 50
     with ThreadPoolExecutor(32) as pool:
-        statuses = [answer.status_code for answer in pool.map(partial(post, url), bodies)]
+        statuses = [response.status_code for response in pool.map(partial(post, url), bodies)]
     assert statuses == [200, 200, 400, 422] * 50

@@ -97,13 +97,20 @@ def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(mo
     assert labels.labelled_predictions(config.predictions_uri)["id"].tolist() == [scored.index[0]]
 
 
-def test_each_row_is_stored_once_a_version_also_after_a_failure(moto_bucket, config, wines, monkeypatch):
+def test_a_failure_leaves_the_file_to_the_next_run_and_stores_each_row_once_a_version(
+    moto_bucket, config, wines, monkeypatch
+):
     put(moto_bucket, "wines.csv", wines)
+    away = config.model_copy(update={"predictions": SecretStr(f"sqlite:///{config.home}/missing/predictions.db")})
+    with pytest.raises(PredictionsError, match=r"predictions cannot be stored .* and run again"):
+        run(moto_bucket, away)
+    assert set(held(moto_bucket)) == {"incoming/wines.csv"}
     with monkeypatch.context() as broken:
         broken.setattr(batches, "upload", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(moto_bucket, config)
     first = stored(config)
+    assert len(first) == 6
     assert run(moto_bucket, config) == {"wines.csv": "scored"}
     pd.testing.assert_frame_equal(stored(config), first)
     crown(registered(config, "mean"))
@@ -120,16 +127,6 @@ def test_rows_and_files_alike_are_stored_each_and_those_of_a_rejected_file_not(m
         put(moto_bucket, name, pd.concat([wines, wines]))
     run(moto_bucket, config)
     assert len(stored(config)) == 24
-
-
-def test_without_the_database_of_predictions_the_file_waits_for_the_next_run(moto_bucket, config, wines):
-    put(moto_bucket, "wines.csv", wines)
-    away = config.model_copy(update={"predictions": SecretStr(f"sqlite:///{config.home}/missing/predictions.db")})
-    with pytest.raises(PredictionsError, match=r"predictions cannot be stored .* and run again"):
-        run(moto_bucket, away)
-    assert set(held(moto_bucket)) == {"incoming/wines.csv"}
-    assert run(moto_bucket, config) == {"wines.csv": "scored"}
-    assert len(stored(config)) == 6
 
 
 def test_a_file_is_scored_again_once_it_or_its_result_or_the_version_changed(bucket, config, wines):

@@ -11,35 +11,22 @@ from werkzeug.serving import make_server
 from orchestration.bucket import BLOCK, bucket_at, bucket_line, bucket_of_environment, laptop, wine_bucket
 from wine_quality import storage
 from wine_quality.config import settings
-from wine_quality.local_s3 import local_s3
 from wine_quality.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
-
-
-@pytest.fixture
-def block() -> Iterator[None]:
-    """The block that `make deploy` makes of the laptop's bucket."""
-    config = settings()
-    bucket = bucket_at(laptop(config), config)
-    bucket.credentials.save("wine-credentials")
-    bucket.save(BLOCK)
-    yield
-    bucket.delete(BLOCK)
-    bucket.credentials.delete("wine-credentials")
-
 
 ACCOUNTS = ["AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN"]
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
 def test_an_account_alone_does_not_send_anything_to_amazon(account, monkeypatch, tmp_path):
-    monkeypatch.setenv(account, "of-other-work")
     folder = tmp_path / ".local" / "s3" / "wine-quality"
+    assert bucket_line(settings()) == f"on this laptop, in the folder `{folder}`: no other one is set"
+    assert not folder.parent.exists(), "nothing is made by saying so"
+    monkeypatch.setenv(account, "of-other-work")
     assert bucket_of_environment(settings()) is None, "nor does make deploy save a block for it"
-    assert bucket_line(settings()) == (
-        f"on this laptop, in the folder `{folder}`: {account} alone names no bucket; set WINE_BUCKET to use it"
-    )
+    why = f"{account} alone names no bucket; set WINE_BUCKET to use it"
+    assert bucket_line(settings()) == f"on this laptop, in the folder `{folder}`: {why}"
     with wine_bucket(settings()) as (bucket, where):
         assert bucket.credentials.aws_client_parameters.endpoint_url.startswith("http://127.0.0.1:")
         assert where == f"On this laptop, in the folder `{folder}`"
@@ -54,25 +41,28 @@ def test_amazon_is_used_if_the_bucket_is_named_as_well(account, name, monkeypatc
     assert bucket_line(settings()) == f"in the bucket `{name}` at Amazon S3: set by WINE_BUCKET and {account}"
 
 
-def test_an_endpoint_names_the_server_also_one_on_loopback_that_is_not_the_laptops_own(set_aws):
+def test_an_endpoint_names_the_server_and_the_laptops_own_is_known_at_whichever_port(rclone, set_aws):
+    assert bucket_line(settings()).startswith("on this laptop, ")
     set_aws("http://127.0.0.1:9")
-    assert bucket_line(settings()) == ("in the bucket `wine-quality` at http://127.0.0.1:9: set by AWS_ENDPOINT_URL_S3")
+    assert bucket_line(settings()) == "in the bucket `wine-quality` at http://127.0.0.1:9: set by AWS_ENDPOINT_URL_S3"
 
 
-def test_without_any_setting_the_bucket_is_on_the_laptop_and_nothing_is_made_by_saying_so(tmp_path):
-    assert bucket_line(settings()).endswith("/.local/s3/wine-quality`: no other one is set")
-    assert not (tmp_path / ".local" / "s3").exists()
-
-
-def test_a_block_wins_and_what_it_overrules_is_said(block, set_aws, monkeypatch):
-    assert bucket_line(settings()).endswith("/.local/s3/wine-quality`: set by the block wine-bucket")
-    set_aws(laptop(settings()).url)
-    monkeypatch.setenv("WINE_BUCKET", "wine-quality")
-    assert "ignored" not in bucket_line(settings()), "they say the same"
-    set_aws("http://127.0.0.1:9")
-    assert bucket_line(settings()).endswith("block wine-bucket; AWS_ENDPOINT_URL_S3 ignored")
-    monkeypatch.setenv("WINE_BUCKET", "team-wine")
-    assert bucket_line(settings()).endswith("block wine-bucket; WINE_BUCKET and AWS_ENDPOINT_URL_S3 ignored")
+def test_a_block_wins_and_what_it_overrules_is_said(set_aws, monkeypatch):
+    block = bucket_at(laptop(settings()), settings())
+    block.credentials.save("wine-credentials")
+    block.save(BLOCK)
+    try:
+        assert bucket_line(settings()).endswith("/.local/s3/wine-quality`: set by the block wine-bucket")
+        set_aws(laptop(settings()).url)
+        monkeypatch.setenv("WINE_BUCKET", "wine-quality")
+        assert "ignored" not in bucket_line(settings()), "they say the same"
+        set_aws("http://127.0.0.1:9")
+        assert bucket_line(settings()).endswith("block wine-bucket; AWS_ENDPOINT_URL_S3 ignored")
+        monkeypatch.setenv("WINE_BUCKET", "team-wine")
+        assert bucket_line(settings()).endswith("block wine-bucket; WINE_BUCKET and AWS_ENDPOINT_URL_S3 ignored")
+    finally:
+        block.delete(BLOCK)
+        block.credentials.delete("wine-credentials")
 
 
 CHECKSUM_HEADERS = ("HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM", "HTTP_X_AMZ_TRAILER", "HTTP_X_AMZ_CHECKSUM_CRC32")
@@ -84,8 +74,8 @@ def strict(set_aws) -> Iterator[list[str]]:
     moto, refused = DomainDispatcherApplication(create_backend_app), []
 
     def app(environ, start_response):
-        if found := [name for name in CHECKSUM_HEADERS if name in environ]:
-            refused.extend(found)
+        if headers := [name for name in CHECKSUM_HEADERS if name in environ]:
+            refused.extend(headers)
             start_response("501 Not Implemented", [("Content-Length", "0")])
             return [b""]
         return moto(environ, start_response)
@@ -114,9 +104,3 @@ def test_a_server_that_refuses_checksum_headers_takes_and_gives_and_deletes_a_ru
     with pytest.raises(Exception, match="501"):
         boto3.client("s3").put_object(Bucket=config.bucket, Key="a", Body=b"b")
     assert strict, "the server does refuse what boto3 sends unasked"
-
-
-def test_the_laptops_own_server_is_known_at_whichever_port(set_aws):
-    with local_s3(settings()) as endpoint:
-        set_aws(endpoint.url, endpoint.access_key, endpoint.secret_key)
-        assert bucket_line(settings()).startswith("on this laptop, ")

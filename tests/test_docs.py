@@ -8,9 +8,8 @@ import pytest
 from readmes import blocks, prose
 from test_notebooks import read, texts
 
-import chapters
 from benchmarks.search import LABELS
-from notebooks.execute import CHAPTERS
+from chapters import CHAPTERS
 from wine_quality.config import ROOT, Settings
 from wine_quality.models import BASELINES
 from wine_quality.schema import MEASUREMENTS
@@ -24,50 +23,87 @@ NOT_MEASURED = (  # versions, chapters, what the older tutorial said, and a refe
 )
 
 
-def results(name: str) -> dict:
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+class Figures(dict):
+    """Figures of a benchmark; where they are those of several runs, they are formatted as a range."""
+
+    def __format__(self, form: str) -> str:
+        return f"{self['min']:{form}} to {self['max']:{form}}"
 
 
-def span(found: dict, form: str = ".0f") -> str:
-    return f"{found['min']:{form}} to {found['max']:{form}}"
+FILES = (ROOT / "benchmarks" / "results").glob("*.json")
+RESULTS = {file.stem: json.loads(file.read_text(), object_hook=Figures) for file in FILES}
+MEASURED = {  # what each page says of measurements, in its words
+    "": [
+        "{tests[quick]:,} of them, in {tests[minutes]:.0f} minutes on two cores",
+        "runs all {tests[all]:,}",
+        "chapter 1 in {notebooks[chapter_seconds][notebooks]:.0f} seconds on two cores",
+        "those of chapter 2 in {notebooks[chapter_seconds][experiment_tracking]:.0f}",
+        "that of chapter 5 in {notebooks[chapter_seconds][monitoring]:.0f}",
+        "On the {scores[wines][distinct]:,} distinct real wines",
+        "That pick has an RMSE of {search[searches][hyperopt][pick][rmse]:.3f} "
+        "and an R² of {search[searches][hyperopt][pick][r2]:.3f}",
+        "of each family {search[searches][hyperopt][blend][rmse]:.3f} and {search[searches][hyperopt][blend][r2]:.3f}",
+        "a run takes {run[seconds]:.0f} seconds",
+        "{run[seconds_from_load_to_push]:.0f} of them from the wine to the bucket",
+        "at most {run[peak_memory_gb][max]:.1f} GB of memory",
+        "the first run {run[first_run_seconds]:.0f} seconds",
+        "at most {overhead[flow_over_plain][max]:.2f} times as long",
+        "The set-up takes {setup[seconds_with_packages_cached]:.0f} seconds",
+        "{setup[environment_gb]:.2f} GB of disk",
+        "an RMSE of {scores[models][extra_trees_tuned][folds][rmse]:.2f}, by cross-validation",
+        "Three panels over the {simulation[weeks]} weeks",
+        "until week {simulation[promoted][0]}",
+        "at 200 words a minute",
+    ],
+    "experiment_tracking": [
+        "at most {tracking[sqlite][share][max]:.1%} of the time of a search of {tracking[trials]} trials",
+        "at most {tracking[server][share][max]:.1%} through",
+        "below {gate[between_seeds][gain_of_a_seed_in_19_of_20]:.4f}",
+        "a minimum effect, {gate[minimum_gain]:g} points",
+        "on eight splits of the {gate[rows]:,} distinct wines",
+    ],
+    "orchestration": [
+        "all four of them answer | {orchestration[up_ready_seconds]:.0f} s |",
+        "is *Running* | {orchestration[seconds_from_quick_run_to_running]:.0f} s |",
+        "fresh | {orchestration[fresh_seconds]:.0f} s |",
+        "with cached results | {orchestration[kept_seconds]:.0f} s, {orchestration[kept_over_fresh]:.2f} of that |",
+        "as plain functions | {overhead[flow_over_plain]:.2f} |",
+        "after six runs | {orchestration[up_memory_gb]:.2f} GB; {orchestration[up_memory_gb_after_six_runs]:.2f} GB |",
+    ],
+    "deployment": [
+        "this service | {serving[requests_per_second][service]:,.0f} |",
+        "`mlflow models serve` | {serving[requests_per_second][mlflow]:,.0f} |",
+        "the echo | {serving[requests_per_second][echo]:,.0f} |",
+        "by those of `mlflow models serve` | {serving[service_over_mlflow]:.0f} times |",
+        "by those of the echo | {serving[service_over_echo]:.2f} |",
+        "99 of 100 answers come within | {serving[half_load_p99_ms]:.1f} ms |",
+        "by that of the pipeline in the same process | {serving[thousand_rows_over_in_process]:.2f} |",
+    ],
+    "monitoring": [
+        "It took {simulation[seconds]:.0f} seconds on two cores",
+        "the RMSE was {simulation[rmse_with_loop]:.3f}. "
+        "The first champion alone would have had {simulation[rmse_without]:.3f} on them",
+    ],
+}
 
 
-def percent(share: float, form: str = ".1%") -> str:
-    return f"{share:{form}}".replace("%", " %")
+def measured(page: str) -> list[str]:
+    phrases = [re.sub(r"(?<=\d)%", " %", phrase.format(**RESULTS)) for phrase in MEASURED[page]]
+    return phrases + {"": front_page, "experiment_tracking": gate_and_search_rows}.get(page, list)()
 
 
 def front_page() -> list[str]:
-    """Return what the front page says of measurements, in its words, with the figures of the results."""
-    run, setup, tests, start = results("run"), results("setup"), results("tests"), results("start")["seconds"]
-    scores, search, simulation = results("scores"), results("search")["searches"]["hyperopt"], results("simulation")
-    first, second, last = (span(results("notebooks")["chapter_seconds"][name]) for name in CHAPTERS)
-    trees, pick, blend = scores["models"]["extra_trees_tuned"]["folds"], search["pick"], search["blend"]
+    """Return the phrases of the front page whose figures are worked out."""
+    models, simulation = RESULTS["scores"]["models"], RESULTS["simulation"]
+    folds = {name: models[name]["folds"] for name in BASELINES}
+    best_first = sorted(folds, key=lambda name: folds[name]["rmse"])
     quiet_drift = next(week for week, kinds in simulation["alerts"].items() if kinds == ["drift"])
     return [
-        f"{tests['quick']:,} of them, in {tests['minutes']:.0f} minutes on two cores",
-        f"runs all {tests['all']:,}",
-        f"chapter 1 in {first} seconds on two cores",
-        f"those of chapter 2 in {second}",
-        f"that of chapter 5 in {last}",
-        f"in at most {max(one['max'] for one in start.values()):.0f} seconds",
-        f"about {round(100 * trees['r2'], -1):.0f} % of the variance",
-        f"On the {scores['wines']['distinct']:,} distinct real wines",
-        f"That pick has an RMSE of {pick['rmse']:.3f} and an R² of {pick['r2']:.3f}",
-        f"of each family {blend['rmse']:.3f} and {blend['r2']:.3f}",
-        f"a run takes {span(run['seconds'])} seconds",
-        f"{span(run['seconds_from_load_to_push'])} of them from the wine to the bucket",
-        f"at most {run['peak_memory_gb']['max']:.1f} GB of memory",
-        f"the first run {run['first_run_seconds']:.0f} seconds",
-        f"at most {results('overhead')['flow_over_plain']['max']:.2f} times as long",
-        f"The set-up takes {span(setup['seconds_with_packages_cached'])} seconds",
-        f"{setup['environment_gb']:.2f} GB of disk",
-        f"an RMSE of {trees['rmse']:.2f}, by cross-validation",
-        f"Three panels over the {simulation['weeks']} weeks",
+        f"in at most {max(one['max'] for one in RESULTS['start']['seconds'].values()):.0f} seconds",
+        f"about {round(100 * folds['extra_trees_tuned']['r2'], -1):.0f} % of the variance",
         f"in week {quiet_drift} and from week {simulation['retrained'][0]} on",
-        f"until week {simulation['promoted'][0]}",
-        "at 200 words a minute",
-        *(f"{minutes_to_read(chapter)} min {minutes_to_run(chapter)} min" for chapter in chapters.CHAPTERS.values()),
-        *table_of_models(scores["models"]),
+        *(f"{minutes_to_read(chapter)} min {minutes_to_run(chapter)} min" for chapter in CHAPTERS.values()),
+        *(f"{name} {folds[name]['rmse']:z.3f} {folds[name]['r2']:z.3f}" for name in best_first),
         *three_worlds(),
     ]
 
@@ -81,17 +117,10 @@ def minutes_to_read(chapter: str) -> int:
 
 def minutes_to_run(chapter: str) -> int:
     """Return how long the notebooks of a chapter and the commands of its page take, in begun minutes."""
-    walked = results("walk")["seconds"][f"{chapter}/README.md"]
+    walked = RESULTS["walk"]["seconds"][f"{chapter}/README.md"]
     commands = sum(seconds for command, seconds in walked.items() if command not in ("make lab", "make notebooks"))
-    notebooks = results("notebooks")["chapter_seconds"].get(chapter, {"max": 0})["max"]
+    notebooks = RESULTS["notebooks"]["chapter_seconds"].get(chapter, {"max": 0})["max"]
     return math.ceil((commands + notebooks) / 60)
-
-
-def table_of_models(models: dict) -> list[str]:
-    """Return the scores of the models, the best in the folds first."""
-    folds = {name: models[name]["folds"] for name in BASELINES}
-    best_first = sorted(folds, key=lambda name: folds[name]["rmse"])
-    return [f"{name} {folds[name]['rmse']:z.3f} {folds[name]['r2']:z.3f}" for name in best_first]
 
 
 def three_worlds() -> list[str]:
@@ -109,21 +138,24 @@ def three_worlds() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("phrase", front_page())
-def test_the_front_page_says_what_was_measured(phrase):
-    assert phrase in WORDS
+@pytest.mark.parametrize("page", MEASURED)
+def test_a_page_says_what_was_measured(page):
+    text = (ROOT / page / "README.md").read_text()
+    lines, words = text.splitlines(), " ".join(text.split()) if page else WORDS
+    rows = re.compile(r"\| .* \|").fullmatch
+    assert [phrase for phrase in measured(page) if phrase not in (lines if rows(phrase) else words)] == []
 
 
 def test_no_other_number_stands_on_the_front_page():
     rest = WORDS
-    for phrase in front_page():
+    for phrase in measured(""):
         rest = rest.replace(phrase, " ")
     assert re.findall(r"\S*\d\S*", re.sub(NOT_MEASURED, " ", rest)) == []
 
 
 def test_what_make_run_prints_is_what_it_printed():
     (shown,) = (block.text for block in blocks(FRONT) if block.language == "text")
-    for name, line in results("run")["printed"].items():
+    for name, line in RESULTS["run"]["printed"].items():
         assert f"{name:<9} {line}\n" in shown
 
 
@@ -131,94 +163,35 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{value:z.4f} ({low:z.4f} to {high:z.4f})"
 
 
-def search_rows() -> list[str]:
-    """Return the rows of the two tables of chapter 2: what each step gained, and how the searches compare."""
-    found = results("search")
-    steps = ("extra trees, tuned by hand", "the pick of hyperopt's TPE", "its blend")
-    rows = [f"| extra trees, library defaults | {found['library_defaults_rmse']:.4f} | | |"]
-    for step, name in zip(steps, ("extra_trees_tuned", "pick", "blend"), strict=True):
-        gain = found["gains"][name]
+def gate_and_search_rows() -> list[str]:
+    """Return the rows of the tables of chapter 2: the gate, what each step gained, and how the searches compare."""
+    gate, found, rows = RESULTS["gate"], RESULTS["search"], []
+    rules = ("the gate", "without the minimum effect", "the rows alone at the 95 % level, each time")
+    for rule, chains in zip(rules, gate["unchanged"].values(), strict=True):
+        rows.append(f"| {rule} | {chains['promoting']} of {gate['chains']} |")
+    for chains in gate["better"].values():
+        shares = [f"{share:.0%}" for share in [*chains["promoted_at_use"].values(), chains["promoted_within"]]]
+        rows.append(f"| {chains['gain']:.3f} | {' | '.join(shares)} |".replace("%", " %"))
+    rows.append(f"| extra trees, library defaults | {found['library_defaults_rmse']:.4f} | | |")
+    steps = {
+        "extra_trees_tuned": "extra trees, tuned by hand",
+        "pick": "the pick of hyperopt's TPE",
+        "blend": "its blend",
+    }
+    for name, gain in found["gains"].items():
         before, first = (with_interval(*gain[f"over_{what}"]) for what in ("the_step_before", "library_defaults"))
-        rows.append(f"| {step} | {gain['rmse']:.4f} | {before} | {first} |")
+        rows.append(f"| {steps[name]} | {gain['rmse']:.4f} | {before} | {first} |")
     for name, search in found["searches"].items():
         loss = search.get("against_random", {}).get("loss")
         marks = [loss[mark] for mark in ("40", "60", "100")] if loss else []
         cells = [with_interval(one["mean"], one["low"], one["high"]) for one in marks] or ["0"] * 3
         scored = [f"{search[what]['rmse']:.4f}" for what in ("pick", "blend")]
         rows.append(f"| {' | '.join([LABELS[name], *cells, *scored])} |")
-    assert len(found["gains"]) == len(steps)
     return [row.replace("-", "−") for row in rows]
 
 
-def gate_phrases() -> list[str]:
-    """Return what the gate lets through."""
-    gate = results("gate")
-    rules = ("the gate", "without the minimum effect", "the rows alone at the 95 % level, each time")
-    phrases = []
-    for rule, found in zip(rules, gate["unchanged"].values(), strict=True):
-        phrases.append(f"| {rule} | {found['promoting']} of {gate['chains']} |")
-    for found in gate["better"].values():
-        shares = [*found["promoted_at_use"].values(), found["promoted_within"]]
-        phrases.append(" | ".join([f"| {found['gain']:.3f}", *(percent(share, ".0%") for share in shares)]))
-    return [
-        *phrases,
-        f"below {gate['between_seeds']['gain_of_a_seed_in_19_of_20']:.4f}",
-        f"a minimum effect, {gate['minimum_gain']:g} points",
-        f"on eight splits of the {gate['rows']:,} distinct wines",
-    ]
-
-
-def experiment_tracking() -> list[str]:
-    tracking = results("tracking")
-    sqlite, server = (percent(tracking[kind]["share"]["max"]) for kind in ("sqlite", "server"))
-    trials = f"at most {sqlite} of the time of a search of {tracking['trials']} trials"
-    return [*search_rows(), *gate_phrases(), trials, f"at most {server} through"]
-
-
-def orchestration() -> list[str]:
-    found, over = results("orchestration"), results("overhead")["flow_over_plain"]
-    first, later = span(found["up_memory_gb"], ".2f"), f"{found['up_memory_gb_after_six_runs']:.2f}"
-    return [
-        f"all four of them answer | {span(found['up_ready_seconds'])} s |",
-        f"is *Running* | {span(found['seconds_from_quick_run_to_running'])} s |",
-        f"fresh | {span(found['fresh_seconds'])} s |",
-        f"with cached results | {span(found['kept_seconds'])} s, {span(found['kept_over_fresh'], '.2f')} of that |",
-        f"as plain functions | {span(over, '.2f')} |",
-        f"after six runs | {first} GB; {later} GB |",
-    ]
-
-
-def deployment() -> list[str]:
-    found = results("serving")
-    names = {"service": "this service", "mlflow": "`mlflow models serve`", "echo": "the echo"}
-    return [
-        *(f"{names[name]} | {span(speed, ',.0f')} |" for name, speed in found["requests_per_second"].items()),
-        f"by those of `mlflow models serve` | {span(found['service_over_mlflow'], '.0f')} times |",
-        f"by those of the echo | {span(found['service_over_echo'], '.2f')} |",
-        f"99 of 100 answers come within | {span(found['half_load_p99_ms'], '.1f')} ms |",
-        f"by that of the pipeline in the same process | {span(found['thousand_rows_over_in_process'], '.2f')} |",
-    ]
-
-
-def monitoring() -> list[str]:
-    found = results("simulation")
-    with_loop, without = found["rmse_with_loop"], found["rmse_without"]
-    return [
-        f"It took {span(found['seconds'])} seconds on two cores",
-        f"the RMSE was {with_loop:.3f}. The first champion alone would have had {without:.3f} on them",
-    ]
-
-
-@pytest.mark.parametrize("chapter", [experiment_tracking, orchestration, deployment, monitoring])
-def test_a_chapter_says_what_was_measured(chapter):
-    page = (ROOT / chapter.__name__ / "README.md").read_text()
-    lines, words = page.splitlines(), " ".join(page.split())
-    missing = [phrase for phrase in chapter() if phrase not in (lines if re.match(r"\| .* \|$", phrase) else words)]
-    assert missing == []
-
-
 def test_the_gate_and_its_minimum_effect_hold_what_was_measured():
-    gate = results("gate")
+    gate = RESULTS["gate"]
     assert gate["splits"] == 8
     assert next(iter(gate["unchanged"].values()))["promoting"] <= 0.05 * gate["chains"]
     default = Settings.model_fields["minimum_gain"].default
@@ -226,7 +199,7 @@ def test_the_gate_and_its_minimum_effect_hold_what_was_measured():
 
 
 def test_the_weeks_of_the_simulation_are_described_as_they_came_out():
-    measured, page = results("simulation"), (ROOT / "monitoring" / "README.md").read_text()
+    measured, page = RESULTS["simulation"], (ROOT / "monitoring" / "README.md").read_text()
     assert measured["all_the_same"]
     described = re.findall(r"- \*\*Weeks? ([\d and]+): ([a-z ]+)\.\*\*", " ".join(page.split()))
     weeks = {what: [int(week) for week in numbers.split(" and ")] for numbers, what in described}
@@ -243,9 +216,9 @@ def test_the_data_card_gives_the_schema_and_the_figures_that_were_measured():
     rows = {first: rest for first, *rest in cells}
     shown = {name: (rows[name][1], rows[name][2]) for name in MEASUREMENTS}
     assert shown == {name: (m.unit, f"{m.low:g} to {m.high:g}") for name, m in MEASUREMENTS.items()}
-    found = results("sample")
+    found = RESULTS["sample"]
     trained_on_sample, in_folds = found["trained_on_sample_tested_on_real"]["r2"], found["sample_in_5_folds"]["r2"]
-    largest_mean = percent(found["largest_relative_difference_of_a_column_mean"])
+    largest_mean = f"{found['largest_relative_difference_of_a_column_mean']:.1%}".replace("%", " %")
     figures = {
         "rows": f"{found['rows']:,}",
         "distinct wines": f"{sum(found['distinct_rows'].values()):,}",

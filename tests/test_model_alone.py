@@ -3,12 +3,10 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from contextlib import suppress
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from unittest import mock
 
@@ -17,7 +15,7 @@ import pandas as pd
 import pytest
 import requests
 from packaging.requirements import Requirement
-from servers import wait_until
+from servers import stop, wait_until
 from versions import few_sides, model_path, registered
 
 from wine_quality import registry, tracking
@@ -38,7 +36,7 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, rows) -> dict[str, tuple[Path, np.ndarray]]:
-    """Return the folder of each logged model with engineered features, and what it predicts for a few rows."""
+    """The folder of each logged model with engineered features, and what it predicts for a few rows."""
     found = {}
     with mock.patch.dict(os.environ, {"WINE_HOME": str(tmp_path_factory.mktemp("home"))}):
         config = settings()
@@ -49,18 +47,15 @@ def models(tmp_path_factory, rows) -> dict[str, tuple[Path, np.ndarray]]:
     return found
 
 
-def installed(requirements: list[str]) -> dict[str, Distribution]:
-    """Return what pip would install for requirements, out of what is installed here."""
+def requirements(lines: list[str]) -> dict[str, Distribution]:
+    """Return what pip would install for requirements, out of what is installed here; fail where one is not."""
     found: dict[str, Distribution] = {}
-    wanted = [Requirement(line) for line in requirements]
+    wanted = [Requirement(line) for line in lines]
     while wanted:
         one = wanted.pop()
         if one.name in found or (one.marker and not one.marker.evaluate({"extra": ""})):
             continue
-        try:
-            found[one.name] = distribution(one.name)
-        except PackageNotFoundError:
-            pytest.fail(f"{one} is required and not installed here")
+        found[one.name] = distribution(one.name)
         assert one.specifier.contains(found[one.name].version, prereleases=True)
         wanted += [Requirement(line) for line in found[one.name].requires or []]
     return found
@@ -68,12 +63,12 @@ def installed(requirements: list[str]) -> dict[str, Distribution]:
 
 @pytest.fixture(scope="module")
 def python(models, tmp_path_factory) -> Path:
-    """Return the Python of an environment that has what the first model requires, and nothing else."""
+    """The Python of an environment that has what the first model requires, and nothing else."""
     home = tmp_path_factory.mktemp("alone")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
     (packages,) = home.glob("lib/python*/site-packages")
     lines = (models[NAMES[0]][0] / "requirements.txt").read_text().splitlines()
-    for one in installed(lines).values():
+    for one in requirements(lines).values():
         for top in {path.parts[0] for path in one.files} - {"..", "__pycache__"}:
             if not (packages / top).exists():
                 (packages / top).symlink_to(Path(one.locate_file(top)))
@@ -83,24 +78,15 @@ def python(models, tmp_path_factory) -> Path:
     return home / "bin" / "python"
 
 
-def environment(python: Path) -> dict[str, str]:
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1"}
-    return {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": str(python.parent.parent), **quiet}
+def options(python: Path) -> dict[str, object]:
+    """Return where a command of that Python runs, and its environment."""
+    home, quiet = python.parent.parent, {"MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1"}
+    return {"cwd": home, "env": {"PATH": f"{home}/bin:/usr/bin:/bin", "HOME": str(home), **quiet}}
 
 
 def run(python: Path, *command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [python, *map(str, command)],
-        cwd=python.parent.parent,
-        env=environment(python),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def test_the_environment_has_no_package_of_ours(python):
-    assert run(python, "-c", "import wine_quality").stderr.endswith("No module named 'wine_quality'\n")
+    words = [python, *map(str, command)]
+    return subprocess.run(words, **options(python), capture_output=True, text=True, timeout=300)
 
 
 LOAD = """
@@ -111,23 +97,17 @@ for folder in folders:
 """
 
 
-@pytest.fixture
-def rows_file(rows, tmp_path) -> Path:
-    rows.to_parquet(tmp_path / "rows.parquet")  # bit for bit, unlike JSON
-    return tmp_path / "rows.parquet"
-
-
-def test_a_logged_model_loads_and_predicts_with_its_requirements_alone(python, models, rows_file):
-    done = run(python, "-c", LOAD, rows_file, *(folder for folder, _ in models.values()))
+def test_a_logged_model_loads_and_predicts_with_its_requirements_and_its_own_code_alone(python, models, rows, tmp_path):
+    assert run(python, "-c", "import wine_quality").stderr.endswith("No module named 'wine_quality'\n")
+    file = tmp_path / "rows.parquet"
+    rows.to_parquet(file)  # bit for bit, unlike JSON
+    done = run(python, "-c", LOAD, file, *(folder for folder, _ in models.values()))
     assert done.returncode == 0, done.stderr
     for line, (_, expected) in zip(done.stdout.splitlines(), models.values(), strict=True):
         assert np.array(line.split(), dtype=float) == pytest.approx(expected)
-
-
-def test_without_the_code_that_it_carries_it_would_not_load(python, models, rows_file, tmp_path):
     folder = shutil.copytree(models["extra_trees"][0], tmp_path / "model")
     (folder / "code" / "wine_quality" / "chemistry.py").unlink()
-    done = run(python, "-c", LOAD, rows_file, folder)
+    done = run(python, "-c", LOAD, file, folder)
     assert done.returncode == 1
     assert "wine_quality" in done.stderr.splitlines()[-1]
 
@@ -140,58 +120,33 @@ def test_a_logged_model_carries_only_the_module_that_its_file_names(models):
 def test_mlflow_predicts_from_the_command_line_with_its_requirements_alone(python, models, rows, tmp_path):
     folder, expected = models["extra_trees"]
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    options = ["-i", tmp_path / "rows.csv", "-o", tmp_path / "out.json", "-t", "csv", "--env-manager", "local"]
-    done = run(python, "-m", "mlflow", "models", "predict", "-m", folder, *options)
+    files = ["-i", tmp_path / "rows.csv", "-o", tmp_path / "out.json", "-t", "csv", "--env-manager", "local"]
+    done = run(python, "-m", "mlflow", "models", "predict", "-m", folder, *files)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["predictions"] == pytest.approx(expected)
 
 
-@contextmanager
-def served(python: Path, folder: Path, log: Path) -> Iterator[str]:
-    """Run `mlflow models serve` on a free port, and yield its address."""
-    port = free_port()
-    command = [python, "-m", "mlflow", "models", "serve", "-m", folder, "-p", str(port), "--env-manager", "local"]
-    with log.open("wb") as screen:
-        process = subprocess.Popen(
-            command, cwd=python.parent, env=environment(python), stdout=screen, stderr=screen, start_new_session=True
-        )
-    try:
-        wait_until(
-            lambda: process.poll() is not None or answers(f"http://127.0.0.1:{port}/ping"), "mlflow models serve"
-        )
-        assert process.poll() is None, log.read_text()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=10).ok
-    except requests.ConnectionError:
-        return False
-
-
 def test_mlflow_serves_a_model_with_its_requirements_alone(python, models, rows, tmp_path):
-    folder, expected = models["extra_trees"]
-    with served(python, folder, tmp_path / "serve.log") as url:
+    def answers() -> bool:
+        with suppress(requests.ConnectionError):
+            return requests.get(f"{url}/ping", timeout=10).ok
+
+    (folder, expected), port, log = models["extra_trees"], str(free_port()), tmp_path / "serve.log"
+    url = f"http://127.0.0.1:{port}"
+    serve = [python, "-m", "mlflow", "models", "serve", "-m", folder, "-p", port, "--env-manager", "local"]
+    with log.open("wb") as screen:
+        server = subprocess.Popen(serve, **options(python), stdout=screen, stderr=screen, start_new_session=True)
+    try:
+        wait_until(lambda: server.poll() is not None or answers(), "mlflow models serve")
+        assert server.poll() is None, log.read_text()
         answer = requests.post(f"{url}/invocations", json={"dataframe_records": rows.to_dict("records")}, timeout=60)
+    finally:
+        stop(server)
     assert answer.json()["predictions"] == pytest.approx(expected)
 
 
-PREFERS = """
-import mlflow, sys
-mlflow.pyfunc.load_model(sys.argv[1])
-import wine_quality.chemistry
-print(wine_quality.chemistry.__file__)
-"""
-
-
 def test_an_installed_package_is_preferred_to_the_code_in_a_model(models):
-    folder, _ = models["extra_trees"]
-    done = subprocess.run(
-        [sys.executable, "-c", PREFERS, folder], capture_output=True, text=True, timeout=300, check=True
-    )
+    load = "mlflow.pyfunc.load_model(sys.argv[1]); import wine_quality.chemistry as module; print(module.__file__)"
+    command = [sys.executable, "-c", f"import mlflow, sys; {load}", models["extra_trees"][0]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert Path(done.stdout.strip()) == Path(tracking.__file__).with_name("chemistry.py")
