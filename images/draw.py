@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import search
 from benchmarks.machine import RESULTS
-from benchmarks.search import drawn
 from images.loop import loop
 from images.pages import LARGEST, PICTURES
 from notebooks.execute import all_notebooks
@@ -73,7 +73,7 @@ def main() -> None:
         home = Path(name)
         (home / "images").mkdir()
         save_figure(loop(), home / "images" / "the-loop.png")
-        save_figure(drawn(json.loads((RESULTS / "search.json").read_text())), home / "images" / "search.png")
+        save_figure(search.draw(json.loads((RESULTS / "search.json").read_text())), home / "images" / "search.png")
         fill(home)
         photograph(home, browser)
         keep(home / "images")
