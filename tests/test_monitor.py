@@ -3,7 +3,6 @@
 import logging
 import shutil
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -12,9 +11,7 @@ import orjson
 import pandas as pd
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas import FlowRun
-from prefect.settings import PREFECT_API_URL
-from servers import artifact_keys, prefect_server
+from servers import artifact_keys
 from versions import artifacts, opened
 
 from monitoring import alerts, monitor
@@ -39,17 +36,10 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("monitored")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prefect(home) -> Iterator[int]:
-    with prefect_server(home / "prefect") as port:
-        yield port
-
-
-@pytest.fixture
-def config(home, few_wines, monkeypatch) -> Settings:
+@pytest.fixture(autouse=True)
+def config(home, few_wines, prefect_for_commands, monkeypatch) -> Settings:
     """The settings of a home with a champion of few wines, without records and without a service."""
     monkeypatch.setenv("WINE_DATA", str(few_wines))
-    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
     monkeypatch.setenv("WINE_HOME", str(home))
     monkeypatch.setenv("WINE_SERVE_PORT", str(free_port()))
     monkeypatch.setenv("WINE_PREDICTIONS", f"sqlite:///{home}/{uuid4()}.db")
@@ -66,48 +56,48 @@ def wines() -> pd.DataFrame:
     return distinct_rows(sources.sample("a test").table).dropna().sample(frac=1, random_state=1)
 
 
-def store_predictions(
-    config: Settings, wines: pd.DataFrame, score: float | None = 5.8, version: str = "1"
-) -> list[str]:
+@pytest.fixture(scope="module")
+def whites(wines) -> pd.DataFrame:
+    """Wines that differ from the reference."""
+    return wines[wines["type"] == "white"][:60]
+
+
+def store_predictions(config: Settings, wines: pd.DataFrame, score: float | None = 5.8) -> list[str]:
     """Put predictions of wines into the database, and return their ids."""
-    rows = [Prediction(str(uuid4()), NOW, version, wine, score) for wine in wines[FEATURES].to_dict("records")]
+    rows = [Prediction(str(uuid4()), NOW, "1", wine, score) for wine in wines[FEATURES].to_dict("records")]
     Database(config.predictions_uri).insert([orjson.dumps(row) for row in rows])
     return [row.id for row in rows]
 
 
-def run_flow(name: str) -> tuple[Record, FlowRun]:
-    """Monitor the last hour; return the record and the flow run."""
+def run_flow(name: str) -> tuple[Record, set[str]]:
+    """Monitor the last hour; return the record and the keys of the artifacts."""
     state = monitor.monitor_wine_quality(NOW - timedelta(hours=1), NOW + timedelta(hours=1), name, return_state=True)
     assert state.is_completed(), state
     with get_client(sync_client=True) as client:
-        return state.result(), client.read_flow_run(state.state_details.flow_run_id)
+        run = client.read_flow_run(state.state_details.flow_run_id)
+    assert run.name == name
+    return state.result(), artifact_keys(run)
 
 
-def test_a_calm_week_has_a_report_and_no_alert(config, wines):
+def test_a_calm_week_has_a_report_and_no_alert_though_the_service_is_away(config, wines, caplog):
     store_predictions(config, wines[:60])
-    record, run = run_flow("calm")
+    record, keys = run_flow("calm")
     assert (record.alerts, record.trigger, record.notify) == ([], "", False)
     assert (record.result.predictions, record.result.version) == (60, "1")
-    assert run.name == "calm"
-    assert artifact_keys(run) == {"monitoring-report", "drift"}
+    assert keys == {"monitoring-report", "drift"}
     assert load_records(config) == [record]
     assert not list(config.reports.glob("*.html"))
-
-
-def test_a_service_that_is_away_is_reported_and_stops_nothing(config, wines, caplog):
-    store_predictions(config, wines[:60])
-    record, _ = run_flow("alone")
     assert record.result.requests is None
     assert monitor.SERVICE_AWAY in caplog.text
     assert monitor.SERVICE_AWAY in monitor.report(record)
 
 
-def test_rows_that_differ_are_drift_with_an_alert_and_a_page(config, wines, caplog):
-    store_predictions(config, wines[wines["type"] == "white"][:60])
-    record, run = run_flow("all white")
+def test_rows_that_differ_are_drift_with_an_alert_and_a_page(config, whites, caplog):
+    store_predictions(config, whites)
+    record, keys = run_flow("all white")
     assert [alert.kind for alert in record.alerts] == ["drift"]
     assert "type" in record.result.drifted
-    assert {"monitoring-report", "drift", "alert"} == artifact_keys(run)
+    assert keys == {"monitoring-report", "drift", "alert"}
     assert (config.reports / "all-white.html").is_file()
     assert "drift" in [line.split()[0] for line in caplog.messages if line]
     assert record.notify
@@ -119,8 +109,7 @@ def test_rows_that_differ_are_drift_with_an_alert_and_a_page(config, wines, capl
 def test_a_higher_error_with_new_labels_requests_a_retraining_on_all_rows(config, wines):
     before = len(load_reference(config).table)
     some = wines[: before // 2]
-    ids = store_predictions(config, some, score=9.0)
-    labels.add(config.predictions_uri, dict.fromkeys(ids, 4))
+    labels.add(config.predictions_uri, dict.fromkeys(store_predictions(config, some, score=9.0), 4))
     record, _ = run_flow("lost")
     assert record.trigger == "quality"
     table = sources.load_dataset(settings(data=record.training_data)).table
@@ -130,13 +119,13 @@ def test_a_higher_error_with_new_labels_requests_a_retraining_on_all_rows(config
     assert (merged["quality"] == 4).all(), "the newest label counts"
 
 
-def test_a_measurement_that_was_null_all_week_is_an_alert_and_the_rest_is_compared(config, wines):
-    store_predictions(config, wines[wines["type"] == "white"][:60].assign(sulphates=None))
-    record, run = run_flow("null")
+def test_a_measurement_that_was_null_all_week_is_an_alert_and_the_rest_is_compared(config, whites):
+    store_predictions(config, whites.assign(sulphates=None))
+    record, keys = run_flow("null")
     assert str(record.alerts[0]) == "missing data: sulphates: measured in 0 of 60 rows"
     assert [alert.kind for alert in record.alerts] == ["missing data", "drift"]
     assert "type" in record.result.drifted
-    assert {"monitoring-report", "drift", "alert"} == artifact_keys(run)
+    assert keys == {"monitoring-report", "drift", "alert"}
     assert "| missing data | sulphates: measured in 0 of 60 rows |" in monitor.report(record)
     assert load_records(config) == [record]
 
@@ -149,18 +138,14 @@ def test_predictions_without_a_score_are_compared_by_their_measurements(config, 
     assert load_records(config) == [record]
 
 
-def test_the_reference_does_not_need_the_bucket(config, wines, set_aws):
+def test_the_reference_does_not_need_the_bucket_and_a_champion_without_its_rows_is_named(config, wines, set_aws):
     shutil.rmtree(config.local / "reference", ignore_errors=True)
     set_aws(f"http://127.0.0.1:{free_port()}")
     store_predictions(config, wines[:60])
-    record, _ = run_flow("moved")
-    assert record.result.wines == 60
-
-
-def test_a_champion_without_its_rows_is_named(config):
+    assert run_flow("moved")[0].result.wines == 60
     with opened(config) as store:
         rows = artifacts(registry.champion(store)) / "wines.csv"
-    shutil.rmtree(config.local / "reference", ignore_errors=True)
+    shutil.rmtree(config.local / "reference")
     aside = rows.rename(rows.with_suffix(".aside"))
     try:
         with pytest.raises(RegistryError, match=r"version 1 lacks wines\.csv in MLflow\. Train again"):
@@ -171,34 +156,28 @@ def test_a_champion_without_its_rows_is_named(config):
 
 def test_too_few_predictions_are_not_tested(config, wines):
     store_predictions(config, wines[:9])
-    record, run = run_flow("few")
+    record, keys = run_flow("few")
     assert record.result.drift_share is None
     assert "too few predictions to test" in monitor.report(record)
-    assert artifact_keys(run) == {"monitoring-report"}
+    assert keys == {"monitoring-report"}
 
 
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The address of a webhook that never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/a-secret-path"
-
-
-def test_a_webhook_that_never_answers_stops_nothing_and_is_logged(config, wines, silent, monkeypatch, caplog):
-    monkeypatch.setenv("WINE_WEBHOOK", silent)
+def test_a_webhook_that_never_answers_stops_nothing_and_is_logged(config, whites, monkeypatch, caplog):
     monkeypatch.setattr(alerts, "TIMEOUT", 0.2)
     monkeypatch.setattr(monitor, "send_webhook", alerts.send_webhook.with_options(retries=1, retry_delay_seconds=0))
-    store_predictions(config, wines[wines["type"] == "white"][:60])
-    record, run = run_flow("unheard")
+    store_predictions(config, whites)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WINE_WEBHOOK", f"http://127.0.0.1:{silent.getsockname()[1]}/a-secret-path")
+        record, keys = run_flow("unheard")
     assert record.notify
-    assert "alert" in artifact_keys(run)
+    assert "alert" in keys
     assert load_records(config) == [record]
     errors = [entry.message for entry in caplog.records if entry.levelno == logging.ERROR]
     assert any("the webhook does not answer" in message for message in errors)
     assert "a-secret-path" not in caplog.text
 
 
-def test_without_a_champion_one_line_says_what_to_do(config, tmp_path, monkeypatch):
+def test_without_a_champion_one_line_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("WINE_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it when it is told of a store
     with pytest.raises(RegistryError, match="has no champion to monitor"):
