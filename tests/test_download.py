@@ -17,6 +17,7 @@ from wine_quality.ports import free_port
 
 RED, WHITE = "winequality-red.csv", "winequality-white.csv"
 CONTENTS = {RED: b"red wine\n" * 1000, WHITE: b"white wine\n" * 1000}
+TRY_LATER = "Try later, or set WINE_DATA=sample."
 
 
 @pytest.fixture
@@ -33,42 +34,32 @@ def uci(monkeypatch) -> Iterator[Uci]:
 def closed_connections(monkeypatch) -> Iterator[None]:
     """Close what pooch leaves open after a failed download, which Python would do at any time, with a warning."""
     responses, get = [], requests.get
-
-    def remembered(*args, **kwargs) -> requests.Response:
-        responses.append(get(*args, **kwargs))
-        return responses[-1]
-
-    monkeypatch.setattr(requests, "get", remembered)
+    monkeypatch.setattr(
+        requests, "get", lambda *args, **kwargs: responses.append(get(*args, **kwargs)) or responses[-1]
+    )
     yield
     for response in responses:
         response.close()
 
 
-def refusal(kind: type[Exception], get: Callable[[Settings], Path] = download.uci) -> str:
+def refusal(kind: type[Exception], get: Callable[[Settings], Path] = download.uci, **overrides: str) -> str:
     """Return the one line with which a download ends, after checking that it left no file."""
-    before = files_of(settings())
+    config = settings(**overrides)
+    before = sorted(config.raw_data.rglob("*"))
     with pytest.raises(kind) as caught:
-        get(settings())
+        get(config)
     assert type(caught.value) is kind
     assert str(caught.value).isprintable()
-    assert files_of(settings()) == before
+    assert sorted(config.raw_data.rglob("*")) == before
     return str(caught.value)
 
 
-def files_of(config: Settings) -> list[Path]:
-    return sorted(config.raw_data.rglob("*"))
-
-
-def test_both_files_are_kept_and_nothing_else(uci):
+def test_both_files_and_nothing_else_are_stored_and_a_second_run_reads_them(uci):
+    assert not download.is_downloaded(settings())
     folder = download.uci(settings())
     assert folder == settings().raw_data / "uci"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENTS
     assert list(settings().raw_data.iterdir()) == [folder]
-
-
-def test_a_second_run_reads_what_is_kept(uci):
-    assert not download.is_downloaded(settings())
-    download.uci(settings())
     assert download.is_downloaded(settings())
     uci.status = 500
     download.uci(settings())
@@ -76,115 +67,71 @@ def test_a_second_run_reads_what_is_kept(uci):
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"spoilt"), Path.unlink], ids=["spoilt", "gone"])
-def test_a_kept_file_that_is_spoilt_or_gone_is_downloaded_again(uci, spoil):
+def test_a_stored_file_that_is_spoilt_or_gone_is_downloaded_again_or_left_where_that_fails(uci, spoil):
     folder = download.uci(settings())
     spoil(folder / WHITE)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
     assert not download.is_downloaded(settings())
+    uci.status = 500
+    refusal(DownloadError)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    uci.status = 200
     assert (download.uci(settings()) / WHITE).read_bytes() == CONTENTS[WHITE]
     assert list(settings().raw_data.iterdir()) == [folder]
-    assert uci.requests == 2
+    assert uci.requests == 3
 
 
-def shown_by(job: Callable[[], object], monkeypatch) -> str:
-    """Return what a job shows on a terminal."""
-    screen = io.StringIO()
-    screen.isatty = lambda: True
-    with monkeypatch.context() as terminal:
-        terminal.setattr(sys, "stderr", screen)
-        job()
-    return screen.getvalue()
-
-
-def test_progress_is_shown_and_taken_away_at_the_end(uci, monkeypatch):
-    shown = shown_by(lambda: download.uci(settings()), monkeypatch)
-    assert f"0.00/{len(uci.body)}" in shown
-    assert shown.endswith("\r")
-
-
-def test_the_progress_is_taken_away_before_a_failure_is_told(uci, monkeypatch):
-    uci.length = 10**6
-    shown = shown_by(lambda: refusal(DownloadError), monkeypatch)
-    assert "0%" in shown
-    assert shown.endswith("\r")
-
-
-def test_progress_is_not_written_where_it_would_fill_a_log(uci, capfd):
-    download.uci(settings())
+def test_progress_is_shown_on_a_terminal_only_and_taken_away_at_the_end_or_before_an_error(
+    uci, tmp_path, monkeypatch, capfd
+):
+    download.uci(settings(home=tmp_path / "log"))
     assert capfd.readouterr().err == ""
+    for length, progress in ((None, f"0.00/{len(uci.body)}"), (10**6, "0%")):
+        uci.length, screen = length, io.StringIO()
+        screen.isatty = lambda: True
+        with monkeypatch.context() as terminal:
+            terminal.setattr(sys, "stderr", screen)
+            if length:
+                refusal(DownloadError)
+            else:
+                download.uci(settings(home=tmp_path / "terminal"))
+        assert progress in screen.getvalue()
+        assert screen.getvalue().endswith("\r")
 
 
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        pytest.param(
-            {"body": packed(CONTENTS | {WHITE: b"other wine"})},
-            f"{{url}}: {WHITE} has another sha256 sum than published. Try later, or set WINE_DATA=sample.",
-            id="checksum mismatch",
-        ),
-        pytest.param(
-            {"body": packed(CONTENTS)[:-100]},
-            "{url}: not the wine archive, or cut short. Try later, or set WINE_DATA=sample.",
-            id="truncated archive",
-        ),
-        pytest.param(
-            {"body": packed(CONTENTS).replace(b"PK\x05\x06", b"PK\x05\x07")},
-            "{url}: not the wine archive, or cut short. Try later, or set WINE_DATA=sample.",
-            id="spoilt archive",
-        ),
-        pytest.param(
-            {"body": packed({RED: CONTENTS[RED]})},
-            "{url}: not the wine archive, or cut short. Try later, or set WINE_DATA=sample.",
-            id="a file is missing in the archive",
-        ),
-        pytest.param(
-            {"body": b"<html>come back tomorrow</html>"},
-            "{url}: not the wine archive, or cut short. Try later, or set WINE_DATA=sample.",
-            id="HTML",
-        ),
-        pytest.param(
-            {"body": b""},
-            "{url}: not the wine archive, or cut short. Try later, or set WINE_DATA=sample.",
-            id="nothing",
-        ),
-        pytest.param(
-            {"status": 500},
-            "UCI cannot be reached (500 Server Error: Internal Server Error for url: {url}). "
-            "Try later, or set WINE_DATA=sample.",
-            id="server error",
-        ),
-        pytest.param(
-            {"status": 404},
-            "UCI cannot be reached (404 Client Error: Not Found for url: {url}). Try later, or set WINE_DATA=sample.",
-            id="no such page",
-        ),
-        pytest.param({"length": 10**6}, "UCI cannot be reached (", id="the connection ends early"),
-    ],
-)
-def test_what_is_not_the_archive_is_told_and_leaves_no_file(uci, change, line):
+NO_ARCHIVE = f"{{url}}: not the wine archive, or cut short. {TRY_LATER}"
+WRONG = {
+    "other file": (
+        {"body": packed(CONTENTS | {WHITE: b"other wine"})},
+        f"{{url}}: {WHITE} has another sha256 sum than published. {TRY_LATER}",
+    ),
+    "truncated": ({"body": packed(CONTENTS)[:-100]}, NO_ARCHIVE),
+    "spoilt archive": ({"body": packed(CONTENTS).replace(b"PK\x05\x06", b"PK\x05\x07")}, NO_ARCHIVE),
+    "file missing": ({"body": packed({RED: CONTENTS[RED]})}, NO_ARCHIVE),
+    "HTML": ({"body": b"<html>come back tomorrow</html>"}, NO_ARCHIVE),
+    "nothing": ({"body": b""}, NO_ARCHIVE),
+    "500": (
+        {"status": 500},
+        f"UCI cannot be reached (500 Server Error: Internal Server Error for url: {{url}}). {TRY_LATER}",
+    ),
+    "404": ({"status": 404}, f"UCI cannot be reached (404 Client Error: Not Found for url: {{url}}). {TRY_LATER}"),
+    "connection ends early": ({"length": 10**6}, "UCI cannot be reached ("),
+}
+
+
+@pytest.mark.parametrize(("change", "line"), WRONG.values(), ids=WRONG)
+def test_what_is_not_the_archive_is_refused_and_leaves_no_file(uci, change, line):
     vars(uci).update(change)
     assert refusal(DownloadError).startswith(line.format(url=uci.url))
 
 
-def test_what_was_kept_stays_where_a_new_download_fails(uci):
-    folder = download.uci(settings())
-    (folder / WHITE).write_bytes(b"mine")
-    uci.status = 500
-    refusal(DownloadError)
-    assert (folder / WHITE).read_bytes() == b"mine"
-
-
-def test_nobody_listening_is_told(monkeypatch):
-    monkeypatch.setenv("WINE_UCI_URL", f"http://127.0.0.1:{free_port()}/wine.zip")
-    line = refusal(DownloadError)
-    assert line.startswith("UCI cannot be reached ([Errno ")
-    assert line.endswith("] Connection refused). Try later, or set WINE_DATA=sample.")
-
-
-def test_a_silent_server_is_given_up(monkeypatch):
+def test_a_server_that_is_away_or_silent_is_named(monkeypatch):
     monkeypatch.setattr(download, "CONNECT_READ_SECONDS", (0.2, 0.2))
+    line = refusal(DownloadError, uci_url=f"http://127.0.0.1:{free_port()}/wine.zip")
+    assert re.fullmatch(rf"UCI cannot be reached \(\[Errno \d+\] Connection refused\)\. {re.escape(TRY_LATER)}", line)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("WINE_UCI_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/wine.zip")
-        assert refusal(DownloadError) == "UCI cannot be reached (timed out). Try later, or set WINE_DATA=sample."
+        line = refusal(DownloadError, uci_url=f"http://127.0.0.1:{silent.getsockname()[1]}/wine.zip")
+    assert line == f"UCI cannot be reached (timed out). {TRY_LATER}"
 
 
 @pytest.mark.parametrize("url", ["http://uci.example/wine.zip", "https://uci.example/wine.zip"])
@@ -196,17 +143,17 @@ def test_a_proxy_that_does_not_answer_is_named_without_its_password(monkeypatch,
         port = silent.getsockname()[1] if answers else free_port()
         for name in spelling.split():
             monkeypatch.setenv(name, f"http://me:hunter2@127.0.0.1:{port}")
-        line = refusal(DownloadError, lambda _: download.uci(settings(uci_url=url)))
+        line = refusal(DownloadError, uci_url=url)
     why = "timed out" if answers else r"\[Errno \d+\] Connection refused"
-    told = rf"UCI cannot be reached through the proxy 127\.0\.0\.1:{port} \(.*{why}.*\)\. Try later, or .*sample\."
-    assert re.fullmatch(told, line)
+    assert re.fullmatch(
+        rf"UCI cannot be reached through the proxy 127\.0\.0\.1:{port} \(.*{why}.*\)\. {TRY_LATER}", line
+    )
 
 
 @pytest.mark.parametrize("url", ["", "wine.zip", "gopher://uci/wine.zip", "http://", "http://[::1"])
-def test_an_address_that_is_none_is_told(monkeypatch, url):
+def test_an_address_that_is_none_is_refused(monkeypatch, url):
     monkeypatch.setattr(download, "UCI_SHA256", dict.fromkeys(CONTENTS, "none"))
-    config = settings(uci_url=url)
-    assert refusal(DownloadError, lambda _: download.uci(config)).endswith("). Try later, or set WINE_DATA=sample.")
+    assert refusal(DownloadError, uci_url=url).endswith(f"). {TRY_LATER}")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "[2001:db8::1]", "wine.example"])
@@ -216,17 +163,16 @@ def test_no_test_reaches_beyond_this_machine(host):
 
 
 @pytest.mark.parametrize("step", ["requests.Response.iter_content", "shutil.copyfileobj", "pathlib.Path.rename"])
-def test_a_full_disk_is_told_and_leaves_no_file(uci, monkeypatch, full_disk, step):
+def test_a_full_disk_is_an_error_and_leaves_no_file(uci, monkeypatch, full_disk, step):
     def full(*_args, **_kwargs):
         raise full_disk
 
     monkeypatch.setattr(step, full)
-    assert refusal(DataError) == (
-        f"{settings().raw_data}/uci: cannot be used (No space left on device). Free some space or mend the permissions."
-    )
+    why = "cannot be used (No space left on device). Free some space or mend the permissions."
+    assert refusal(DataError) == f"{settings().raw_data}/uci: {why}"
 
 
-def test_a_home_without_write_permission_is_told(uci, open_folder, monkeypatch, without_rights):
+def test_a_home_without_write_permission_is_an_error(uci, open_folder, monkeypatch, without_rights):
     monkeypatch.setenv("WINE_HOME", str(open_folder))
     open_folder.chmod(0o555)
     with without_rights():
@@ -235,27 +181,19 @@ def test_a_home_without_write_permission_is_told(uci, open_folder, monkeypatch, 
     assert uci.requests == 0
 
 
-def test_both_kaggle_sets_are_kept_and_a_second_run_reads_them(monkeypatch):
-    asked = []
-
+def test_both_kaggle_sets_are_stored_and_read_again_and_one_that_fails_leaves_no_file(monkeypatch):
     def from_kaggle(handle: str, path: str, output_dir: str) -> None:
-        asked.append(handle)
         (Path(output_dir) / path).write_text(handle)
-
-    monkeypatch.setattr("kagglehub.dataset_download", from_kaggle)
-    folder = download.kaggle(settings())
-    assert folder == download.kaggle(settings()) == settings().raw_data / "kaggle"
-    assert asked == list(download.KAGGLE_SETS)
-    assert {path.name for path in folder.iterdir()} == {"WineQuality.csv", "winequalityN.csv"}
-
-
-def test_a_kaggle_set_that_cannot_be_had_is_told_and_leaves_no_file(monkeypatch):
-    def from_kaggle(handle: str, path: str, output_dir: str) -> None:
-        (Path(output_dir) / path).touch()
-        if handle.startswith("rajyellow46"):
+        handles.append(handle)
+        if handle == refused:
             raise KeyError("403 Forbidden")
 
+    handles, refused = [], "rajyellow46/wine-quality"
     monkeypatch.setattr("kagglehub.dataset_download", from_kaggle)
-    assert refusal(DownloadError, download.kaggle) == (
-        "Kaggle set rajyellow46/wine-quality cannot be had ('403 Forbidden'). Try later, or set WINE_DATA=sample."
-    )
+    why = "Kaggle set rajyellow46/wine-quality cannot be had ('403 Forbidden')."
+    assert refusal(DownloadError, download.kaggle) == f"{why} {TRY_LATER}"
+    handles, refused = [], ""
+    folder = download.kaggle(settings())
+    assert folder == download.kaggle(settings()) == settings().raw_data / "kaggle"
+    assert handles == list(download.KAGGLE_SETS)
+    assert {path.name for path in folder.iterdir()} == {"WineQuality.csv", "winequalityN.csv"}
