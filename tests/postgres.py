@@ -44,7 +44,6 @@ class Postgres:
         return self.url(name)
 
     def start(self) -> None:
-        """Start the server; return when it answers."""
         options = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
         command = [self.programs / "postgres", "-D", self.data, *(f"--{key}={value}" for key, value in options.items())]
         with self.log.open("ab") as log:

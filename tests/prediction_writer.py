@@ -20,7 +20,6 @@ WINE = {"type": "red", **dict.fromkeys(FEATURES[1:], 5.25)}
 
 
 def new_predictions(number: int) -> list[Prediction]:
-    """Return so many predictions of one wine."""
     now = datetime.now(UTC)
     return [Prediction(str(uuid4()), now, "1", WINE, 5.5) for _ in range(number)]
 

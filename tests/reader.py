@@ -54,7 +54,6 @@ class Reader:
 
     @property
     def contacts(self) -> Path:
-        """The log of what the commands asked of the network."""
         return self.checkout.with_name("contacts")
 
     def own(self, text: str) -> str:
@@ -147,7 +146,6 @@ def server_of(text: str, name: str) -> bool:
 
 
 def checkout_at(folder: Path) -> Path:
-    """Return a folder with the files of this repository as they are now, and nothing that was made of them."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):

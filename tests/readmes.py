@@ -30,7 +30,6 @@ class Block:
 
 
 def tokens(page: Path) -> list[Token]:
-    """Return a page as Markdown, tables included."""
     return MarkdownIt("commonmark").enable("table").parse(page.read_text())
 
 
@@ -40,12 +39,10 @@ def inline(page: Path) -> Iterator[Token]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return the blocks of a page from top to bottom."""
     return [Block(token.info, token.content, token.map[0] + 1) for token in tokens(page) if token.type == "fence"]
 
 
 def links(page: Path) -> list[str]:
-    """Return where the links of a page lead."""
     return [str(token.attrs["href"]) for token in inline(page) if token.type == "link_open"]
 
 

@@ -30,5 +30,4 @@ class Receiver(ThreadingHTTPServer):
 
 
 def receiver() -> AbstractContextManager[Receiver]:
-    """Run a receiver in a thread."""
     return serving(Receiver())

@@ -82,7 +82,6 @@ def own_folders(tmp_path, monkeypatch):
 
 
 def with_answers(notebook: NotebookNode, answers: list[tuple[str, str]]) -> NotebookNode:
-    """Return the notebook with a wrong, a right and some odd answers judged after each solution."""
     for number, solution in enumerate(solutions_of(notebook), start=1):
         wrong, right = answers[number - 1]
         judge = solution.source.splitlines()[-1]

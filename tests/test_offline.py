@@ -107,7 +107,6 @@ class Machine:
 
     @contextmanager
     def lab(self) -> Iterator[str]:
-        """Run JupyterLab in the block, and yield its address."""
         port = free_port()
         self.environment |= {"JUPYTER_PORT": str(port), "JUPYTER_CONFIG_DIR": str(self.home)}
         (self.home / "jupyter_server_config.py").write_text(OPEN_LAB)

@@ -39,7 +39,6 @@ def page(chromium, url):
 
 
 def opened(chromium, url):
-    """Open the page, and return the browser once it shows a score."""
     chromium.get("about:blank")
     for kind in ("browser", "performance"):
         chromium.get_log(kind)
@@ -63,7 +62,6 @@ def counter(url, name, labels=""):
 
 
 def requests_to(url, path):
-    """Return how many requests to a path the service has counted."""
     return counter(url, "wine_requests_total", f'path="{path}"')
 
 

@@ -32,7 +32,6 @@ COMMANDS = {
 
 
 def outcome(words: str, url: str) -> tuple[int, str, str]:
-    """Return the exit code of a command that is to report to an address, and what it prints."""
     done = command(*words.split(), PREFECT_API_URL=url, WINE_DATA="sample")
     return done.returncode, done.stdout, done.stderr
 

@@ -16,7 +16,6 @@ push, list_bucket = partial(command, "orchestration.push"), partial(command, "or
 
 @pytest.fixture
 def one(config):
-    """A version whose run has all its files in MLflow, and nothing in any bucket."""
     one = registered(config, "linear")
     for name in ("wines.csv", "report.md"):
         MlflowClient().log_text(one.run_id, f"the {name}", name)

@@ -30,8 +30,6 @@ def bucket(config, rclone) -> object:
 
 @pytest.fixture
 def published(config, bucket) -> Callable[[], ModelVersion]:
-    """A function that registers a version and pushes files of its run."""
-
     def publish() -> ModelVersion:
         one = registered(config, "mean")
         storage.add_to_outbox(config.outbox, one.run_id, {"wines.csv": b"a;b"})
@@ -42,7 +40,6 @@ def published(config, bucket) -> Callable[[], ModelVersion]:
 
 
 def has_files(config: Settings, one: ModelVersion) -> list[bool]:
-    """Say whether a version has its model, the artifacts of its run, and its files in the bucket."""
     pushed = config.local / "s3" / config.bucket / "runs" / one.run_id / "wines.csv"
     return [model_path(one).is_file(), any(artifacts(one).glob("*")), pushed.is_file()]
 

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from readmes import blocks
 from served import WINE, alias_moved, service, told, two_versions, wait_for, watchful_service
 from servers import running, wait_until
-from versions import artifacts, few_sides, graph_path, model_path, registered, registered_otherwise, tamper
+from versions import artifacts, few_sides, graph_path, registered, tamper
 
 from deployment import service as module
 from deployment.serve import serve
@@ -48,7 +48,6 @@ def url(config):
 
 @pytest.fixture
 def move(config, url):
-    """A function that gives the alias to a version; after the test it is the first one's again."""
     with alias_moved(config, url) as move:
         yield move
 
@@ -62,10 +61,8 @@ def get(url):
 
 
 def test_the_wine_of_the_readme_is_answered_and_a_silly_one_refused_in_its_words(url):
-    page = blocks(ROOT / "deployment" / "README.md")
-    asked, answered, refused = (
-        json.loads(re.search("{.*}", block.text, re.DOTALL)[0]) for block in page if "{" in block.text
-    )
+    texts = [block.text for block in blocks(ROOT / "deployment" / "README.md") if "{" in block.text]
+    asked, answered, refused = (json.loads(re.search("{.*}", text, re.DOTALL)[0]) for text in texts)
     assert post(url, asked).json().keys() == answered.keys()
     silly = post(url, asked | {"alcohol": 88})
     assert (silly.status_code, silly.json()) == (422, refused)
@@ -85,10 +82,8 @@ def test_many_wines_are_answered_in_their_order_each_as_if_it_came_alone(url):
 def test_a_null_gets_what_training_gave_it(url, move, version):
     move(version)
     wait_for(url, version)
-    blank, pipeline = (
-        {**WINE, **dict.fromkeys(MEASUREMENTS)},
-        mlflow.sklearn.load_model(f"models:/wine-quality/{version}"),
-    )
+    blank = {**WINE, **dict.fromkeys(MEASUREMENTS)}
+    pipeline = mlflow.sklearn.load_model(f"models:/wine-quality/{version}")
     assert post(url, blank).json()["score"] == pytest.approx(predict(pipeline, pd.DataFrame([blank]))[0], abs=1e-4)
 
 
@@ -118,7 +113,6 @@ def test_the_limits_of_a_measurement_are_those_of_the_schema(url, field):
 @pytest.mark.parametrize(
     ("field", "value", "line"),
     [
-        ("alcohol", 55, "wine 2, alcohol: 55 is not 5 to 25 % by volume"),
         ("alcohol", "12", 'wine 2, alcohol: "12" is not a number (5 to 25 % by volume), nor null'),
         ("alcohol", True, "wine 2, alcohol: true is not a number (5 to 25 % by volume), nor null"),
         ("alcohol", [12], "wine 2, alcohol: a list is not a number (5 to 25 % by volume), nor null"),
@@ -194,16 +188,13 @@ def test_head_is_answered_as_get_is_without_the_body(url, path):
         assert head.headers["content-length"] == str(len(get.content))
 
 
-def test_head_leaves_the_connection_in_step(url):
+def test_head_leaves_the_connection_in_step_and_is_refused_where_only_post_is_taken(url):
     with requests.Session() as session:
         assert session.head(f"{url}/model", timeout=30).content == b""
         assert session.get(f"{url}/health", timeout=30).json() == {"status": "live"}
-
-
-@pytest.mark.parametrize("method", ["HEAD", "GET"])
-def test_a_path_for_post_alone_refuses_head_and_says_what_it_takes(url, method):
-    answer = requests.request(method, f"{url}/predict", timeout=30)
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        for method in ("HEAD", "GET"):
+            answer = session.request(method, f"{url}/predict", timeout=30)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypatch):
@@ -213,7 +204,6 @@ def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypat
 
 
 def samples(url):
-    """Return what `/metrics` tells, by name and labels."""
     text = get(f"{url}/metrics").text
     assert "_created" not in text
     families = text_string_to_metric_families(text)
@@ -347,6 +337,16 @@ def test_a_moved_alias_is_followed_under_load_without_a_failed_request(url, move
     assert set(answered) == {(200, "1"), (200, "2")}
 
 
+def serves_on(url, why):
+    """Say whether the first version still answers, and `/health/ready` is amber and tells why."""
+    ready = f"{url}/health/ready"
+    wait_until(lambda: why in told(ready).get("reason", ""), why)
+    assert told(ready)["status"] == "amber"
+    assert not re.search(r"/tmp|/home|site-packages", told(ready)["reason"])
+    answer = post(url, WINE)
+    return (answer.status_code, answer.json()["version"]) == (200, "1")
+
+
 def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber(url, config, move):
     MlflowClient().delete_registered_model_alias("wine-quality", "champion")
     assert serves_on(url, "no version has the alias champion.")
@@ -361,62 +361,18 @@ def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber
         wait_for(without, "2")
 
 
-REASONS = {
-    "/home/me/mlflow.db: cannot be read": "mlflow.db: cannot be read",
-    "No such file: '/home/me/1/model.onnx'.": "No such file: 'model.onnx'.",
-    "sqlite:////home/me/mlflow.db is locked": "mlflow.db is locked",
-    "version 3 and/or 4. Run `make run`.": "version 3 and/or 4. Run `make run`.",
-}
-
-
 def test_folders_of_the_machine_are_not_told():
-    assert {reason: module.FOLDERS.sub("", reason) for reason in REASONS} == REASONS
+    reasons = {
+        "/home/me/mlflow.db: cannot be read": "mlflow.db: cannot be read",
+        "No such file: '/home/me/1/model.onnx'.": "No such file: 'model.onnx'.",
+        "sqlite:////home/me/mlflow.db is locked": "mlflow.db is locked",
+        "version 3 and/or 4. Run `make run`.": "version 3 and/or 4. Run `make run`.",
+    }
+    assert {reason: module.FOLDERS.sub("", reason) for reason in reasons} == reasons
 
 
-def serves_on(url, why):
-    """Say whether the first version still answers, and `/health/ready` is amber and tells why."""
-    ready = f"{url}/health/ready"
-    wait_until(lambda: why in told(ready).get("reason", ""), why)
-    assert told(ready)["status"] == "amber"
-    assert not re.search(r"/tmp|/home|site-packages", told(ready)["reason"])
-    answer = post(url, WINE)
-    return (answer.status_code, answer.json()["version"]) == (200, "1")
-
-
-@pytest.mark.parametrize("path_of", [model_path, graph_path])
-def test_a_file_of_a_model_that_was_tampered_with_is_refused_and_the_old_one_serves_on(url, config, move, path_of):
+def test_a_version_that_was_tampered_with_is_refused_and_the_old_one_serves_on(url, config, move):
     new = registered(config, "extra_trees", n_estimators=5)
-    tamper(path_of(new))
+    tamper(graph_path(new))
     move(new.version)
-    assert serves_on(url, f"{path_of(new).name} is not the file that was noted (its sha256 sum differs)")
-
-
-def test_a_version_of_another_signature_is_refused_and_the_old_one_serves_on(url, config, move):
-    alcohol = registered_otherwise(config, ["alcohol"], "float64")
-    move(alcohol.version)
-    assert serves_on(url, f"version {alcohol.version} cannot be used: it takes other columns than those of wine")
-    whole = registered_otherwise(config, FEATURES, "float32")
-    move(whole.version)
-    assert serves_on(url, f"version {whole.version} has another signature than version 1")
-
-
-def test_a_version_without_files_is_refused_and_the_old_one_serves_on(url, config, move):
-    new = registered(config, "linear")
-    model_path(new).unlink()
-    move(new.version)
-    assert serves_on(url, f"wine-quality version {new.version} cannot be used: model.skops is missing")
-
-
-def test_a_store_that_is_taken_away_is_told_and_the_old_version_serves_on(url, config, move):
-    store = config.home / "mlflow.db"
-    store.rename(aside := store.with_suffix(".aside"))
-
-    def told_without_one() -> bool:
-        store.unlink(missing_ok=True)  # MLflow makes one anew where a look was under way
-        return "there is no MLflow store" in told(f"{url}/health/ready").get("reason", "")
-
-    try:
-        wait_until(told_without_one, "no store")
-        assert serves_on(url, "there is no MLflow store")
-    finally:
-        aside.replace(store)
+    assert serves_on(url, f"{graph_path(new).name} is not the file that was noted (its sha256 sum differs)")

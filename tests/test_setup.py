@@ -188,7 +188,6 @@ def test_the_index_and_the_ca_of_pip_conf_hold_in_a_path_beyond_ascii(tmp_path, 
 
 
 def python_of(user: int) -> str:
-    """Return a Python in range that this user may run, or skip the test."""
     for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
         words = [python, "-c", "import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"]
         with suppress(PermissionError, FileNotFoundError):

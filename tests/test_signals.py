@@ -23,7 +23,6 @@ KILLED = {**CODES, signal.SIGKILL: -signal.SIGKILL}
 
 @pytest.fixture
 def ports(monkeypatch, few_wines) -> dict[str, int]:
-    """A free port for each server, in the environment."""
     ports = {name: free_port() for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
     for name, port in ports.items():
         monkeypatch.setenv(f"WINE_{name}_PORT", str(port))
@@ -48,13 +47,10 @@ def started(log: Path, there: Callable[[subprocess.Popen], bool], *words: str) -
 
 
 def started_by(process: subprocess.Popen) -> list[psutil.Process]:
-    """Return the processes that a process has started, and those that these have started."""
     return psutil.Process(process.pid).children(recursive=True)
 
 
 def runs(words: str) -> Callable[[subprocess.Popen], bool]:
-    """Say whether one of the processes that a process has started has some words in its command."""
-
     def there(process: subprocess.Popen) -> bool:
         for one in started_by(process):
             with suppress(psutil.Error):

@@ -47,7 +47,6 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def simulate(home: Path, **more: str) -> str:
-    """Simulate six weeks, and return what is printed."""
     done = command("monitoring.simulation", "--short", **environment(home), **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

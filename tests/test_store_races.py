@@ -51,7 +51,6 @@ def at_once(work: Callable[..., None], *args: Any) -> None:
 
 
 def train_and_register(_start: Barrier) -> None:
-    """Track and register a model in a store that may not be there yet."""
     config, (train, gate_set) = settings(), few_sides()
     with tracking.store(config) as store:
         run = tracking.log_run(store, "mean", fit(build("mean", 1), train), (train, gate_set), "uci", {})

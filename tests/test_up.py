@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def ports(monkeypatch) -> dict[str, int]:
-    """A free port for each server, in the environment."""
     ports = {name: free_port() for name in ("PREFECT", "MLFLOW", "S3")}
     for name, port in ports.items():
         monkeypatch.setenv(f"WINE_{name}_PORT", str(port))
@@ -62,7 +61,6 @@ def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path):
 
 
 def buckets(url: str, key: str, secret: str) -> list[str]:
-    """Return the names of the buckets of an S3 server."""
     client = boto3.client(
         "s3", endpoint_url=url, aws_access_key_id=key, aws_secret_access_key=secret, region_name="us-east-1"
     )
@@ -70,7 +68,6 @@ def buckets(url: str, key: str, secret: str) -> list[str]:
 
 
 def online_workers(prefect: str) -> list[str]:
-    """Return the names of the workers of the work pool `wine` that are online."""
     response = requests.post(f"{prefect}/api/work_pools/wine/workers/filter", json={}, timeout=10)
     workers = response.json() if response.status_code == 200 else []
     return [worker["name"] for worker in workers if worker["status"] == "ONLINE"]

@@ -72,7 +72,6 @@ def reader(checkout, tmp_path, request) -> Iterator[Reader]:
 
 
 def files_come_in(reader: Reader, block: Block) -> Block:
-    """Put two files of wine into the bucket, one of them with mistakes."""
     incoming = reader.checkout / ".local" / "s3" / "wine-quality" / "incoming"
     incoming.mkdir(parents=True)
     wines = sources.sample("a test").table[FEATURES].head(500)
@@ -83,7 +82,6 @@ def files_come_in(reader: Reader, block: Block) -> Block:
 
 
 def a_wine_was_scored(reader: Reader, block: Block) -> Block:
-    """Let the service score a wine, and write the id that it gave into the code."""
     reader.types(Block(COMMAND, "make serve", 0))
     told = requests.post(f"http://127.0.0.1:{reader.ports['8000']}/predict", json=EXAMPLE, timeout=30).json()
     database = reader.checkout / "predictions.db"
@@ -104,13 +102,11 @@ registry.promote(store, '3')
 
 
 def a_third_version_is_champion(reader: Reader, block: Block) -> Block:
-    """Register two more versions, of which the last is champion."""
     reader.runs(SCRIPT.format(THREE_VERSIONS))
     return block
 
 
 def a_leaking_pair(reader: Reader, block: Block) -> Block:
-    """Lay the two files of the older tutorial into the folder."""
     if reader.true_figures:
         for name in ("train_wine_data.csv", "test_wine_data.csv"):
             shutil.copy(REAL_DATA / name, reader.checkout)

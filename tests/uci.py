@@ -9,7 +9,6 @@ from loopback import ANY_PORT, Quiet, serving
 
 
 def packed(contents: dict[str, bytes]) -> bytes:
-    """Return files as a zip archive."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in contents.items():
@@ -39,5 +38,4 @@ class Uci(ThreadingHTTPServer):
 
 
 def uci_server(contents: dict[str, bytes]) -> AbstractContextManager[Uci]:
-    """Serve an archive of files until the end of the block."""
     return serving(Uci(contents))
