@@ -4,52 +4,44 @@ The parts, all by default, or those named on the command line:
 scores (of every model, by cross-validation), run (`make run`: seconds and memory), overhead (of the flow over plain
 functions), setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home
 of their own), start (`make start` of each chapter from nothing), tests (`make test`), walk (the commands of the
-READMEs one after the other, as `make check-docs` runs them).
+READMEs one after the other, as `make check-docs` runs them), simulation (three times from nothing: seconds, and whether
+the outcome is the same), sample (how far the committed sample is from the real wine).
 """
 
+import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import patch
 
 import psutil
+from sklearn.metrics import r2_score
 
 import chapters
-from benchmarks.machine import memory_gb, write_results
+from benchmarks.machine import REPEATS, memory_gb, spread, write_results
 from notebooks.execute import CHAPTERS, all_notebooks
 from wine_quality import sources, splits
 from wine_quality.config import ROOT, settings
 from wine_quality.metrics import scores
-from wine_quality.models import BASELINES, build, cross_predict
-from wine_quality.schema import TARGET
+from wine_quality.models import BASELINES, build, cross_predict, fit, predict
+from wine_quality.schema import MEASUREMENTS, TARGET
 
-REPEATS = 3
-TOLD = ("check", "split", "baseline", "search", "score", "register", "push")  # what the README shows of a first run
-
-
-def spread(values: list[float], digits: int = 2) -> dict[str, float]:
-    """Return the least, the median and the most of repeated measurements."""
-    return {
-        "min": round(min(values), digits),
-        "median": round(statistics.median(values), digits),
-        "max": round(max(values), digits),
-        "repeats": len(values),
-    }
+FRESH = {"PREFECT_TASKS_REFRESH_CACHE": "true"}  # every run is a first one
+SHOWN = ("check", "split", "baseline", "search", "score", "register", "push")  # what the README shows of a first run
 
 
-def printed(*command: str, **environment: str) -> str:
-    """Run a command and return what it prints; where it fails, show that and stop."""
+def output_of(*command: str | Path, **environment: str) -> str:
+    """Run a command and return what it prints; if it fails, show that and stop."""
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(f"{done.stdout}\nerror: {' '.join(command)} failed")
+        sys.exit(f"{done.stdout}\nerror: {' '.join(map(str, command))} failed")
     return done.stdout
 
 
@@ -60,34 +52,32 @@ def bench_scores() -> None:
     rows = {
         name: {"folds": scores(actual, cross_predict(build(name, config.seed), distinct, parts))} for name in BASELINES
     }
-    write_results("scores", {"wines": {"distinct": len(distinct)}, "seed": config.seed, "models": rows})
+    write_results("scores", {"wines": {"distinct": len(distinct)}, "models": rows})
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run of `make run`: its seconds in all, those from its line `load` to its line `push`, and its lines by name."""
-
-    seconds: float
-    work: float
-    lines: dict[str, str]
+def start_run() -> subprocess.Popen[str]:
+    """Start `make run`; its lines can be read as they come."""
+    environment = {**os.environ, **FRESH, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(["make", "run"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def timed_run() -> Run:
-    """Run `make run`, and return what it took and what it printed."""
-    started, seen = time.perf_counter(), {}
-    with make_run() as process:
-        for line in process.stdout:
-            name, _, told = line.partition(" ")
-            seen.setdefault(name, (time.perf_counter(), told.strip()))
+def timed_run() -> tuple[float, float, dict[str, str]]:
+    """Run `make run`; return its seconds, those from its line `load` to its line `push`, and its lines by name."""
+    started, moments, lines = time.perf_counter(), {}, {}
+    with start_run() as process:
+        for line in process.stdout or []:
+            name, _, text = line.partition(" ")
+            moments.setdefault(name, time.perf_counter())
+            lines.setdefault(name, text.strip())
     assert process.returncode == 0
-    work = seen["push"][0] - seen["load"][0]
-    return Run(time.perf_counter() - started, work, {name: seen[name][1] for name in TOLD})
+    seconds, work = time.perf_counter() - started, moments["push"] - moments["load"]
+    return seconds, work, {name: lines[name] for name in SHOWN}
 
 
 def peak_memory() -> float:
-    """Run `make run`, and return the most memory of it and its children at once in GB, a shared page counted once."""
+    """Run `make run`; return the most memory of it and its children at once in GB, a shared page counted once."""
     peak = 0.0
-    with make_run() as process:
+    with start_run() as process:
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):
                 peak = max(peak, memory_gb(process.pid))
@@ -96,127 +86,137 @@ def peak_memory() -> float:
     return peak
 
 
-def make_run() -> subprocess.Popen:
-    """Start `make run`, its lines to be read as they come."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(["make", "run"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-
-
 def bench_run() -> None:
-    first, *later = [timed_run() for _ in range(1 + REPEATS)]
-    write_results(
-        "run",
-        {
-            "first_run_seconds": round(first.seconds, 1),
-            "first_run_seconds_from_load_to_push": round(first.work, 1),
-            "seconds": spread([run.seconds for run in later]),
-            "seconds_from_load_to_push": spread([run.work for run in later]),
-            "peak_memory_gb": spread([peak_memory() for _ in range(REPEATS)]),
-            "printed": first.lines,
-        },
-    )
+    (first_seconds, _, first_lines), *later = [timed_run() for _ in range(1 + REPEATS)]
+    results = {
+        "first_run_seconds": round(first_seconds, 1),
+        "seconds": spread([seconds for seconds, _, _ in later]),
+        "seconds_from_load_to_push": spread([work for _, work, _ in later]),
+        "peak_memory_gb": spread([peak_memory() for _ in range(REPEATS)]),
+        "printed": first_lines,
+    }
+    write_results("run", results)
 
 
 def bench_overhead() -> None:
-    from orchestration import train  # here, because the other benchmarks need no Prefect
+    from prefect import Flow, Task  # here, because the other benchmarks need no Prefect
+    from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 
-    kinds = type(train.load), type(train.train_wine_quality)
-    parts = {name: part for name, part in vars(train).items() if isinstance(part, kinds)}
+    from orchestration import train
 
-    def seconds(as_flow: bool) -> float:
-        for name, part in parts.items():
-            setattr(train, name, part if as_flow else part.fn)
+    plain: dict[str, Any] = {name: part.fn for name, part in vars(train).items() if isinstance(part, (Flow, Task))}
+
+    def seconds() -> float:
         started = time.perf_counter()
         train.train_wine_quality()
         return time.perf_counter() - started
 
-    seconds(as_flow=True)  # starts Prefect's server and makes MLflow's store
-    pairs = [(seconds(as_flow=True), seconds(as_flow=False)) for _ in range(REPEATS)]
-    write_results(
-        "overhead",
-        {
-            "flow_seconds": spread([flow for flow, _ in pairs]),
-            "plain_seconds": spread([plain for _, plain in pairs]),
-            "flow_over_plain": spread([flow / plain for flow, plain in pairs]),
-        },
-    )
+    ratios = []
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        seconds()  # starts Prefect's server and creates MLflow's store
+        for _ in range(REPEATS):
+            as_flow = seconds()
+            with patch.multiple(train, **plain):
+                ratios.append(as_flow / seconds())
+    write_results("overhead", {"flow_over_plain": spread(ratios)})
 
 
 def bench_setup() -> None:
-    def one() -> tuple[float, float]:
+    times, size = [], 0.0
+    for _ in range(REPEATS):
         with tempfile.TemporaryDirectory() as folder:
-            clone = Path(folder) / "clone"
-            subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+            output_of("git", "clone", "-q", ROOT, folder)
             started = time.perf_counter()
-            subprocess.run(["make", "setup"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
-            seconds = time.perf_counter() - started
-            used = subprocess.run(["du", "-sk", clone / ".venv"], capture_output=True, text=True, check=True).stdout
-            return seconds, int(used.split()[0]) * 1024 / 1e9
-
-    times = [one() for _ in range(REPEATS)]
-    write_results(
-        "setup",
-        {"seconds_with_packages_cached": spread([s for s, _ in times]), "environment_gb": round(times[0][1], 2)},
-    )
+            output_of("make", "-C", folder, "setup")
+            times.append(time.perf_counter() - started)
+            size = int(output_of("du", "-sk", f"{folder}/.venv").split()[0]) * 1024 / 1e9
+    write_results("setup", {"seconds_with_packages_cached": spread(times), "environment_gb": round(size, 2)})
 
 
 def bench_notebooks() -> None:
-    notebooks = all_notebooks()
-
-    def one() -> dict[str, float]:
+    notebooks, times = all_notebooks(), {chapter: [] for chapter in CHAPTERS}
+    for _ in range(REPEATS):
         with tempfile.TemporaryDirectory() as folder:
             copies = [shutil.copy(path, folder) for path in notebooks]
-            told = printed(sys.executable, "-m", "notebooks.execute", *copies, WINE_HOME=folder)
-        return {name: float(seconds) for name, seconds in re.findall(r"^(\S+) .* (\d+) s$", told, re.MULTILINE)}
-
-    runs = [one() for _ in range(REPEATS)]
-    seconds = {name: spread([run[name] for run in runs]) for name in runs[0]}
-    by_chapter = {
-        chapter: spread([sum(run[path.stem] for path in notebooks if path.parent.name == chapter) for run in runs])
-        for chapter in CHAPTERS
-    }
-    write_results("notebooks", {"seconds": seconds, "chapter_seconds": by_chapter})
+            lines = output_of(sys.executable, "-m", "notebooks.execute", *copies, WINE_HOME=folder)
+        seconds = {name: float(took) for name, took in re.findall(r"^(\S+) .* (\d+) s$", lines, re.MULTILINE)}
+        for chapter, its_times in times.items():
+            its_times.append(sum(seconds[path.stem] for path in notebooks if path.parent.name == chapter))
+    write_results("notebooks", {"chapter_seconds": {chapter: spread(found) for chapter, found in times.items()}})
 
 
 def bench_start() -> None:
-    def one(chapter: int) -> float:
+    def seconds(chapter: int) -> float:
         with tempfile.TemporaryDirectory() as home:
             began = time.perf_counter()
-            printed("make", "start", f"CH={chapter}", WINE_HOME=home)
+            output_of("make", "start", f"CH={chapter}", WINE_HOME=home)
             return time.perf_counter() - began
 
-    write_results(
-        "start", {"seconds": {chapter: spread([one(chapter) for _ in range(REPEATS)]) for chapter in chapters.CHAPTERS}}
-    )
+    times = {chapter: spread([seconds(chapter) for _ in range(REPEATS)]) for chapter in chapters.CHAPTERS}
+    write_results("start", {"seconds": times})
 
 
 def bench_tests() -> None:
     began = time.perf_counter()
-    last = printed("make", "test").splitlines()[-1]
+    last = output_of("make", "test").splitlines()[-1]
     minutes = round((time.perf_counter() - began) / 60, 1)
     quick = sum(int(count) for count in re.findall(r"(\d+) (?:passed|skipped)", last))
-    listed = printed(sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-m", "not docs")
-    every = sum("::" in line for line in listed.splitlines())
-    write_results("tests", {"minutes": minutes, "quick": quick, "all": every})
+    listed = output_of(sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-m", "not docs")
+    write_results("tests", {"minutes": minutes, "quick": quick, "all": listed.count("::")})
 
 
 def bench_walk() -> None:
-    told = printed("make", "check-docs", PYTEST_ADDOPTS="-rP")  # shows what tests that passed have printed
+    lines = output_of("make", "check-docs", PYTEST_ADDOPTS="-rP")  # shows what tests that passed have printed
     walked: dict[str, dict[str, float]] = {}
-    for seconds, page, command in re.findall(r"^walked ([\d.]+) s (\S+): (.+)$", told, re.MULTILINE):
+    for seconds, page, command in re.findall(r"^walked ([\d.]+) s (\S+): (.+)$", lines, re.MULTILINE):
         walked.setdefault(page, {})[command] = float(seconds)
     write_results("walk", {"seconds": walked})
 
 
-PARTS: dict[str, Any] = {
+def bench_simulation() -> None:
+    times, summaries = [], []
+    for _ in range(REPEATS):
+        with tempfile.TemporaryDirectory() as home:
+            started = time.perf_counter()
+            output_of(sys.executable, "-m", "monitoring.simulation", WINE_HOME=home)
+            times.append(time.perf_counter() - started)
+            summaries.append(json.loads(Path(home, ".local", "simulation", "summary.json").read_text()))
+    same = all(summary == summaries[0] for summary in summaries)
+    write_results("simulation", {"seconds": spread(times), "all_the_same": same, **summaries[0]})
+
+
+def bench_sample() -> None:
+    config = settings()
+    wine, sample = sources.load_dataset(config), sources.sample("to measure").table
+    assert wine.source != "sample", "set WINE_DATA to a folder of real wine"
+    real, made = splits.distinct_rows(wine.table), splits.distinct_rows(sample)
+    extra_trees = build("extra_trees_tuned", config.seed)
+    within = cross_predict(extra_trees, made, splits.folds(made, config.seed))
+    on_real = predict(fit(extra_trees, made), real)
+    columns, pairs = list(MEASUREMENTS), [*MEASUREMENTS, TARGET]
+    of_sample, of_real = (cast(Any, table).groupby("type") for table in (made, real))
+    means = of_sample[columns].mean() / of_real[columns].mean() - 1
+    correlations = of_sample[pairs].corr() - of_real[pairs].corr()
+    results = {
+        "rows": len(sample),
+        "distinct_rows": made["type"].value_counts().to_dict(),
+        "equal_to_a_real_wine": splits.leaked(real, made).sum(),
+        "trained_on_sample_tested_on_real": {"r2": r2_score(real[TARGET], on_real)},
+        "sample_in_5_folds": {"r2": r2_score(made[TARGET], within)},
+        "largest_relative_difference_of_a_column_mean": means.abs().max(axis=None),
+        "largest_difference_of_a_correlation": correlations.abs().max(axis=None),
+    }
+    write_results("sample", results)
+
+
+PARTS = {
     "scores": bench_scores, "run": bench_run, "overhead": bench_overhead, "setup": bench_setup,
-    "notebooks": bench_notebooks, "start": bench_start, "tests": bench_tests,
-    "walk": bench_walk,
+    "notebooks": bench_notebooks, "start": bench_start, "tests": bench_tests, "walk": bench_walk,
+    "simulation": bench_simulation, "sample": bench_sample,
 }  # fmt: skip
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as home:
         os.environ.setdefault("WINE_HOME", home)
-        os.environ["PREFECT_TASKS_REFRESH_CACHE"] = "true"  # every run is a first one
         for part in sys.argv[1:] or PARTS:
             PARTS[part]()

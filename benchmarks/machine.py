@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import statistics
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,25 @@ import psutil
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("scikit-learn", "pandas", "numpy", "prefect", "mlflow")
+REPEATS = 3
 
 
-def machine() -> dict[str, Any]:
-    """Return the cores, the memory in GB and the versions that a result belongs to."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return {
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-    }
+def spread(values: list[float], digits: int = 2) -> dict[str, float]:
+    """Return the least, the median and the most of repeated measurements."""
+    measures = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return {name: round(value, digits) for name, value in measures.items()} | {"repeats": len(values)}
 
 
 def write_results(name: str, results: dict[str, Any]) -> None:
-    """Write results with the machine's size to `results/<name>.json`, and print them."""
-    text = json.dumps({"machine": machine(), **results}, indent=2, default=float) + "\n"
-    RESULTS.mkdir(exist_ok=True)
+    """Write results with the machine that they belong to into `results/<name>.json`, and print them."""
+    machine = {
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{library: version(library) for library in LIBRARIES},
+    }
+    text = json.dumps({"machine": machine, **results}, indent=2, default=float) + "\n"
     (RESULTS / f"{name}.json").write_text(text)
     print(text)
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import requests
 
-from benchmarks.bench import REPEATS, spread
-from benchmarks.machine import family, memory_gb, write_results
+from benchmarks.machine import REPEATS, family, memory_gb, spread, write_results
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port
 

@@ -22,8 +22,7 @@ import pandas as pd
 import requests
 from fastapi import FastAPI, Request
 
-from benchmarks.bench import REPEATS, spread
-from benchmarks.machine import family, memory_gb, write_results
+from benchmarks.machine import REPEATS, family, memory_gb, spread, write_results
 from wine_quality import registry, scoring, sources, splits, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.models import build, fit, predict

@@ -15,8 +15,7 @@ from typing import Any
 from honcho.environ import parse_procfile
 from mlflow import MlflowClient
 
-from benchmarks.bench import REPEATS, spread
-from benchmarks.machine import write_results
+from benchmarks.machine import REPEATS, spread, write_results
 from orchestration.up import PROCFILE, environment
 from wine_quality import sources, splits
 from wine_quality.config import Settings, settings
