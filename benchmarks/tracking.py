@@ -5,12 +5,11 @@ into SQLite and once through the MLflow server of `make up`, three times each, i
 """
 
 import os
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 from honcho.environ import parse_procfile
 from mlflow import MlflowClient
@@ -19,7 +18,8 @@ from benchmarks.machine import REPEATS, spread, write_results
 from orchestration.up import PROCFILE, environment
 from wine_quality import sources, splits
 from wine_quality.config import Settings, settings
-from wine_quality.ports import free_port, listens
+from wine_quality.ports import free_port
+from wine_quality.processes import server
 from wine_quality.search import search
 from wine_quality.tracking import open_store
 
@@ -45,58 +45,31 @@ class TimedClient:
         return timed
 
 
-def search_once() -> dict[str, float]:
-    """Make a search in the current settings, and return its seconds and the share of them that was tracking."""
-    config = settings()
-    train, _ = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
-    store = open_store(config)  # to make a database takes MLflow some seconds, once, and is no part of a search
-    timed, began = TimedClient(store.client), time.perf_counter()
-    search(timed, store.experiment_id, train, TRIALS, config.seed, config.local)
-    seconds = time.perf_counter() - began
-    return {"seconds": seconds, "tracking": timed.seconds, "share": timed.seconds / seconds}
-
-
-@contextmanager
-def server(config: Settings) -> Iterator[str]:
-    """Run the MLflow server of `make up` on a free port, and yield its address."""
-    port = free_port()
+def mlflow_server(config: Settings) -> AbstractContextManager[None]:
+    """Run the MLflow server of `make up` at the port of the settings."""
     command = parse_procfile(PROCFILE.read_text()).processes["mlflow"]
-    own = environment(config.model_copy(update={"mlflow_port": port}))
-    process = subprocess.Popen(f"exec {command}", shell=True, env=own)
-    try:
-        while not listens(port):
-            assert process.poll() is None
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    return server(["/bin/sh", "-c", command], [config.mlflow_port], config.home / "mlflow.log", environment(config))
 
 
-def through_server() -> dict[str, float]:
-    """Make a search whose runs go through a server."""
-    with server(settings()) as address:
-        os.environ["MLFLOW_TRACKING_URI"] = address
-        try:
-            return search_once()
-        finally:
-            del os.environ["MLFLOW_TRACKING_URI"]
-
-
-def in_a_home(search: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Make a search where none was made before."""
+def share_of_tracking(through_server: bool) -> float:
+    """Search in a home of its own, and return the share of its time that was tracking."""
     with tempfile.TemporaryDirectory() as home:
         os.environ["WINE_HOME"] = home
-        return search()
+        config = settings().model_copy(update={"mlflow_port": free_port()})
+        train, _ = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
+        with mlflow_server(config) if through_server else nullcontext():
+            address = f"http://127.0.0.1:{config.mlflow_port}" if through_server else config.mlflow_uri
+            # to create a database takes MLflow some seconds, once, and is no part of a search
+            store = open_store(config.model_copy(update={"tracking_uri": address}))
+            timed, began = TimedClient(store.client), time.perf_counter()
+            search(cast(MlflowClient, timed), store.experiment_id, train, TRIALS, config.seed, config.local)
+            return timed.seconds / (time.perf_counter() - began)
 
 
 def main() -> None:
-    kinds = {"sqlite": search_once, "server": through_server}
-    made = [{kind: in_a_home(search) for kind, search in kinds.items()} for _ in range(REPEATS)]
-    found = {
-        kind: {measure: spread([one[kind][measure] for one in made], 4) for measure in made[0][kind]} for kind in kinds
-    }
-    write_results("tracking", {"trials": TRIALS, **found})
+    shares = [(share_of_tracking(False), share_of_tracking(True)) for _ in range(REPEATS)]
+    sqlite, server = ({"share": spread(list(values), 4)} for values in zip(*shares, strict=True))
+    write_results("tracking", {"trials": TRIALS, "sqlite": sqlite, "server": server})
 
 
 if __name__ == "__main__":
