@@ -26,35 +26,18 @@ from wine_quality.processes import run_module
 PLAYWRIGHT = "playwright==1.55.0"  # fetched for the occasion; its own Chromium is not
 
 
-def chromium() -> str:
-    """Return the browser."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not found:
-        raise SettingsError("the pictures need Chromium. Install it, or name it: make images CHROMIUM=/path/to/it")
-    return found
-
-
-def fill(home: Path) -> None:
-    """Execute copies of the notebooks and run the simulation, in a home of its own; both draw figures into it."""
+def draw_and_fill(home: Path) -> None:
+    """Draw the figures; copies of the notebooks and the simulation draw some, and fill the home for the others."""
+    results = json.loads((RESULTS / "search.json").read_text())
+    save_figure(loop(), home / "images" / "the-loop.png")
+    save_figure(search.draw(results), home / "images" / "search.png")
     own = {"WINE_HOME": str(home), "LOGNAME": "you"}  # MLflow shows who made a run
     run_module("notebooks.execute", *(shutil.copy(path, home) for path in all_notebooks()), **own)
     run_module("monitoring.simulation", **own)
 
 
-def photograph(home: Path, browser: str) -> None:
-    """Take the pictures of the pages, with a Playwright that is fetched for the occasion."""
-    script = ROOT / "images" / "screenshots.py"
-    run_module("uv", "run", "-q", "--no-project", "--with", PLAYWRIGHT, script, home, home / "images", CHROMIUM=browser)
-
-
-def keep(folder: Path) -> None:
-    """Put the pictures in place of the old ones, where they are the ones that are wanted and none is too large.
-
-    Raises
-    ------
-    WineError
-        One is missing, one is too many, or one is too large.
-    """
+def replace_pictures(folder: Path) -> None:
+    """Put the pictures of a folder in place of the old ones, if they are those of `PICTURES` and none is too large."""
     found = {path.stem: path for path in folder.glob("*.png")}
     if wrong := set(found) ^ set(PICTURES):
         raise WineError(f"{', '.join(sorted(wrong))}: drawn or listed in images/pages.py, and not both.")
@@ -68,15 +51,16 @@ def keep(folder: Path) -> None:
 
 def main() -> None:
     """Draw all pictures."""
-    browser = chromium()
+    browser = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not browser:
+        raise SettingsError("the pictures need Chromium. Install it, or name it: make images CHROMIUM=/path/to/it")
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         (home / "images").mkdir()
-        save_figure(loop(), home / "images" / "the-loop.png")
-        save_figure(search.draw(json.loads((RESULTS / "search.json").read_text())), home / "images" / "search.png")
-        fill(home)
-        photograph(home, browser)
-        keep(home / "images")
+        draw_and_fill(home)
+        script, own = ROOT / "images" / "screenshots.py", {"CHROMIUM": browser, "PYTHONPATH": str(ROOT)}
+        run_module("uv", "run", "-q", "--no-project", "--with", PLAYWRIGHT, script, home, home / "images", **own)
+        replace_pictures(home / "images")
 
 
 if __name__ == "__main__":

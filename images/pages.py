@@ -5,25 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Page:
-    """A page of a server.
+    """A page of a server: its address, in which a name in braces stands for an id, and what to show of it.
 
-    Attributes
-    ----------
-    path : str
-        Its address on the server; a name in braces stands for an id of this occasion.
-    text : str
-        What stands on it once it is complete.
-    width, height : int
-        How much of it to show, in pixels.
-    clicks : tuple of str
-        What to click on then, by what stands there.
-    top : str
-        Where only a part of the page is shown: what stands in its first line. Its last one is that of `text`.
+    It is complete when `text` stands on it; then the texts of `clicks` are clicked on, one after the other. Where only
+    a part of it is shown, that begins with the line of `top` and ends with the line of `text`.
     """
 
     path: str
     text: str
-    width: int = 1280
+    width: int = 1280  # pixels
     height: int = 760
     clicks: tuple[str, ...] = ()
     top: str = ""
@@ -32,23 +22,16 @@ class Page:
 LARGEST = 250_000  # bytes of a picture
 FIGURES = ("correlation", "search", "simulation", "the-loop", "three-worlds")
 FIGURE = "predicted_against_actual.png"  # an artifact of the first run
+COMPARED = '/#/compare-runs?runs=["{by_hand}","{by_autolog}"]&experiments=["1"]'
+BY_MODEL = "/#/experiments/1/runs?compareRunsMode=CHART&searchFilter=metrics.fold_mae > 0"
 MLFLOW_EMPTY = {"mlflow-empty": Page("/#/experiments", "Default", height=320)}
 MLFLOW = {
     "mlflow-runs": Page("/#/experiments/1/runs", "xgboost-by-autolog"),
     "mlflow-run": Page("/#/experiments/1/runs/{first}", "Registered models"),
     "mlflow-artifacts": Page("/#/experiments/1/runs/{first}/artifacts", FIGURE, clicks=(FIGURE,)),
-    "mlflow-autolog": Page(
-        '/#/compare-runs?runs=["{by_hand}","{by_autolog}"]&experiments=["1"]',
-        "xgboost-by-autolog",
-        height=920,
-        clicks=("Visualizations", "Run details"),
-    ),
+    "mlflow-autolog": Page(COMPARED, "xgboost-by-autolog", height=920, clicks=("Visualizations", "Run details")),
     "mlflow-model": Page("/#/experiments/1/models/{model}", "Not registered", height=620),
-    "mlflow-by-model": Page(
-        "/#/experiments/1/runs?compareRunsMode=CHART&searchFilter=metrics.fold_mae > 0",
-        "fold_rmse",
-        height=1000,
-    ),
+    "mlflow-by-model": Page(BY_MODEL, "fold_rmse", height=1000),
     "mlflow-registry": Page("/#/models/wine-quality-lesson", "champion"),
     "mlflow-version": Page("/#/models/wine-quality-lesson/versions/2", "champion"),
 }
