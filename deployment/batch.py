@@ -17,25 +17,23 @@ from pathlib import Path
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from prefect_aws import S3Bucket
 
-from orchestration.artifacts import log_to_screen
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import RETRY_TRANSIENT, run_name
-from orchestration.startup import prepare_home
+from orchestration.startup import run_flow
 from wine_quality import batches, registry, tracking
 from wine_quality.batches import Entry, Outcome
-from wine_quality.command import exit_code
 from wine_quality.config import settings
 from wine_quality.errors import RegistryError, StorageError, StorageUnavailable
 from wine_quality.files import exclusive_lock
 from wine_quality.scoring import Scorer, load_scorer
+from wine_quality.storage import Bucket
 
 log = logging.getLogger("wine_quality.batch")
 
 
 @task(name="list", task_run_name="list incoming files", **RETRY_TRANSIENT)
-def list_incoming(bucket: S3Bucket) -> list[Entry]:
+def list_incoming(bucket: Bucket) -> list[Entry]:
     """List the files to score."""
     entries = batches.list_incoming(bucket)
     log.info("list      %d file(s) under %s", len(entries), batches.INCOMING)
@@ -56,46 +54,35 @@ def load_champion() -> Scorer:
 
 
 @task(name="score", task_run_name="score {name}", **RETRY_TRANSIENT)
-def score(bucket: S3Bucket, name: str, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
+def score(bucket: Bucket, name: str, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
     """Score one file, or reject it."""
     return batches.process(bucket, entry, scorer, folder, settings().predictions_uri)
 
 
-def score_each(bucket: S3Bucket, entries: list[Entry], scorer: Scorer, folder: Path) -> list[Outcome]:
-    """Score one file after the other. If the bucket fails on one of them, the others are scored all the same."""
+def score_each(bucket: Bucket, entries: list[Entry], scorer: Scorer, folder: Path) -> list[Outcome]:
+    """Score one file after the other and log each result. A file on which the bucket fails does not stop the others."""
     outcomes = []
     for entry in entries:
         name = batches.safe_name(entry)
         try:
-            outcomes.append(score(bucket, name, entry, scorer, folder))
+            outcome = score(bucket, name, entry, scorer, folder)
         except StorageUnavailable:
             raise
         except StorageError as error:
-            outcomes.append(Outcome(name, 0, "", "failed", str(error)))
-        log_outcome(outcomes[-1])
+            outcome = Outcome(name, 0, "", "failed", str(error))
+        level = logging.WARNING if outcome.reasons else logging.INFO
+        log.log(level, "%-9s %s: %s", outcome.state, outcome.file, outcome.reasons or f"{outcome.rows:,} rows")
+        outcomes.append(outcome)
     return outcomes
 
 
-def log_outcome(outcome: Outcome) -> None:
-    """Log the result for a file."""
-    if outcome.reasons:
-        log.warning("%-9s %s: %s", outcome.state, outcome.file, outcome.reasons)
-    else:
-        log.info("%-9s %s: %s rows", outcome.state, outcome.file, f"{outcome.rows:,}")
-
-
-def create_table(outcomes: list[Outcome]) -> None:
-    """Create a table artifact with a row for each file, and log how many there are of each state."""
+def report(outcomes: list[Outcome]) -> None:
+    """Create a table artifact with a row for each file, log how many are in each state, and fail if a file failed."""
     rows = [{"file": one.file, "rows": one.rows, "version": one.version, "state": one.state} for one in outcomes]
     create_table_artifact(rows, key="scored-files", description="The result for each file under incoming/")
     states = Counter(one.state for one in outcomes)
     log.info("done      %s", ", ".join(f"{count} {state}" for state, count in states.items()))
-
-
-def raise_failed(outcomes: list[Outcome]) -> None:
-    """Fail the run if a file failed."""
-    failed = [one for one in outcomes if one.state == "failed"]
-    if failed:
+    if failed := [one for one in outcomes if one.state == "failed"]:
         raise StorageError(f"{len(failed)} of {len(outcomes)} files failed. {failed[0].file}: {failed[0].reasons}")
 
 
@@ -109,17 +96,9 @@ def score_wine_batches() -> list[Outcome]:
         if not entries:
             return []
         outcomes = score_each(bucket, entries, load_champion(), config.local / "batch")
-    create_table(outcomes)
-    raise_failed(outcomes)
+    report(outcomes)
     return outcomes
 
 
-def main() -> None:
-    """Run the flow, and print its own log lines only."""
-    prepare_home()
-    log_to_screen()
-    score_wine_batches()
-
-
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(run_flow(score_wine_batches))

@@ -6,6 +6,7 @@ import gc
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,17 +39,9 @@ class FailedVersion:
 class Champion:
     """The version that has the alias `champion`, ready to score.
 
-    Attributes
-    ----------
-    scorer : Scorer or None
-        What scores now, None until a champion is loaded. A request takes it once and stays with it: a swap puts another
-        in its place and changes nothing in the old one.
-    rows : RowIndex or None
-        The rows that were logged with it, None where there are none: it scores all the same.
-    since : datetime or None
-        The time (UTC) since which that one scores.
-    problem : str
-        Why it is not the version of the alias, in one line; empty when it is.
+    `scorer` is None until a champion is loaded. A request takes it once and stays with it: a swap puts another in its
+    place and changes nothing in the old one. `rows` are those that were logged with it, None where there are none, and
+    `since` is when it was loaded. `problem` says why it is not the version of the alias; it is empty when it is.
     """
 
     def __init__(self, config: Settings, seconds: float = 5) -> None:
@@ -62,7 +55,13 @@ class Champion:
     async def watch(self) -> None:
         """Refresh at once and then every `seconds`, on a thread, until cancelled."""
         over = threading.Event()
-        watcher = threading.Thread(target=self.refresh_until, args=(over,), name="champion", daemon=True)
+
+        def refresh_until_over() -> None:
+            while not over.is_set():
+                self.refresh()
+                over.wait(self.seconds)
+
+        watcher = threading.Thread(target=refresh_until_over, name="champion", daemon=True)
         watcher.start()
         try:
             await asyncio.Event().wait()
@@ -70,17 +69,8 @@ class Champion:
             over.set()
             watcher.join(timeout=1)
 
-    def refresh_until(self, over: threading.Event) -> None:
-        """Refresh every `seconds` until it is over."""
-        while not over.is_set():
-            self.refresh()
-            over.wait(self.seconds)
-
     def refresh(self) -> None:
-        """Look at the alias, load its version where that is another one, and swap.
-
-        It takes as long as loading does: not for the event loop.
-        """
+        """Load the version of the alias where that is another one, and swap. It takes long: not for the event loop."""
         try:
             problem = self.follow()
         except WineError as error:
@@ -94,7 +84,11 @@ class Champion:
 
     def follow(self) -> str:
         """Serve the version of the alias; return why that cannot be, or an empty text."""
-        version = self.version()
+        url = make_url(self.config.mlflow_uri)
+        if url.drivername == "sqlite" and not Path(url.database or "").exists():  # else MLflow creates an empty one
+            raise TrackingError(NO_STORE)
+        with tracking.store(self.config) as store:
+            version = registry.champion(store)
         if version is None:
             return NO_CHAMPION
         wanted, failed = identity(version), self.failed
@@ -109,14 +103,6 @@ class Champion:
             self.failed = FailedVersion(wanted, str(error), time.monotonic() + RETRY_SECONDS)
             raise
         return ""
-
-    def version(self) -> ModelVersion | None:
-        """Return the version of the alias."""
-        url = make_url(self.config.mlflow_uri)
-        if url.drivername == "sqlite" and not Path(url.database).exists():  # MLflow would make it anew, and empty
-            raise TrackingError(NO_STORE)
-        with tracking.store(self.config) as store:
-            return registry.champion(store)
 
     def swap(self, version: ModelVersion) -> None:
         """Load a version and let it serve from now on."""
@@ -133,28 +119,22 @@ class Champion:
             rows = None
         self.rows, self.since, self.scorer = rows, datetime.now(UTC), scorer
         release_memory()
-        log.info("%s", swap_line(version.name, old, scorer))
+        if old is None:
+            change = f"version {scorer.version}, the first since the start"
+        elif old.version == scorer.version:
+            change = f"version {old.version} -> version {old.version} of another run, because the registry was replaced"
+        else:
+            change = f"version {old.version} -> version {scorer.version}, because the alias champion moved"
+        log.info("champion  %s %s. It scores by %s: %s", version.name, change, scorer.engine, scorer.why)
 
 
 def release_memory() -> None:
     """Return freed memory to the system: after a forest is loaded, glibc would hold on to hundreds of megabytes."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-    if trim:
-        trim(0)
-
-
-def swap_line(name: str, old: Scorer | None, new: Scorer) -> str:
-    """Return what the log says of a swap: from which version to which, because of what, and how the new one scores."""
-    if old is None:
-        from_to = f"version {new.version}, the first since the start"
-    elif old.version == new.version:
-        from_to = f"version {old.version} -> version {new.version} of another run, because the registry was replaced"
-    else:
-        from_to = f"version {old.version} -> version {new.version}, because the alias champion moved"
-    return f"champion  {name} {from_to}. It scores by {new.engine}: {new.why}"
+    with suppress(AttributeError):  # other C libraries have no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def identity(one: ModelVersion | Scorer) -> tuple[str, str]:
     """Return what a version is known by: its number alone may come again in a store that was made anew."""
-    return str(one.version), one.run_id
+    return str(one.version), str(one.run_id)

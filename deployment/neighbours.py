@@ -14,8 +14,8 @@ from typing_extensions import TypedDict
 from deployment.schemas import Wine, columns
 from wine_quality import tracking
 from wine_quality.config import Settings
-from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
-from wine_quality.scoring import fetched
+from wine_quality.schema import MEASUREMENTS, TARGET
+from wine_quality.scoring import columns_of, fetch_file
 from wine_quality.splits import distinct_rows
 from wine_quality.tracking import SOURCE, WINES
 
@@ -68,19 +68,12 @@ class Neighbours(TypedDict):
 
 
 class RowIndex:
-    """Distinct, fully measured rows, indexed by their standardised type and measurements.
-
-    Parameters
-    ----------
-    table : DataFrame of shape (n rows, 13)
-    made_up : bool
-        Whether the rows are the sample.
-    """
+    """Distinct, fully measured rows, indexed by their standardised type and measurements; `made_up` if synthetic."""
 
     def __init__(self, table: pd.DataFrame, made_up: bool) -> None:
         self.wines = distinct_rows(table).dropna().reset_index(drop=True)
         self.made_up = made_up
-        points = as_points({name: self.wines[name].to_numpy() for name in FEATURES})
+        points = as_points(columns_of(self.wines))
         self.scaler = StandardScaler().fit(points)
         self.places = self.scaler.transform(points)
         self.index = NearestNeighbors(n_neighbors=min(NEAREST, len(points))).fit(self.places)
@@ -101,33 +94,18 @@ class RowIndex:
 
     def neighbour(self, row: int, distance: float, wine: Wine, place: np.ndarray) -> Neighbour:
         """Return one of the nearest, and in what it differs most."""
-        neighbour = self.wines.loc[row]
+        near = self.wines.loc[row]
         name = list(MEASUREMENTS)[np.abs(self.places[row] - place[0])[1:].argmax()]
-        difference = {
-            "name": name,
-            "unit": MEASUREMENTS[name].unit,
-            "value": float(neighbour[name]),
-            "asked": wine[name],
-        }
-        return {
-            "type": neighbour["type"],
-            "quality": int(neighbour[TARGET]),
-            "distance": distance,
-            "differs_most": difference,
-        }
+        difference = Difference(name=name, unit=MEASUREMENTS[name].unit, value=float(near[name]), asked=wine[name])
+        quality = int(near[TARGET])
+        return Neighbour(type=near["type"], quality=quality, distance=distance, differs_most=difference)
 
 
 def load_rows(config: Settings, version: ModelVersion) -> RowIndex:
-    """Load the rows that were logged with the run behind a version.
-
-    Raises
-    ------
-    RegistryError
-        There are none.
-    """
+    """Load the rows that were logged with the run behind a version; raise a `RegistryError` if there are none."""
     with tracking.store(config) as store, tempfile.TemporaryDirectory() as folder:
-        run = store.client.get_run(version.run_id)
-        table = pd.read_csv(fetched(store, version, run.info.artifact_uri, WINES, folder))
+        run = store.client.get_run(str(version.run_id))
+        table = pd.read_csv(fetch_file(store, version, str(run.info.artifact_uri), WINES, folder))
     return RowIndex(table, run.data.tags.get(SOURCE) == "sample")
 
 
@@ -140,11 +118,5 @@ def usual_range(name: str, low: float, median: float, high: float) -> Range:
     """Return a range at round steps, some 30 to 300 of them from end to end."""
     digits = int(np.ceil(1.5 - np.log10(high - low or 1)))
     low, median, high = (round(value, digits) for value in (low, median, high))
-    return {
-        "name": name,
-        "unit": MEASUREMENTS[name].unit,
-        "low": low,
-        "median": median,
-        "high": high,
-        "step": round(10.0**-digits, max(digits, 0)),
-    }
+    step = round(10.0**-digits, max(digits, 0))
+    return Range(name=name, unit=MEASUREMENTS[name].unit, low=low, median=median, high=high, step=step)

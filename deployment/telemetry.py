@@ -19,30 +19,16 @@ class Telemetry:
     def __init__(self) -> None:
         self.series = cache(lambda metric, *labels: metric.labels(*labels))  # a look-up takes longer than to count
         prometheus_client.disable_created_metrics()  # one more series for each counter, which nobody reads
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.requests = Counter(
-            "wine_requests", "Requests answered.", ["method", "path", "status"], registry=self.registry
-        )
-        self.seconds = Histogram(
-            "wine_request_seconds",
-            "From the head of a request to the end of its answer.",
-            ["path"],
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self.rows = Counter("wine_rows_scored", "Wines scored.", ["engine"], registry=self.registry)
-        self.predictions = Counter(
-            "wine_predictions", "Predictions by whether they are stored.", ["stored"], registry=self.registry
-        )
-        self.model = Gauge(
-            "wine_model_info", "The version that is serving.", ["version", "run_id", "engine"], registry=self.registry
-        )
-
-    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Count a request and its time."""
-        self.series(self.requests, method, path, status).inc()
-        self.series(self.seconds, path).observe(seconds)
+        self.registry = own = CollectorRegistry()
+        ProcessCollector(registry=own)
+        self.requests = Counter("wine_requests", "Requests answered.", ["method", "path", "status"], registry=own)
+        took = "From the head of a request to the end of its answer."
+        self.seconds = Histogram("wine_request_seconds", took, ["path"], buckets=SECONDS, registry=own)
+        self.rows = Counter("wine_rows_scored", "Wines scored.", ["engine"], registry=own)
+        stored = "Predictions by whether they are stored."
+        self.predictions = Counter("wine_predictions", stored, ["stored"], registry=own)
+        labels = ["version", "run_id", "engine"]
+        self.model = Gauge("wine_model_info", "The version that is serving.", labels, registry=own)
 
     def scored(self, engine: str, count: int) -> None:
         """Count rows that were scored."""
@@ -71,13 +57,14 @@ class MetricsMiddleware:
         """Pass a request on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status, counted, started = CLIENT_CLOSED, False, perf_counter()
+        status, counted, started, telemetry = CLIENT_CLOSED, False, perf_counter(), self.telemetry
 
         def count() -> None:
             nonlocal counted
             if not counted:
                 path = getattr(scope.get("route"), "path", "other")
-                self.telemetry.answered(scope["method"], path, status, perf_counter() - started)
+                telemetry.series(telemetry.requests, scope["method"], path, status).inc()
+                telemetry.series(telemetry.seconds, path).observe(perf_counter() - started)
             counted = True
 
         async def send_counted(message: Message) -> None:

@@ -50,13 +50,7 @@ def payload(record: Record) -> dict[str, object]:
     **UNCACHED,
 )
 def send_webhook(content: dict[str, object]) -> None:
-    """Post JSON to `WINE_WEBHOOK`. The address may contain a secret, so no parameter and no error shows it.
-
-    Raises
-    ------
-    AlertError
-        It was not accepted.
-    """
+    """Post JSON to `WINE_WEBHOOK`. The address may contain a secret, so no parameter and no error shows it."""
     try:
         httpx.post(settings().webhook.get_secret_value(), json=content, timeout=TIMEOUT).raise_for_status()
     except httpx.HTTPStatusError as error:

@@ -14,7 +14,7 @@ import logging
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
@@ -30,11 +30,9 @@ from monitoring import alerts
 from monitoring.alerts import send_webhook
 from monitoring.records import Record, RequestCounters, load_records, record_path, save_record
 from monitoring.reference import Reference, load_reference
-from orchestration.artifacts import log_to_screen
 from orchestration.policies import RETRY_TRANSIENT, UNCACHED
-from orchestration.startup import prepare_home
+from orchestration.startup import run_flow
 from wine_quality import drift, labels, predictions, sources, thresholds
-from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
 from wine_quality.schema import COLUMNS, FEATURES, TARGET
@@ -54,7 +52,7 @@ def load_predictions(since: datetime, until: datetime) -> tuple[pd.DataFrame, pd
     """Load the predictions of the period, and all that have a label by now."""
     url = settings().predictions_uri
     table = predictions.load(url, since)
-    return table[table["time"] < until], labels.labelled_predictions(url)
+    return table.loc[table["time"] < until], labels.labelled_predictions(url)
 
 
 @task(name="load reference", task_run_name="load the champion's reference data", **RETRY_TRANSIENT)
@@ -78,7 +76,7 @@ def detect_drift(name: str, reference: Reference, current: pd.DataFrame) -> Drif
 @task(name="measure error", task_run_name="measure the error", **UNCACHED)
 def measure_error(reference: Reference, labelled: pd.DataFrame, seed: int) -> ModelQuality | None:
     """Measure the error on the newest labels of predictions by the champion."""
-    own = labelled[(labelled["version"] == reference.version) & np.isfinite(labelled[SCORE])]
+    own = labelled.loc[(labelled["version"] == reference.version) & np.isfinite(labelled[SCORE])]
     return thresholds.model_quality(own[TARGET].to_numpy(), own[SCORE].to_numpy(), reference.gate_rmse, seed)
 
 
@@ -112,12 +110,7 @@ def write_training_data(name: str, table: pd.DataFrame) -> Path:
 def training_rows(reference: Reference, labelled: pd.DataFrame) -> pd.DataFrame:
     """Return the champion's rows and the labelled ones, without duplicates: of two labels the newer one counts."""
     both = pd.concat([labelled[COLUMNS].iloc[::-1], reference.table[COLUMNS]])
-    return both.drop_duplicates(FEATURES).iloc[::-1].reset_index(drop=True)
-
-
-def rows_before(reference: Reference, earlier: list[Record]) -> int:
-    """Return how many rows there were to train on when a training was last requested."""
-    return max([len(reference.table), *(record.rows for record in earlier if record.trigger)])
+    return both.drop_duplicates(subset=FEATURES).iloc[::-1].reset_index(drop=True)  # pyright: ignore[reportCallIssue]
 
 
 @task(name="request retraining", task_run_name="request a retraining: {trigger}", **UNCACHED)
@@ -126,14 +119,6 @@ def request_retraining(model: str, trigger: str, folder: str, version: str) -> N
     resource = {"prefect.resource.id": RESOURCE, "prefect.resource.name": f"{model} {version}"}
     emit_event(f"wine.{trigger}", resource, payload={"data": folder})
     log.info("event     wine.%s, which starts the deployment retrain. By hand: make run WINE_DATA=%s", trigger, folder)
-
-
-def publish_report(record: Record, drifted: Drift | None) -> None:
-    """Leave the report and the table of columns with the flow run."""
-    create_markdown_artifact(report(record), key="monitoring-report", description="What one monitoring run measured")
-    if drifted:
-        rows = [{"column": name, **row} for name, row in drifted.columns.to_dict("index").items()]
-        create_table_artifact(rows, key="drift", description="Each column, compared with the reference")
 
 
 def report(record: Record) -> str:
@@ -179,33 +164,33 @@ def monitor_wine_quality(
         quality=quality,
         missing=drifted.missing if drifted else [],
     )
-    record = decide(result, reference, labelled, earlier, (since, until), counters)
+    record = decide(result, reference, labelled, earlier, since=since, until=until, counters=counters)
     act(config, record, drifted)
     return record
 
 
 def decide(
-    result: MonitoringResult,
-    reference: Reference,
-    labelled: pd.DataFrame,
-    earlier: list[Record],
-    period: tuple[datetime, datetime],
-    counters: RequestCounters | None,
+    result: MonitoringResult, reference: Reference, labelled: pd.DataFrame, earlier: list[Record], **run: Any
 ) -> Record:
-    """Compare a result with the thresholds, and return the record with the outcome."""
-    crossed = thresholds.alerts(result)
-    table = training_rows(reference, labelled)
-    trigger, reason = thresholds.retraining(crossed, len(table), rows_before(reference, earlier))
+    """Compare a result with the thresholds, and return the record with the outcome; `run` has its other fields."""
+    crossed, table = thresholds.alerts(result), training_rows(reference, labelled)
+    rows_before = max([len(reference.table), *(record.rows for record in earlier if record.trigger)])
+    trigger, reason = thresholds.retraining(crossed, len(table), rows_before)
     folder = str(write_training_data(result.name, table)) if trigger else ""
     known = {alert.kind for alert in earlier[-1].alerts} if earlier else set()
     notify = bool(trigger or {alert.kind for alert in crossed} - known)
-    return Record(result, crossed, *period, counters, len(table), trigger, reason, folder, notify)
+    return Record(
+        result, crossed, rows=len(table), trigger=trigger, reason=reason, training_data=folder, notify=notify, **run
+    )
 
 
 def act(config: Settings, record: Record, drifted: Drift | None) -> None:
-    """Notify people, request a retraining if there is a trigger, and save the record last: it says that all is done."""
+    """Notify people, report, request a retraining if there is a trigger, and save the record last: all is done."""
     sent = send_webhook.submit(alerts.payload(record)) if config.webhook and record.notify else None
-    publish_report(record, drifted)
+    create_markdown_artifact(report(record), key="monitoring-report", description="What one monitoring run measured")
+    if drifted:
+        rows = drifted.columns.rename_axis("column").reset_index().to_dict("records")
+        create_table_artifact(rows, key="drift", description="Each column, compared with the reference")
     if record.alerts:
         alerts.publish(record)
     log.info("monitor   %s: %s", record.result.name, record.outcome)
@@ -216,12 +201,5 @@ def act(config: Settings, record: Record, drifted: Drift | None) -> None:
         log.error("webhook   %s", state.message)
 
 
-def main() -> None:
-    """Run the flow on a quiet screen: its own lines."""
-    prepare_home()
-    log_to_screen()
-    monitor_wine_quality()
-
-
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(run_flow(monitor_wine_quality))

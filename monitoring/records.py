@@ -30,24 +30,11 @@ class RequestCounters:
 
 @dataclass(frozen=True)
 class Record:
-    """One monitoring run.
+    """One monitoring run: what it measured from `since` to `until`, and what it decided.
 
-    Attributes
-    ----------
-    since, until : datetime
-        The period.
-    counters : RequestCounters or None
-        Those of the service at the end of it.
-    rows : int
-        How many labelled rows there are to train on.
-    trigger : str
-        `drift` or `quality` if a retraining was requested, else empty.
-    reason : str
-        Why, or why not.
-    training_data : str
-        The folder of the rows to train on, or empty.
-    notify : bool
-        Whether there is an alert that the run before did not have, or a retraining was requested.
+    `counters` are those of the service at its end, None if it did not answer, and `rows` are available to train on.
+    `trigger` is `drift` or `quality` if a retraining was requested, else empty, and `reason` says why, or why not. The
+    rows to train on are in the folder `training_data`. `notify` means that something in it is new.
     """
 
     result: MonitoringResult
@@ -82,19 +69,11 @@ def save_record(config: Settings, record: Record) -> None:
 
 
 def load_records(config: Settings) -> list[Record]:
-    """Return all records, oldest first.
-
-    Raises
-    ------
-    DataError
-        A file is not a record.
-    """
-    return sorted(map(load_record, config.reports.glob("*.json")), key=lambda record: record.until)
-
-
-def load_record(path: Path) -> Record:
-    """Return the record in a file."""
-    try:
-        return PARSED.validate_json(path.read_bytes())
-    except ValidationError:
-        raise DataError(f"{path}: not a record of a monitoring run. Delete it, and monitor again.") from None
+    """Return all records, oldest first; raise a `DataError` if a file is not a record."""
+    records = []
+    for path in config.reports.glob("*.json"):
+        try:
+            records.append(PARSED.validate_json(path.read_bytes()))
+        except ValidationError:
+            raise DataError(f"{path}: not a record of a monitoring run. Delete it, and monitor again.") from None
+    return sorted(records, key=lambda record: record.until)

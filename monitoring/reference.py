@@ -16,20 +16,12 @@ from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
 from wine_quality.splits import row_keys
 from wine_quality.tables import read_table
-from wine_quality.tracking import TRAINED_ON, WINES, Store
+from wine_quality.tracking import TRAINED_ON, WINES
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A version of the model and its data.
-
-    Attributes
-    ----------
-    version : str
-        Its number.
-    table : DataFrame of shape (n rows, 14)
-        The training set and the gate set, with their quality; and the version's `score` of the gate set, NaN elsewhere.
-    """
+    """A version of the model, and the table of its training set and gate set with its `score`, NaN in the former."""
 
     version: str
     table: pd.DataFrame
@@ -41,12 +33,9 @@ class Reference:
 
 
 def load_reference(config: Settings) -> Reference:
-    """Return the champion and its data. They are computed once for each version and cached as a file.
+    """Return the champion and its data, which are computed once for each version and cached as a file.
 
-    Raises
-    ------
-    RegistryError
-        There is no champion, or it does not load, or its rows are not with its run in MLflow.
+    Raise a `RegistryError` if there is no champion, or it does not load, or MLflow does not have its rows.
     """
     with tracking.store(config) as store:
         version = registry.champion(store)
@@ -61,19 +50,14 @@ def load_reference(config: Settings) -> Reference:
 
 def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd.DataFrame:
     """Return a version's rows, with its scores of those in the gate set."""
+    run_id = str(version.run_id)
     with tracking.store(config) as store:
-        trained_on = store.read_text(version.run_id, TRAINED_ON).split()
-        path = download_rows(store, version, folder)
+        trained_on = store.read_text(run_id, TRAINED_ON).split()
+        if WINES not in {file.path for file in store.client.list_artifacts(run_id)}:
+            about = f"{version.name} version {version.version}"
+            raise RegistryError(f"{about} has no {WINES} in MLflow. Train again: make run.")
+        path = store.download(f"runs:/{run_id}/{WINES}", folder)
     table = read_table(path, both_types=False).reset_index(drop=True)
     gate_set = ~row_keys(table).isin(trained_on)
     scores = load_scorer(config, version).score(columns_of(table.loc[gate_set]))
     return table.assign(**{SCORE: pd.Series(scores, index=table.index[gate_set])})
-
-
-def download_rows(store: Store, version: ModelVersion, folder: Path) -> Path:
-    """Return the file of a version's rows, from MLflow."""
-    if WINES not in {file.path for file in store.client.list_artifacts(version.run_id)}:
-        raise RegistryError(
-            f"{version.name} version {version.version} has no {WINES} in MLflow. Train again: make run."
-        )
-    return store.download(f"runs:/{version.run_id}/{WINES}", folder)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 from prefect.exceptions import ObjectNotFound
 from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
@@ -11,6 +12,7 @@ from wine_quality.config import Settings
 from wine_quality.errors import StorageError
 from wine_quality.local_s3 import Endpoint, local_keys, local_s3
 from wine_quality.ports import listens
+from wine_quality.storage import Bucket
 
 BLOCK = "wine-bucket"
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -26,7 +28,7 @@ CLIENT = {
 
 
 @contextmanager
-def wine_bucket(config: Settings) -> Iterator[tuple[S3Bucket, str]]:
+def wine_bucket(config: Settings) -> Iterator[tuple[Bucket, str]]:
     """Yield the bucket and a phrase that says where it is; the laptop's own server is started for it if need be."""
     bucket, _ = chosen(config)
     with ExitStack() as servers:
@@ -34,7 +36,7 @@ def wine_bucket(config: Settings) -> Iterator[tuple[S3Bucket, str]]:
             bucket = bucket_at(servers.enter_context(local_s3(config)), config)
         elif address_of(bucket) == laptop(config).url and not listens(config.s3_port):
             servers.enter_context(local_s3(config, config.s3_port))
-        yield bucket, whereabouts(config, bucket)
+        yield cast("Bucket", bucket), whereabouts(config, bucket)  # its stubs say that each call may be a coroutine
 
 
 def bucket_line(config: Settings) -> str:
@@ -63,7 +65,7 @@ def chosen(config: Settings) -> tuple[S3Bucket | None, str]:
 def saved_bucket() -> S3Bucket | None:
     """Return the bucket of the block, or None where there is no such block; raise a `StorageError` if it is broken."""
     try:
-        return S3Bucket.load(BLOCK)
+        return S3Bucket.load(BLOCK)  # pyright: ignore[reportReturnType]
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None
@@ -109,7 +111,7 @@ def bucket_at(server: Endpoint, config: Settings) -> S3Bucket:
     return s3_bucket(config, server.url, aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key)
 
 
-def s3_bucket(config: Settings, url: str | None, region: str = REGION, **keys: str | None) -> S3Bucket:
+def s3_bucket(config: Settings, url: str | None, region: str = REGION, **keys: Any) -> S3Bucket:
     """Return a bucket by the address of its server, None for Amazon's own."""
     client = AwsClientParameters(endpoint_url=url, config=CLIENT)
     credentials = AwsCredentials(region_name=region, aws_client_parameters=client, **keys)
@@ -128,7 +130,7 @@ def address_of(bucket: S3Bucket) -> str | None:
 
 def whereabouts(config: Settings, bucket: S3Bucket | None) -> str:
     """Say where a bucket is. The laptop's own server is known by its keys, which were made at random."""
-    if bucket and bucket.credentials.aws_access_key_id != local_keys(config)[0]:
+    if bucket and getattr(bucket.credentials, "aws_access_key_id", None) != local_keys(config)[0]:
         return f"In the bucket `{bucket.bucket_name}` at {address_of(bucket) or 'Amazon S3'}"
     name = bucket.bucket_name if bucket else config.bucket
     return f"On this laptop, in the folder `{config.local / 's3' / name}`"

@@ -56,7 +56,7 @@ def save_blocks(config: Settings) -> None:
         return
     bucket = bucket_of_environment(config) or bucket_at(laptop(config), config)
     bucket.credentials.save(CREDENTIALS, overwrite=True)
-    bucket.credentials = AwsCredentials.load(CREDENTIALS)
+    bucket.credentials = AwsCredentials.load(CREDENTIALS)  # pyright: ignore[reportAttributeAccessIssue]
     bucket.save(BLOCK)
     print(f"block     {BLOCK}, with the keys in {CREDENTIALS}")
 
@@ -73,7 +73,7 @@ def deploy() -> None:
     updated = {one["name"] for one in due}
     for deployment in deployed():
         if deployment.name in updated:
-            print(f"deploy    {deployment.name}: {deployment.description.splitlines()[0]}")
+            print(f"deploy    {deployment.name}: {str(deployment.description).splitlines()[0]}")
         else:
             print(f"unchanged {deployment.name}, with your edits in Prefect: {state_of(deployment)}")
 

@@ -4,16 +4,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from prefect_aws import S3Bucket
-
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.startup import connect_quietly
 from wine_quality import storage
 from wine_quality.command import exit_code
 from wine_quality.errors import StorageError
+from wine_quality.storage import Bucket
 
 
-def check(bucket: S3Bucket, run_id: str, files: dict[str, int]) -> tuple[bool, str]:
+def check(bucket: Bucket, run_id: str, files: dict[str, int]) -> tuple[bool, str]:
     """Download a run and compare it with its manifest; return whether it is as it was pushed, and what to print."""
     if storage.MANIFEST not in files:
         return False, "not complete: it has no manifest, its push or its deletion was cut short"

@@ -35,9 +35,11 @@ def rebuild(config: Settings, run_id: str) -> None:
         missing = [name for name in (WINES, REPORT) if name not in names] + ([] if models else [MODEL_FILE])
         if missing:
             raise RegistryError(f"run {run_id}: MLflow does not have its {', '.join(missing)}. Train again: make run.")
-        files = {name: store.download(f"runs:/{run_id}/{name}", aside) for name in (WINES, REPORT)}
-        files[MODEL_FILE] = tracking.download_model(store, models[0], Path(aside) / MODEL_FILE)
-        storage.add_to_outbox(config.outbox, run_id, files)
+        files: dict[str, Path | bytes] = {
+            name: store.download(f"runs:/{run_id}/{name}", aside) for name in (WINES, REPORT)
+        }
+        model = tracking.download_model(store, models[0], Path(aside) / MODEL_FILE)
+        storage.add_to_outbox(config.outbox, run_id, {**files, MODEL_FILE: model})
 
 
 def main() -> None:

@@ -1,19 +1,13 @@
 """Train the wine-quality model, from the dataset to the bucket.
 
-The flow has three subflows. `prepare-data` loads the dataset, checks it, and assigns each distinct row to the training
-set or the gate set. `train-models` cross-validates the baselines on the training set, searches for a better model, fits
-the best and scores it once on the gate set. `publish-model` tracks the run, compares the model with the champion and
-registers it; it is promoted only if it's better. At the end the run's files go to the bucket, and a report says what
-happened and where to look. If a version was already trained on the same data with the same parameters, seed, code and
-libraries, nothing new is registered or pushed.
+Three subflows prepare the data (load, check, split), train (baselines, search, final fit) and publish (track, compare
+with the champion, register, promote if better). Then the run's files go to the bucket, and a report says what happened
+and where to look. If an identical version exists, nothing new is registered or pushed.
 
 Flows and tasks take plain parameters, which Prefect stores and shows. A task that needs an address or a key reads the
-settings itself.
-
-Tasks that use the network, the tracking store or the bucket retry transient failures four times, with exponential
-backoff. A task that only computes doesn't, because it would fail the same way again. Instead, the results of the two
-that take longest are cached and reused as long as nothing that they depend on has changed. One is the search, whose
-trials are runs in MLflow: it resumes from them if it was interrupted.
+settings itself. Tasks that use the network, the tracking store or the bucket retry transient failures. A task that only
+computes would fail the same way again; instead, the results of the two that take longest are cached and reused as long
+as nothing that they depend on has changed. One is the search, which resumes from its trials if it was interrupted.
 
 Run it with `python -m orchestration.train`, or `make run`.
 """
@@ -82,7 +76,8 @@ def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[D
     split = read_table(train_file), read_table(validation_file)
     splits.assert_no_leak(*split, f"{train_file} and {validation_file}")
     wine = Dataset(pd.concat(split), "files", f"trained on {train_file}, scored on {validation_file}")
-    return wine, tuple(splits.distinct_rows(part) for part in split), []
+    train, gate_set = map(splits.distinct_rows, split)
+    return wine, (train, gate_set), []
 
 
 @task(name="check", task_run_name="check", **UNCACHED)
@@ -132,7 +127,7 @@ def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed:
     rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in finalists]
     searched = pd.DataFrame(rows, index=list(candidates))
     leaderboard = pd.concat([leaderboard, searched]).sort_values("rmse", kind="stable")
-    best = leaderboard.index[0]
+    best = str(leaderboard.index[0])
     log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
     return leaderboard, candidates.get(best) or Candidate(best, MODELS[best].params)
 
@@ -143,7 +138,7 @@ def tracked_trials(train: pd.DataFrame, max_evals: int, seed: int) -> list[Trial
     progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
 
     def on_trial(trial: Trial) -> None:
-        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)
+        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)  # pyright: ignore[reportArgumentType]
 
     with tracking.store(config) as store:
         mlflow = store.client, store.experiment_id
@@ -173,14 +168,9 @@ def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict
         run = tracking.log_run(
             store, name, trained.pipeline, prepared.split, prepared.wine.source, params, metrics, tags
         )
-        store.client.log_text(run.run_id, as_csv(prepared.split), WINES)
+        store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), WINES)
     log.info("track     run %s", name)
     return run
-
-
-def as_csv(split: Split) -> str:
-    """Return the rows of both sets as CSV."""
-    return pd.concat(split).to_csv(index=False)
 
 
 @task(name="compare with the champion", task_run_name="compare with the champion", **RETRY_TRANSIENT)
@@ -215,7 +205,8 @@ def add_to_outbox(run: Tracked, split: Split, text: str) -> list[str]:
     config = settings()
     with tracking.store(config) as store:
         model = tracking.download_model(store, run.model_id, config.models / "wine-quality.skops")
-    files = {MODEL_FILE: model, WINES: as_csv(split).encode(), REPORT: text.encode()}
+    rows = pd.concat(split).to_csv(index=False)
+    files = {MODEL_FILE: model, WINES: rows.encode(), REPORT: text.encode()}
     return storage.add_to_outbox(config.outbox, run.run_id, files)
 
 
@@ -233,8 +224,8 @@ def find_identical(inputs: str) -> tuple[str, Tracked, bool] | None:
     with tracking.store(settings()) as store:
         if (version := registry.trained_on_same_inputs(store, inputs)) is None:
             return None
-        run, champion = store.client.get_run(version.run_id), registry.champion(store)
-        tracked = Tracked(version.run_id, run.info.experiment_id, retention.model_ids(run)[0])
+        run, champion = store.client.get_run(str(version.run_id)), registry.champion(store)
+        tracked = Tracked(run.info.run_id, run.info.experiment_id, retention.model_ids(run)[0])
         return str(version.version), tracked, champion is not None and champion.version == version.version
 
 

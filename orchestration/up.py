@@ -68,7 +68,7 @@ def start_all() -> int:
         servers.add_process(name, command, env={**environment(config), **own.get(name, {})})
     with exclusive_lock(config.local / UP_LOCK):
         servers.loop()
-    return 0 if servers.returncode == INTERRUPTED else servers.returncode
+    return 0 if servers.returncode == INTERRUPTED else servers.returncode or 0
 
 
 def wait() -> None:

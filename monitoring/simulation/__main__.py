@@ -11,7 +11,7 @@ from pathlib import Path
 
 from monitoring.simulation.servers import create_home, simulation_servers
 from wine_quality.command import exit_code
-from wine_quality.config import ROOT, Settings, settings
+from wine_quality.config import ROOT, settings
 from wine_quality.errors import WineError
 from wine_quality.files import exclusive_lock, is_locked
 from wine_quality.processes import module, run_to_end
@@ -19,15 +19,10 @@ from wine_quality.processes import module, run_to_end
 FOREIGN = ("AWS_", "MLFLOW_TRACKING_URI", "PREFECT_", "WINE_PREDICTIONS")  # your own store and bucket are left alone
 
 
-def print_links(config: Settings, home: Path) -> int:
-    """Print where to look, and return 0."""
-    print(f"report    {config.home / 'monitoring' / 'report.html'}")
-    print(f"browse    WINE_HOME={os.path.relpath(home, ROOT)} make up")
-    return 0
-
-
 def run(home: Path, scenario: str) -> int:
     """Start the servers, run the simulation in a process of its own, and return its exit code."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
     lock = home / "simulation.lock"
     if is_locked(lock):
         raise WineError(f"{home}: a simulation is running here. Wait for it, or stop it.")
@@ -46,10 +41,11 @@ def main() -> int:
     create_home(home, scenario, config)
     if (home / "summary.json").exists():
         print(f"done      this simulation is complete; to start again, delete {home}")
-        return print_links(config, home)
-    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
-        del os.environ[name]
-    return run(home, scenario) or print_links(config, home)
+    elif code := run(home, scenario):
+        return code
+    print(f"report    {config.home / 'monitoring' / 'report.html'}")
+    print(f"browse    WINE_HOME={os.path.relpath(home, ROOT)} make up")
+    return 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from wine_quality import predictions, thresholds, tracking
 from wine_quality.config import Settings
 from wine_quality.files import atomic_write
 from wine_quality.plots import TYPE_COLOURS, as_png
-from wine_quality.schema import FEATURES, TARGET
+from wine_quality.schema import TARGET
 from wine_quality.scoring import columns_of, load_scorer
 from wine_quality.templates import render
 
@@ -26,16 +26,10 @@ WITH_LOOP, WITHOUT = "#0072b2", "#999999"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a simulation.
+    """What came of a simulation: `weeks` has a row for each week, by its number.
 
-    Attributes
-    ----------
-    weeks : DataFrame
-        A row a week, by its number: `rows`, `white` (share), `with_loop` and `without` (mean squared error), `drift`
-        (share of the columns), `rejected` (share of the requests), `version` (that scored), `champion` (at its end).
-    records : list of Record
-    incidents : list of str
-        What is special about each week.
+    Its columns are `rows`, `white` (share), `with_loop` and `without` (mean squared error), `drift` (share of the
+    columns), `rejected` (share of the requests), `version` (that scored) and `champion` (at its end).
     """
 
     weeks: pd.DataFrame
@@ -69,7 +63,7 @@ class Outcome:
         kinds = {number: [alert.kind for alert in self.records[number - 1].alerts] for number in numbers}
         return {
             "weeks": len(numbers),
-            "rows": int(self.weeks["rows"].sum()),
+            "rows": int(self.weeks["rows"].to_numpy().sum()),
             "retrained": self.retrained,
             "promoted": promoted,
             "rejected": self.rejected,
@@ -90,7 +84,7 @@ def load_outcome(config: Settings, weeks: list[Week], progress: list[dict[str, A
     rows, records = {}, {record.result.name: record for record in load_records(config)}
     for week, line in zip(weeks, progress, strict=True):
         labels, result = week.table[TARGET].to_numpy(), records[week.name].result
-        with_loop, without = stored.loc[line["ids"], "score"], first.score(columns_of(week.table[FEATURES]))
+        with_loop, without = stored.loc[line["ids"], "score"], first.score(columns_of(week.table))
         rows[week.number] = {
             "rows": len(week.table),
             "white": (week.table["type"] == "white").mean(),
@@ -122,10 +116,8 @@ def write_report(config: Settings, scenario: Scenario, weeks: list[Week], progre
 
 def table_rows(outcome: Outcome) -> list[dict[str, Any]]:
     """Return each week as a row of the page's table."""
-    rows = []
-    for (number, week), record, incident in zip(
-        outcome.weeks.iterrows(), outcome.records, outcome.incidents, strict=True
-    ):
+    rows, weeks = [], outcome.weeks.iterrows()
+    for (number, week), record, incident in zip(weeks, outcome.records, outcome.incidents, strict=True):
         lines = [str(alert) for alert in record.alerts]
         if record.trigger:
             lines.append(f"{record.outcome}: {'promoted' if number in outcome.promoted else 'rejected by the gate'}")
@@ -136,12 +128,12 @@ def table_rows(outcome: Outcome) -> list[dict[str, Any]]:
 def draw(outcome: Outcome) -> Figure:
     """Return the figure: the error with and without the loop, drift, and who was champion when."""
     figure = Figure(figsize=(10, 8), layout="constrained")
-    error, drift, champions = figure.subplots(3, sharex=True, height_ratios=[3, 2, 1])
+    panels = error, drift, champions = figure.subplots(3, sharex=True, height_ratios=[3, 2, 1])
     draw_error(error, outcome)
     draw_drift(drift, outcome)
     draw_champions(champions, outcome)
     for number in outcome.promoted:
-        for axes in (error, drift, champions):
+        for axes in panels:
             axes.axvline(number + 0.5, color="black", linewidth=0.8, linestyle=":")
     champions.set(xlabel="week", xlim=(0.4, len(outcome.weeks) + 0.6))
     return figure

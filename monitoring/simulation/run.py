@@ -25,9 +25,8 @@ from monitoring.monitor import monitor_wine_quality
 from monitoring.records import Record
 from monitoring.simulation.report import write_report
 from monitoring.simulation.scenario import SCENARIOS, Scenario, Week, draw_weeks, labels_due, taster_labels
-from orchestration.artifacts import connect_quietly
 from orchestration.policies import one_heartbeat
-from orchestration.startup import prepare_home
+from orchestration.startup import connect_quietly
 from orchestration.train import train_wine_quality
 from wine_quality import labels, predictions, registry, sources, tracking
 from wine_quality.command import exit_code
@@ -35,7 +34,7 @@ from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError
 from wine_quality.files import atomic_write
 from wine_quality.processes import module, wait_until
-from wine_quality.schema import FEATURES
+from wine_quality.schema import TARGET
 
 TIMEOUT = 300  # seconds for a training run, or whatever else is waited for
 ROWS_PER_REQUEST = 6
@@ -60,11 +59,6 @@ class Simulation:
     def __init__(self, config: Settings, prefect: SyncPrefectClient, service: httpx.Client) -> None:
         self.config, self.prefect, self.service = config, prefect, service
 
-    def pause_schedules(self) -> None:
-        """Start nothing by the clock, because a year passes in minutes."""
-        for deployment in self.prefect.read_deployments():
-            self.prefect.pause_deployment(deployment.id)
-
     def train_first_champion(self, table: pd.DataFrame) -> None:
         """Train the first champion, if there is none yet."""
         if self.champion() is None:
@@ -82,35 +76,37 @@ class Simulation:
 
     def wait_until_retrained(self, folder: str, since: datetime) -> None:
         """Return once a run that was created since then has trained on a folder."""
-        run = wait_until(lambda: self.training_run(folder, since), f"the training on {folder}", TIMEOUT)
+        retrain = DeploymentFilter(name=DeploymentFilterName(any_=["retrain"]))
+
+        def ended_run() -> FlowRun | None:
+            for run in self.prefect.read_flow_runs(deployment_filter=retrain):
+                ours = run.parameters["data"] == folder and run.created and run.created >= since
+                if ours and run.state and run.state.is_final():
+                    return run
+            return None
+
+        run = wait_until(ended_run, f"the training on {folder}", TIMEOUT)
         if not run.state.is_completed():
             raise DeploymentError(f"training run {run.name} is {run.state.name.lower()}. Look into its log in Prefect.")
-
-    def training_run(self, folder: str, since: datetime) -> FlowRun | None:
-        """Return the run that has trained on a folder, None if it has not ended."""
-        retrain = DeploymentFilter(name=DeploymentFilterName(any_=["retrain"]))
-        runs = [run for run in self.prefect.read_flow_runs(deployment_filter=retrain) if run.created >= since]
-        return next((run for run in runs if run.parameters["data"] == folder and run.state.is_final()), None)
 
     def wait_until_served(self) -> None:
         """Return once the service responds with the champion."""
         champion = self.champion()
-        wait_until(lambda: self.served_version() == champion, f"version {champion} in the service", TIMEOUT)
 
-    def served_version(self) -> str | None:
-        """Return the number of the version that serves, None if the service does not answer yet."""
-        with suppress(httpx.TransportError):
-            return self.service.get("/model").json().get("version")
-        return None
+        def is_served() -> bool:
+            with suppress(httpx.TransportError):  # it does not answer yet
+                return self.service.get("/model").json().get("version") == champion
+            return False
+
+        wait_until(is_served, f"version {champion} in the service", TIMEOUT)
 
     def score(self, week: Week) -> list[str]:
         """Send a week's wines to the service, and return the ids of the predictions once they are in the database."""
         since, url = datetime.now(UTC), self.config.predictions_uri
         for rows in requests(week.invalid):
             self.service.post("/predict", json=rows)
-        responses = [
-            self.service.post("/predict", json=rows).raise_for_status() for rows in requests(week.table[FEATURES])
-        ]
+        requested = requests(week.table.drop(columns=TARGET))
+        responses = [self.service.post("/predict", json=rows).raise_for_status() for rows in requested]
         ids = [one["id"] for response in responses for one in response.json()["predictions"]]
         wait_until(lambda: predictions.count(url, since) >= len(ids), "the predictions in the database", TIMEOUT)
         return ids
@@ -165,7 +161,8 @@ def simulate(name: str) -> None:
         simulation = Simulation(config, prefect, service)
         with creating_deployments():
             simulation.train_first_champion(training)
-        simulation.pause_schedules()
+        for deployment in prefect.read_deployments():  # nothing starts by the clock, because a year passes in minutes
+            prefect.pause_deployment(deployment.id)
         for week in tqdm(weeks[len(progress) :], desc=name, unit="week", initial=len(progress), total=len(weeks)):
             line, record = simulate_week(simulation, scenario, weeks, week, progress)
             print_week(week, record, line["champion"])
@@ -177,7 +174,6 @@ def simulate(name: str) -> None:
 
 def main() -> None:
     """Run a simulation on a quiet screen."""
-    prepare_home()
     connect_quietly()
     simulate(sys.argv[1])
 

@@ -16,32 +16,18 @@ from wine_quality.schema import BEST, TARGET
 from wine_quality.splits import distinct_rows
 
 WRONG_UNIT = ("density", 1000)  # g/mL written as kg/m³
+TRAINING_SHARE = 0.42  # of the red wines, that the first champion is trained on
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A scenario in numbers.
+    """A scenario in numbers."""
 
-    Attributes
-    ----------
-    arrivals : tuple of pairs of int
-        How many red and how many white wines arrive in each week.
-    label_delay : int
-        Weeks from a prediction to its label.
-    training_share : float
-        The share of the red wines that the first champion is trained on.
-    bad_data, sulphured : int
-        The weeks of the wrong unit and of the heavily sulphured wines.
-    wrong_labels : tuple of int
-        The weeks whose labels come in wrong at first.
-    """
-
-    arrivals: tuple[tuple[int, int], ...]
-    label_delay: int
-    training_share: float
-    bad_data: int
-    sulphured: int
-    wrong_labels: tuple[int, ...]
+    arrivals: tuple[tuple[int, int], ...]  # how many red and how many white wines arrive in each week
+    label_delay: int  # weeks from a prediction to its label
+    bad_data: int  # the week of the wrong unit
+    sulphured: int  # that of the heavily sulphured wines
+    wrong_labels: tuple[int, ...]  # the weeks whose labels come in wrong at first
 
     @property
     def shift(self) -> int:
@@ -61,17 +47,11 @@ def year_of_arrivals(week: int) -> tuple[int, int]:
 
 
 YEAR = Scenario(
-    tuple(map(year_of_arrivals, range(1, 53))),
-    label_delay=4,
-    training_share=0.42,
-    bad_data=5,
-    sulphured=8,
-    wrong_labels=(37, 38, 39),
+    tuple(map(year_of_arrivals, range(1, 53))), label_delay=4, bad_data=5, sulphured=8, wrong_labels=(37, 38, 39)
 )
 SHORT = Scenario(
     ((100, 0), (100, 0), (60, 300), (20, 320), (10, 50), (10, 50)),
     label_delay=1,
-    training_share=0.42,
     bad_data=1,
     sulphured=2,
     wrong_labels=(5,),
@@ -81,24 +61,12 @@ SCENARIOS = {"year": YEAR, "short": SHORT}
 
 @dataclass(frozen=True)
 class Week:
-    """One week of a simulation.
+    """One week of a simulation."""
 
-    Attributes
-    ----------
-    number : int
-        From 1 on.
-    table : DataFrame of shape (n rows, 13)
-        The wines that arrive, with the quality that their labels will have.
-    invalid : DataFrame of shape (n rows, 12)
-        Those that arrive with a measurement in the wrong unit.
-    incident : str
-        What is special about the week, or empty.
-    """
-
-    number: int
-    table: pd.DataFrame
-    invalid: pd.DataFrame = field(default_factory=pd.DataFrame)
-    incident: str = ""
+    number: int  # from 1 on
+    table: pd.DataFrame  # the wines that arrive, with the quality that their labels will have
+    invalid: pd.DataFrame = field(default_factory=pd.DataFrame)  # those with a measurement in the wrong unit
+    incident: str = ""  # what is special about the week
 
     @property
     def name(self) -> str:
@@ -109,22 +77,11 @@ class Week:
 def draw_weeks(scenario: Scenario, wines: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[Week]]:
     """Return the rows that the first champion is trained on, and the weeks. No row occurs twice.
 
-    Parameters
-    ----------
-    scenario : Scenario
-    wines : DataFrame of shape (n rows, 13)
-        Any number of them, duplicates included.
-    seed : int
-        The same seed and wines give the same simulation.
-
-    Raises
-    ------
-    DataError
-        There are too few wines.
+    The same seed and wines give the same simulation. Raise a `DataError` if there are too few wines.
     """
     shuffled = distinct_rows(wines).dropna().sample(frac=1, random_state=seed)
     red, white = (shuffled[shuffled["type"] == colour] for colour in ("red", "white"))
-    cut = round(scenario.training_share * len(red))
+    cut = round(TRAINING_SHARE * len(red))
     training, red = red.iloc[:cut], red.iloc[cut:]
     reds, whites = (sum(column) for column in zip(*scenario.arrivals, strict=True))
     if reds > len(red) or whites > len(white):
@@ -142,9 +99,14 @@ def draw_weeks(scenario: Scenario, wines: pd.DataFrame, seed: int) -> tuple[pd.D
 
 
 def with_incident(scenario: Scenario, week: Week) -> Week:
-    """Return a week with what goes wrong in it."""
+    """Return a week with what goes wrong in it: in that of bad data, half of the rows have the wrong unit."""
     if week.number == scenario.bad_data:
-        return with_wrong_unit(week)
+        column, factor = WRONG_UNIT
+        half = len(week.table) // 2
+        invalid = week.table.iloc[:half].drop(columns=TARGET)
+        invalid[column] *= factor
+        incident = f"bad data: half of the wines arrive with their {column} in the wrong unit"
+        return Week(week.number, week.table.iloc[half:], invalid, incident)
     incidents = {
         scenario.sulphured: "drift without harm: only the most sulphured of the red wines arrive",
         scenario.shift: "the shift begins: the first white wines arrive",
@@ -152,19 +114,6 @@ def with_incident(scenario: Scenario, week: Week) -> Week:
         scenario.correction: "the wrong labels are corrected",
     }
     return replace(week, incident=incidents.get(week.number, ""))
-
-
-def with_wrong_unit(week: Week) -> Week:
-    """Return a week in which half of the rows have a measurement in the wrong unit."""
-    column, factor = WRONG_UNIT
-    half = len(week.table) // 2
-    invalid = week.table.iloc[:half].drop(columns=TARGET)
-    return replace(
-        week,
-        table=week.table.iloc[half:],
-        invalid=invalid.assign(**{column: invalid[column] * factor}),
-        incident=f"bad data: half of the wines arrive with their {column} in the wrong unit",
-    )
 
 
 def labels_due(scenario: Scenario, week: int) -> dict[int, bool]:

@@ -19,13 +19,7 @@ PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
 
 
 def create_home(home: Path, scenario: str, config: Settings) -> None:
-    """Write data and settings of a simulation into its home; if it has some, check that they are of the same one.
-
-    Raises
-    ------
-    DataError
-        Another simulation was begun there.
-    """
+    """Write data and settings of a simulation into its home; raise a `DataError` if another one was begun there."""
     table = sources.load_dataset(config).table
     about = {"scenario": scenario, "seed": config.seed, "data": table_checksum(table)}
     path = home / "simulation.json"
@@ -34,22 +28,18 @@ def create_home(home: Path, scenario: str, config: Settings) -> None:
             raise DataError(f"{home}: a simulation with other data, length or seed was begun here. Delete it first.")
         return
     sources.write_table(table, home / "wine")
+    ports = {f"WINE_{name}_PORT": str(free_port()) for name in PORTS}  # free now, and its own from now on
+    own = {"WINE_DATA": str(home / "wine"), "WINE_SEED": str(config.seed), **ports}
     with atomic_write(home / ".env") as part:
-        for name, value in own_settings(home, config.seed).items():
+        for name, value in own.items():
             set_key(part, name, value)  # a path may hold quotes and #
     with atomic_write(path) as part:
         part.write_text(json.dumps(about))
 
 
-def own_settings(home: Path, seed: int) -> dict[str, str]:
-    """Return the settings of a simulation: its data, its seed, and ports that are free now and stay its own."""
-    ports = {f"WINE_{name}_PORT": str(free_port()) for name in PORTS}
-    return {"WINE_DATA": str(home / "wine"), "WINE_SEED": str(seed), **ports}
-
-
 def environment(home: Path) -> dict[str, str]:
     """Return what a simulation's processes have in their environment besides."""
-    own = dotenv_values(home / ".env")
+    own = {name: value or "" for name, value in dotenv_values(home / ".env").items()}
     prefect = f"http://127.0.0.1:{own['WINE_PREFECT_PORT']}/api"
     return {"WINE_HOME": str(home), **own, "PREFECT_HOME": str(home / ".local" / "prefect"), "PREFECT_API_URL": prefect}
 
