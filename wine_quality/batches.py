@@ -1,20 +1,15 @@
-"""Batches: files of wine in the bucket, scored once by each version.
+"""Batches: files of rows in the bucket, scored once by each version of the model.
 
-A file waits under `incoming/` and stays there, so that a later version of the model can score it too. Scored, it lies
-under the same name in `scored/`, with the columns of `ADDED`; a column of its own that is called like one of them has
-`given_` before its name there. A marker beside it, `<name>.json`, has the sha256 sum of what was scored and the
-version: the same content is scored by the same version once. What cannot be scored is moved to `rejected/`, with the
-reasons beside it.
+A file waits under `incoming/` and stays there, so that a later version can score it too. The result lies under the
+same name in `scored/`, with the columns of `ADDED`; a column of its own with one of those names gets the prefix
+`given_`. A marker beside it, `<name>.json`, has the sha256 sum of what was scored and the version: a version scores the
+same content once. A file that cannot be scored is moved to `rejected/`, with the reasons beside it.
 
-What is scored is production traffic: each row's prediction goes into the database of predictions, where monitoring
-finds it. Its id follows from the file, the version and the row, so that a file that is scored again after a failure is
-stored once; `prediction_id` in the scored file is what a label is added by.
+Each row's prediction is also stored in the database of predictions, for monitoring. Its id follows from the file, the
+version and the row, so scoring a file again after a failure stores nothing twice. A label is added by that id.
 
-A process may be killed at any step. The predictions are stored first. The marker is made void before a scored file is
-written, and written after it; a refused file is taken from `incoming/` last. So the next run does again whatever was
-not done whole.
-
-The functions take any bucket with the methods of `prefect_aws.S3Bucket`.
+A process may be killed at any step. The predictions are stored first, the marker is emptied before the scored file is
+written and completed after it, and a rejected file leaves `incoming/` last: the next run repeats what is incomplete.
 """
 
 import hashlib
@@ -25,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
@@ -38,11 +33,11 @@ from wine_quality.files import sha256, translate_disk_errors
 from wine_quality.predictions import Prediction, json_lines
 from wine_quality.schema import FEATURES, SHOWN_PROBLEMS, Problems, problem_line
 from wine_quality.scoring import Scorer, columns_of
-from wine_quality.storage import check_reachable, translate_s3_errors
+from wine_quality.storage import Bucket, Entry, check_reachable, translate_s3_errors
 from wine_quality.table_files import KINDS
 
 INCOMING, SCORED, REJECTED = "incoming/", "scored/", "rejected/"
-MARKER, REASONS = ".json", ".reasons.txt"  # what they are called after the name of their file
+MARKER, REASONS = ".json", ".reasons.txt"  # after the name of the file
 LONGEST_NAME = 200  # bytes: with what is added, every S3 server takes it
 ADDED = {
     "score": pa.float64(),
@@ -52,43 +47,24 @@ ADDED = {
     "prediction_id": pa.string(),
 }
 
-Entry = dict[str, Any]  # an object as S3 lists it
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for one file.
+    """The result for a file under `incoming/`: how many rows are scored, by which version, or why it has no scores.
 
-    Attributes
-    ----------
-    file : str
-        Its name under `incoming/`.
-    rows : int
-        How many wines were scored, by now or before.
-    version : str
-        Of the model; empty where nothing was scored.
-    state : str
-        `scored`, `unchanged` (it was scored before), `rejected`; or left to the next run: `changed` (another file took
-        its place while it was read), `failed` (the bucket did not give or take it).
-    reasons : str
-        Why it was rejected or failed.
+    `unchanged` means that it was scored before. `changed` (another file took its place while it was read) and `failed`
+    (the bucket did not answer) leave the file to the next run. `reasons` say why it was rejected or failed.
     """
 
     file: str
     rows: int
     version: str
-    state: str
+    state: Literal["scored", "unchanged", "rejected", "changed", "failed"]
     reasons: str = ""
 
 
-def list_incoming(bucket: Any) -> list[Entry]:
-    """Return the objects under `incoming/`, in the order of their names.
-
-    Raises
-    ------
-    StorageError
-        The bucket cannot be listed.
-    """
+def list_incoming(bucket: Bucket) -> list[Entry]:
+    """Return the objects under `incoming/` by name; raise `StorageError` if the bucket cannot be listed."""
     check_reachable(bucket)
     with translate_s3_errors(bucket.bucket_name):
         return [entry for entry in bucket.list_objects(INCOMING) if not entry["Key"].endswith("/")]
@@ -97,7 +73,7 @@ def list_incoming(bucket: Any) -> list[Entry]:
 def safe_name(entry: Entry) -> str:
     """Return the name of an object under `incoming/` if it is a plain path, else one that is made of its checksum.
 
-    Whoever may write to the bucket chooses the names: `..` in one, or a letter that is not printed, goes no further.
+    Whoever may write to the bucket chooses the names: a `..` or an unprintable character goes no further.
     """
     name = entry["Key"].partition(INCOMING)[2]
     path = PurePosixPath(name)
@@ -107,71 +83,49 @@ def safe_name(entry: Entry) -> str:
     return f"unfit-name-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def process(bucket: Any, entry: Entry, scorer: Scorer, folder: Path, predictions_uri: str) -> Outcome:
-    """Score an object under `incoming/`, or reject it, or see that it was scored before.
+def process(bucket: Bucket, entry: Entry, scorer: Scorer, folder: Path, predictions_uri: str) -> Outcome:
+    """Score an object of `list_incoming` in the working folder `folder`, unless it was scored before; or reject it.
 
-    Parameters
-    ----------
-    bucket : S3Bucket
-    entry : dict
-        The object, one of `list_incoming`.
-    scorer : Scorer
-    folder : Path
-        A working folder for the object and its result. It is emptied first.
-    predictions_uri : str
-        The database of predictions, see `predictions.Database`.
-
-    Raises
-    ------
-    PredictionsError
-        The database of predictions is away. The file stays for the next run.
-    StorageError
-        The bucket cannot be used, or the object is gone.
-    DataError
-        The disk of `folder` is full or refuses.
+    Raise `PredictionsError` if the database is away, `StorageError` if the bucket cannot be used or the object is gone,
+    `DataError` if the disk is full or refuses. The object stays for the next run then.
     """
     name = safe_name(entry)
     with translate_s3_errors(bucket.bucket_name, entry["Key"]), empty_folder(folder):
         source = folder / f"source{PurePosixPath(name).suffix.lower()}"
-        download(bucket, entry, source)
+        content = bucket.credentials.get_s3_client().get_object(Bucket=bucket.bucket_name, Key=entry["Key"])
+        with source.open("wb") as file:
+            shutil.copyfileobj(content["Body"], file)
         try:
             return score_once(bucket, name, source, scorer, predictions_uri)
         except DataError as error:
             return reject(bucket, entry, source, str(error).removeprefix(f"{source}: "))
 
 
-def score_once(bucket: Any, name: str, source: Path, scorer: Scorer, predictions_uri: str) -> Outcome:
+def score_once(bucket: Bucket, name: str, source: Path, scorer: Scorer, predictions_uri: str) -> Outcome:
     """Score a file, store its predictions and upload the result, unless this version has scored the same content."""
     if source.suffix not in KINDS:
         raise DataError(f"{source}: its name must be a plain path, not too long, and end in .csv or .parquet.")
-    marker = {"sha256": sha256(source), "version": scorer.version}
-    known = read_marker(bucket, name)
-    if marker.items() <= known.items():
-        return Outcome(name, known["rows"], scorer.version, "unchanged")
+    marker: dict[str, Any] = {"sha256": sha256(source), "version": scorer.version}
+    previous = read_marker(bucket, name)
+    if marker.items() <= previous.items():
+        return Outcome(name, previous["rows"], scorer.version, "unchanged")
     target, lines, now = source.with_name("scored"), source.with_name("predictions"), datetime.now(UTC)
     with lines.open("wb") as file:
         writer = PredictionWriter(scorer, now, f"{name} {marker['sha256']} {scorer.version}", file)
         rows = score_file(source, target, writer)
     predictions.insert_file(predictions_uri, lines)
-    upload(bucket, name, target, marker | {"rows": rows, "scored_at": writer.scored_at})
+    bucket.write_path(f"{SCORED}{name}{MARKER}", b"{}")
+    bucket.upload_from_path(target, f"{SCORED}{name}")
+    marker |= {"rows": rows, "scored_at": writer.scored_at}
+    bucket.write_path(f"{SCORED}{name}{MARKER}", json.dumps(marker, indent=2).encode())
     return Outcome(name, rows, scorer.version, "scored")
 
 
 @dataclass
 class PredictionWriter:
-    """Scores the rows of one file, chunk by chunk, and writes a prediction for each.
+    """Scores a file chunk by chunk, and writes a prediction of time `now` (UTC) for each row to `lines`.
 
-    Attributes
-    ----------
-    scorer : Scorer
-    now : datetime
-        The time (UTC) of all its predictions.
-    file : str
-        Identifies the file and its content: the ids of its predictions follow from it.
-    lines : BinaryIO
-        Where the predictions are written, as `predictions.insert_file` reads them.
-    rows : int
-        How many rows it has scored.
+    `file` identifies the file and its content: the ids of its predictions follow from it. `rows` counts those scored.
     """
 
     scorer: Scorer
@@ -185,42 +139,33 @@ class PredictionWriter:
         """The time as it stands in a scored file."""
         return self.now.isoformat(timespec="seconds")
 
-    def score(self, wines: pd.DataFrame) -> pd.DataFrame:
-        """Score some wines, and return the columns of `ADDED` for them."""
-        score, version = self.scorer.score(columns_of(wines)), self.scorer.version
-        ids = [str(uuid5(NAMESPACE_URL, f"{self.file} {self.rows + n}")) for n in range(1, len(wines) + 1)]
-        self.rows += len(wines)
-        rows = zip(ids, wines[FEATURES].to_dict("records"), score.tolist(), strict=True)
-        self.lines.write(json_lines(Prediction(name, self.now, version, wine, one) for name, wine, one in rows))
+    def score(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Score a chunk, and return the columns of `ADDED` for its rows."""
+        score, version = self.scorer.score(columns_of(table)), self.scorer.version
+        ids = [str(uuid5(NAMESPACE_URL, f"{self.file} {self.rows + n}")) for n in range(1, len(table) + 1)]
+        self.rows += len(table)
+        rows = zip(ids, table.filter(FEATURES).to_dict("records"), score.tolist(), strict=True)
+        self.lines.write(json_lines(Prediction(id, self.now, version, row, value) for id, row, value in rows))
         values = (score, np.rint(score).astype(int), version, self.scored_at, ids)
         return pd.DataFrame(dict(zip(ADDED, values, strict=True)))
 
 
 def score_file(source: Path, target: Path, writer: PredictionWriter) -> int:
-    """Score a file of wine, `CHUNK` rows at once, and return how many wines it has.
+    """Score a `.csv` or `.parquet` file in chunks, write its rows with the columns of `ADDED`, and return their number.
 
-    Parameters
-    ----------
-    source : Path
-        A `.csv` or `.parquet` file with the columns of `schema.FEATURES`, and any others. Measurements may be blank.
-    target : Path
-        Where to write the same rows with the columns of `ADDED`.
-    writer : PredictionWriter
-
-    Raises
-    ------
-    DataError
-        One line with all that is wrong with `source`, the first ten in full. What stands in `target` is not whole then.
+    The file has the columns of `schema.FEATURES`, and any others; measurements may be blank. Raise `DataError` with
+    all that is wrong, the first ten problems in full. `target` is incomplete then.
     """
-    file, rows = KINDS[source.suffix](source), 0
-    problems, further = {}, 0
+    file, rows, further = KINDS[source.suffix](source), 0, 0
+    problems: Problems = {}
     with file.writer(target, ADDED) as write:
         for chunk in file.chunks():
-            wines, new = file.parse(chunk)
-            problems, more = first_problems(problems | new)
-            further += more
+            table, new = file.parse(chunk)
+            ordered = sorted((problems | new).items())
+            problems = dict(ordered[:SHOWN_PROBLEMS])  # a file may have millions
+            further += len(ordered[SHOWN_PROBLEMS:])
             if not problems:
-                write(chunk, writer.score(wines))
+                write(chunk, writer.score(table))
             rows += len(chunk)
     if problems:
         raise DataError(problem_line(str(source), problems, further))
@@ -229,41 +174,20 @@ def score_file(source: Path, target: Path, writer: PredictionWriter) -> int:
     return rows
 
 
-def first_problems(problems: Problems) -> tuple[Problems, int]:
-    """Return the first ten problems and how many more there are: a file may have millions."""
-    first = dict(sorted(problems.items())[:SHOWN_PROBLEMS])
-    return first, len(problems) - len(first)
-
-
-def download(bucket: Any, entry: Entry, path: Path) -> None:
-    """Download an object, whatever its name, a piece at a time."""
-    client = bucket.credentials.get_s3_client()
-    with path.open("wb") as file:
-        shutil.copyfileobj(client.get_object(Bucket=bucket.bucket_name, Key=entry["Key"])["Body"], file)
-
-
-def read_marker(bucket: Any, name: str) -> dict[str, Any]:
+def read_marker(bucket: Bucket, name: str) -> dict[str, Any]:
     """Return the content of a scored file's marker; empty if one of the two is missing, or the marker is damaged."""
     names = {entry["Key"].partition(SCORED)[2] for entry in bucket.list_objects(f"{SCORED}{name}")}
-    if not {name, f"{name}{MARKER}"} <= names:
-        return {}
-    with suppress(ValueError):
-        return json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
+    if {name, f"{name}{MARKER}"} <= names:
+        with suppress(ValueError):
+            return json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
     return {}
 
 
-def upload(bucket: Any, name: str, scored: Path, marker: dict[str, Any]) -> None:
-    """Upload a scored file, then its marker; an earlier marker is emptied first."""
-    bucket.write_path(f"{SCORED}{name}{MARKER}", b"{}")
-    bucket.upload_from_path(scored, f"{SCORED}{name}")
-    bucket.write_path(f"{SCORED}{name}{MARKER}", json.dumps(marker, indent=2).encode())
-
-
-def reject(bucket: Any, entry: Entry, source: Path, reasons: str) -> Outcome:
+def reject(bucket: Bucket, entry: Entry, source: Path, reasons: str) -> Outcome:
     """Move an object to `rejected/`, its reasons first, unless another one has taken its place meanwhile."""
     name, client = safe_name(entry), bucket.credentials.get_s3_client()
-    now = client.list_objects_v2(Bucket=bucket.bucket_name, Prefix=entry["Key"]).get("Contents", [])
-    if entry not in now:
+    current = client.list_objects_v2(Bucket=bucket.bucket_name, Prefix=entry["Key"]).get("Contents", [])
+    if entry not in current:
         return Outcome(name, 0, "", "changed")
     bucket.write_path(f"{REJECTED}{name}{REASONS}", f"{entry['Key']!r}: {reasons}\n".encode())
     bucket.upload_from_path(source, f"{REJECTED}{name}")

@@ -1,7 +1,6 @@
-"""Read and check the data that `WINE_DATA` names, and say what there is, without training anything.
+"""Check the data that `WINE_DATA` names, and print a summary: `python -m wine_quality.check_data`, or `make data`.
 
-Run it with `python -m wine_quality.check_data`, or `make data`. `make run` runs it with `--only-mine` before it starts
-any server: it then checks a file or folder of yours, and says nothing where that is fine.
+`make run` runs it with `--only-mine` before it starts any server: it then checks a file or folder of yours, silently.
 """
 
 import sys
@@ -12,20 +11,18 @@ from wine_quality.config import settings
 from wine_quality.schema import FEATURES, MEASUREMENTS, TYPES
 from wine_quality.sources import Dataset
 
-ONLY_MINE = "--only-mine"
-
 
 def summary(wine: Dataset) -> list[str]:
-    """Return the source of some data, its rows, duplicates, blank cells and colours, a line each."""
+    """Return the source of a dataset, its rows, duplicates, blank cells and colours, a line each."""
     table = wine.table
-    blanks = table[list(MEASUREMENTS)].isna().sum()
-    where = ", ".join(f"{count} {name}" for name, count in blanks[blanks > 0].items())
+    blanks = table.filter(list(MEASUREMENTS)).isna().sum().to_dict()
+    where = ", ".join(f"{count} {name}" for name, count in blanks.items() if count)
     colours = ", ".join(f"{(table['type'] == name).sum():,} {name}" for name in TYPES)
     return [
         f"source      {wine.why}",
         f"rows        {len(table):,}",
         f"duplicates  {table.duplicated(FEATURES).sum():,} rows repeat another in all but quality",
-        f"blanks      {blanks.sum():,} cells" + (f" ({where})" if where else ""),
+        f"blanks      {sum(blanks.values()):,} cells" + (f" ({where})" if where else ""),
         f"colours     {colours}",
     ]
 
@@ -33,7 +30,7 @@ def summary(wine: Dataset) -> list[str]:
 def main() -> None:
     """Print the summary, or with `--only-mine` nothing."""
     config = settings()
-    if sys.argv[1:] != [ONLY_MINE]:
+    if sys.argv[1:] != ["--only-mine"]:
         print(*summary(sources.load_dataset(config)), sep="\n")
     elif config.data not in sources.SOURCES:  # the run itself downloads, and tries again where that fails
         sources.load_dataset(config)

@@ -1,7 +1,4 @@
-"""What a wine chemist works out from the eleven measurements, as further columns.
-
-None of them looks at quality, or at another wine: a row is all that is needed.
-"""
+"""Derived features: what a wine chemist works out from the eleven measurements of a row."""
 
 import pandas as pd
 
@@ -24,11 +21,11 @@ CHEMISTRY = {
 
 
 def with_chemistry(wines: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of `FEATURES` with the columns of `CHEMISTRY` beside them; what hangs on a blank is blank.
+    """Return a table of `FEATURES` with the columns of `CHEMISTRY`, blank where a measurement they need is blank.
 
     The molecular sulfur dioxide, which alone protects wine, follows from the free one and the pH (Henderson and
-    Hasselbalch); the extract, all that is left when wine boils dry, from density and alcohol (Tabarié's relation, here
-    in a linear form that holds for wine). The dry extract is that without the sugar.
+    Hasselbalch); the extract, all that is left when wine boils dry, from density and alcohol (Tabarié's relation, in a
+    linear form that holds for wine). The dry extract is that without the sugar.
     """
     free, total = wines["free_sulfur_dioxide"], wines["total_sulfur_dioxide"]
     acid, sugar = wines["fixed_acidity"], wines["residual_sugar"]

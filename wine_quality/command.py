@@ -11,12 +11,11 @@ from wine_quality.errors import WineError
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code: its own, 1 after an error of ours in one line, 130 after Ctrl-C.
+    """Run a command and return its exit code: its own, 1 after a `WineError`, 130 after SIGINT, 143 after SIGTERM.
 
-    SIGINT and SIGTERM (exit code 143) stop the command also where it was started with SIGINT ignored, as under `nohup`
-    or in the background of a script; what it starts does not inherit that either.
+    Both signals also stop a command that was started with SIGINT ignored, as under `nohup` or by a script's `&`.
     """
-    received = []
+    received: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
         received.append(number)

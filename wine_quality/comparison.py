@@ -1,5 +1,7 @@
 """Is a challenger better? A minimum effect, an interval over rows and seeds, and a correction for repeated use."""
 
+from typing import Any
+
 import joblib
 import numpy as np
 import pandas as pd
@@ -19,8 +21,8 @@ REFITS = 4  # with other seeds: enough to see how far they spread, and a few sec
 def tail(use: int) -> float:
     """Return the chance of a false promotion that the n-th comparison on one gate set may take.
 
-    1/2 + 1/6 + 1/12 + … = 1: all comparisons on a gate set, however many follow, together take `FALSE_PROMOTIONS` at
-    most (Bonferroni's bound, spent in unequal parts). The first has the tail of the usual 95 % interval.
+    1/2 + 1/6 + 1/12 + … = 1: all comparisons on a gate set together take `FALSE_PROMOTIONS` at most (Bonferroni's
+    bound, spent in unequal parts). The first has the tail of the usual 95 % interval.
     """
     return FALSE_PROMOTIONS / (use * (use + 1))
 
@@ -30,30 +32,21 @@ def confidence(use: int) -> float:
     return 1 - 2 * tail(use)
 
 
-def level(use: int) -> str:
-    """Return the level of the n-th comparison on one gate set in words."""
-    return f"{100 * confidence(use):.4g} % level, use {use} of this gate set"
-
-
 def rejection_reason(gain: float, low: float, use: int, minimum: float) -> str:
     """Return why a gain is not enough for a promotion, or an empty text."""
     if gain < minimum:
         return f"its gain is below the minimum effect of {minimum:g}"
-    return f"not better by more than chance ({level(use)})" if low <= 0 else ""
+    level = f"{100 * confidence(use):.4g} % level, use {use} of this gate set"
+    return f"not better by more than chance ({level})" if low <= 0 else ""
 
 
 def gain(
-    challenger: Pipeline,
-    champion: Pipeline | None,
-    train: pd.DataFrame,
-    gate_set: pd.DataFrame,
-    seed: int,
-    use: int,
+    challenger: Pipeline, champion: Pipeline | None, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int, use: int
 ) -> tuple[float, float, float]:
-    """Return by how much a challenger's RMSE on the gate set is below the champion's, and the interval of that gain.
+    """Return by how much a challenger's RMSE on the gate set is below the champion's, with an interval (low, high).
 
-    Without a champion the challenger is compared with the mean of the training set. The level of the interval follows
-    from `use`, the number of this comparison on the gate set.
+    Without a champion the opponent is the mean of the training set. The level of the interval follows from `use`, the
+    number of this comparison on the gate set.
     """
     pipelines, baseline = [challenger], np.full(len(gate_set), train[TARGET].mean())
     if champion is not None:
@@ -63,21 +56,17 @@ def gain(
 
 
 def between_seeds(pipelines: list[Pipeline], train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:
-    """Return the variance that training seeds give the difference of the pipelines' RMSE on the gate set.
-
-    Pipelines that differ in the seed alone have the same variance, so it is measured once.
-    """
-    kinds = [joblib.hash(with_seed(pipeline, 0)) for pipeline in pipelines]
-    one_of_each = dict(zip(kinds, pipelines, strict=True))
-    variances = {kind: seed_variance(one, train, gate_set, seed) for kind, one in one_of_each.items()}
+    """Return the variance that training seeds give the difference of the pipelines' RMSE on the gate set."""
+    variances: dict[str, float] = {}  # pipelines that differ only in the seed have the same one
+    kinds = [str(joblib.hash(with_seed(pipeline, 0))) for pipeline in pipelines]
+    for kind, pipeline in zip(kinds, pipelines, strict=True):
+        if kind not in variances:
+            variances[kind] = seed_variance(pipeline, train, gate_set, seed)
     return sum(variances[kind] for kind in kinds)
 
 
 def seed_variance(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:
-    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if nothing in it is random.
-
-    The pipeline is fitted on `train` with a few other seeds, drawn from `seed`, one fit per core at a time.
-    """
+    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if nothing in it is random."""
     if not seed_names(pipeline):
         return 0.0
 
@@ -87,13 +76,14 @@ def seed_variance(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.DataFram
 
     others = np.random.SeedSequence(seed).generate_state(REFITS)
     with threadpool_limits(1):
-        found = joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(rmse)(int(other)) for other in others)
-    return float(np.var(found, ddof=1))
+        errors = joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(rmse)(int(other)) for other in others)
+    return float(np.var(np.array(errors, dtype="float64"), ddof=1))
 
 
 def with_seed(pipeline: Pipeline, seed: int) -> Pipeline:
     """Return an unfitted copy of a pipeline with another seed."""
-    return clone(pipeline).set_params(**dict.fromkeys(seed_names(pipeline), seed))
+    copy: Any = clone(pipeline)
+    return copy.set_params(**dict.fromkeys(seed_names(pipeline), seed))
 
 
 def seed_names(pipeline: Pipeline) -> list[str]:

@@ -29,13 +29,11 @@ def usable_home(path: Path) -> Path:
 class Settings(BaseSettings):
     """The settings of one run.
 
-    `home` is the folder in which everything a run makes is kept: downloads, `mlflow.db`, `models/`, `images/` and
-    `.local/`. A relative path counts from the project's root, so that a notebook and a command mean the same folder.
-    `minimum_gain` is by how many points of RMSE a challenger must beat the champion to replace it; the default is what
-    19 of 20 changes of the seed stay below (`benchmarks/gate.py`).
-    `trials` is how many the search of notebook 5 makes, `keep_runs` how many training runs keep their files.
-    `predictions` is the address of the predictions database and `webhook` the address that receives alerts; either may
-    contain a password or a token, so both are `SecretStr`, which prints and serialises as asterisks.
+    `home` is the folder of all that a run writes; a relative path counts from the project's root, so that a notebook
+    and a command mean the same folder. `minimum_gain` is by how many points of RMSE a challenger must beat the
+    champion; 19 of 20 changes of the seed stay below the default (`benchmarks/gate.py`). `trials` is how many the
+    search of notebook 5 makes, `keep_runs` how many training runs keep their files. `predictions` is the address of the
+    database and `webhook` the one that receives alerts; either may contain a secret, so they print as asterisks.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -76,11 +74,6 @@ class Settings(BaseSettings):
         return self.home / "mlruns"
 
     @property
-    def images(self) -> Path:
-        """Where the figures land that a README shows."""
-        return self.home / "images"
-
-    @property
     def local(self) -> Path:
         """State that is no one's to edit: Prefect's home and the local bucket."""
         return self.home / ".local"
@@ -114,16 +107,11 @@ class Settings(BaseSettings):
 def settings(**overrides: Any) -> Settings:
     """Return the settings as the environment and `.env` have them now; an override that is not None wins over both.
 
-    The environment wins over `.env`, and does not change.
-
-    Raises
-    ------
-    SettingsError
-        A variable has a value of the wrong kind; the line names each. Or `.env` cannot be read.
+    Raise `SettingsError` if variables have values of the wrong kind, or `.env` cannot be read.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(_env_file=env_file(), **given)
+        return Settings(_env_file=env_file(), **overrides)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         wrong = "; ".join(
             f"WINE_{str(e['loc'][0]).upper()}={reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()
@@ -140,10 +128,8 @@ def env_file() -> Path:
     """Return the path of `.env`, or raise a `SettingsError` if it cannot be read."""
     path = ROOT / os.environ.get("WINE_HOME", "") / ".env"
     try:
-        whole = not path.is_file() or "\0" not in path.read_text()
-        problem: object = "a zero byte"
+        if path.is_file() and "\0" in path.read_text():
+            raise ValueError("a zero byte")
     except (OSError, ValueError) as error:
-        whole, problem = False, error
-    if not whole:
-        raise SettingsError(f"{path}: cannot be read ({problem}). Mend it or take it away.")
+        raise SettingsError(f"{path}: cannot be read ({error}). Mend it or take it away.") from None
     return path

@@ -24,7 +24,7 @@ log = logging.getLogger("wine_quality.predictions")
 
 
 class Outage:
-    """The current `error`, empty while all is well. Its beginning and its end are logged, once each."""
+    """The current `error`, empty if there is none; its beginning and its end are logged, once each."""
 
     def __init__(self, where: str) -> None:
         self.where, self.error = where, ""
@@ -43,13 +43,7 @@ class Outage:
 
 
 class DiskQueue:
-    """A queue in a folder that several processes may share.
-
-    Raises
-    ------
-    DataError
-        The folder cannot be created.
-    """
+    """A queue in a folder that several processes may share; raise `DataError` if it cannot be created."""
 
     def __init__(self, folder: Path) -> None:
         with translate_disk_errors(folder):
@@ -80,19 +74,15 @@ class DiskQueue:
         self.segment = self.segment or new_segment(self.folder)
         end = self.segment.seek(0, os.SEEK_END)
         if self.segment.write(lines) < len(lines):
-            self.truncate(end)
+            try:
+                self.segment.truncate(end)
+            except OSError:  # the rest of a line stands there: append nothing more to this segment
+                self.release()
+                raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.bytes += len(lines)
         if end + len(lines) >= SEGMENT_BYTES:
             self.release()
-
-    def truncate(self, end: int) -> None:
-        """Remove a partial write; if that fails, nothing more is appended to this segment."""
-        try:
-            self.segment.truncate(end)
-        except OSError:
-            self.release()
-            raise
 
     def release(self) -> None:
         """Close the segment, so that it may be consumed; the next line starts another one."""
@@ -131,8 +121,7 @@ def open_segment(segment: Path) -> BinaryIO | None:
         file = segment.open("rb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
         except BlockingIOError:
             file.close()
-        else:
-            return file
     return None

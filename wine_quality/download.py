@@ -1,4 +1,4 @@
-"""Get wine over the network: the UCI archive, and the two Kaggle sets. A download is stored and read the next time."""
+"""Download datasets: the UCI archive, and the two Kaggle sets. A download is stored and read the next time."""
 
 import logging
 import shutil
@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pooch
 import requests
@@ -41,16 +42,9 @@ def damaged(folder: Path) -> list[str]:
 
 
 def uci(config: Settings) -> Path:
-    """Return the folder of the two UCI files, downloading the archive if they are not stored yet.
-
-    Raises
-    ------
-    DownloadError
-        UCI cannot be reached, or what it sends is not the archive.
-    """
-    if is_downloaded(config):
-        return config.raw_data / "uci"
-    return fetched(config.raw_data / "uci", lambda folder: unpack_uci(config.uci_url, folder))
+    """Return the folder of the two UCI files, downloaded if they are not stored yet, or raise `DownloadError`."""
+    folder = config.raw_data / "uci"
+    return folder if is_downloaded(config) else fill_folder(folder, lambda aside: unpack_uci(config.uci_url, aside))
 
 
 def unpack_uci(url: str, folder: Path) -> None:
@@ -58,13 +52,15 @@ def unpack_uci(url: str, folder: Path) -> None:
     pooch.get_logger().setLevel("WARNING")
     # pooch's own bar would leave its line unfinished where a download fails; one without a total it does not take
     bar = tqdm(total=1, unit="B", unit_scale=True, disable=None, leave=False)
-    downloader = pooch.HTTPDownloader(progressbar=bar, timeout=CONNECT_READ_SECONDS)
+    downloader: Any = pooch.HTTPDownloader(progressbar=bar, timeout=CONNECT_READ_SECONDS)  # pyright: ignore[reportArgumentType]
     try:
         with bar:
             archive = pooch.retrieve(url, known_hash=None, fname="wine.zip", path=folder, downloader=downloader)
     except (requests.RequestException, ValueError) as error:
-        on_the_way = isinstance(error, requests.ConnectionError | requests.Timeout)
-        through = through_proxy(url) if on_the_way else ""
+        through = ""
+        if isinstance(error, requests.ConnectionError | requests.Timeout):
+            proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+            through = f" through the proxy {proxy.rpartition('@')[2].rpartition('/')[2] or 'set'}" if proxy else ""
         raise DownloadError(f"UCI cannot be reached{through} ({reason(error)})") from None
     try:
         with zipfile.ZipFile(archive) as packed:
@@ -80,17 +76,11 @@ def unpack_uci(url: str, folder: Path) -> None:
 
 
 def kaggle(config: Settings) -> Path:
-    """Return the folder of the two Kaggle files, downloading them if they are not stored yet.
-
-    Raises
-    ------
-    DownloadError
-        Kaggle cannot be reached, or does not hold the files.
-    """
+    """Return the folder of the two Kaggle files, downloaded if they are not stored yet, or raise `DownloadError`."""
     folder = config.raw_data / "kaggle"
     with translate_disk_errors(folder):
         complete = all((folder / name).is_file() for name in KAGGLE_SETS.values())
-    return folder if complete else fetched(folder, download_kaggle)
+    return folder if complete else fill_folder(folder, download_kaggle)
 
 
 def download_kaggle(folder: Path) -> None:
@@ -104,8 +94,8 @@ def download_kaggle(folder: Path) -> None:
             raise DownloadError(f"Kaggle set {handle} cannot be had ({reason(error)})") from error
 
 
-def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder aside and move it into place when it is whole, so that a half one is never seen."""
+def fill_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder aside and move it into place when it is complete; return it."""
     with translate_disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as aside:
@@ -119,14 +109,8 @@ def fetched(folder: Path, fill: Callable[[Path], None]) -> Path:
     return folder
 
 
-def through_proxy(url: str) -> str:
-    """Return which proxy a request to `url` goes through, if any, without its password."""
-    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-    return f" through the proxy {proxy.rpartition('@')[2].rpartition('/')[2] or 'set'}" if proxy else ""
-
-
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return the innermost cause of an error in a few words."""
-    while error.__context__ or error.__cause__:
-        error = error.__cause__ or error.__context__
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return str(error).split("\n")[0][:200] or type(error).__name__

@@ -1,10 +1,9 @@
 """Data drift: how the rows of a week differ from those that the model was trained on. Evidently does the statistics.
 
-There are two tests, one for each kind of column. A measurement is compared by Kolmogorov and Smirnov's: the largest
-distance between the two cumulative distributions, and the chance (p-value) that two samples of one population lie as
-far apart. The type is compared by the distance of Jensen and Shannon (the square root of the divergence of Lin, 1991,
-IEEE Transactions on Information Theory 37(1), 145-151): 0 if red and white have the same shares in both tables, and
-0.83, the root of ln 2, if one table is all red and the other all white.
+A measurement is compared by Kolmogorov and Smirnov's test: the largest distance between the two cumulative
+distributions, and the chance (p-value) that two samples of one population lie as far apart. The type is compared by the
+distance of Jensen and Shannon (the square root of the divergence of Lin, 1991, IEEE Transactions on Information Theory
+37(1), 145-151): 0 if the shares of red are the same, 0.83 (the root of ln 2) if one table is all red, the other white.
 """
 
 import warnings
@@ -29,18 +28,11 @@ CATEGORY = {"method": "jensenshannon", "threshold": MIN_DISTANCE}
 
 @dataclass(frozen=True)
 class Drift:
-    """The result of a comparison.
+    """The result of a comparison; `snapshot` is Evidently's own.
 
-    Attributes
-    ----------
-    columns : DataFrame of shape (up to 13, 4)
-        By the name of each column that was compared: the `test`, its `value`, its `limit`, and whether it `drifted`.
-    share : float
-        The share of the compared features that drifted, 0 to 1.
-    snapshot : Snapshot
-        Evidently's own result.
-    missing : list of str
-        A line for each column that was left out because one of the tables has too few values in it.
+    `columns` has a row for each column that was compared: its `test`, `value` and `limit`, and whether it `drifted`.
+    `share` is the share of the features that drifted, 0 to 1. `missing` has a line for each column that was left out
+    because a table has too few values in it.
     """
 
     columns: pd.DataFrame
@@ -66,36 +58,26 @@ class Drift:
 
 
 def drift(reference: pd.DataFrame, current: pd.DataFrame) -> Drift:
-    """Compare the rows of a week with those that the model was trained on.
+    """Compare the `FEATURES` of a week's rows with those of the reference window, and their `score` if both have one.
 
-    Parameters
-    ----------
-    reference, current : DataFrame of shape (n rows, 12 or more)
-        The columns of `FEATURES`, in the units of `MEASUREMENTS`. If both have a `score`, it is compared too. The
-        reference needs scores of rows that the model was not trained on, and NaN elsewhere, because a model is more
-        certain of its training data, so that its scores of these spread wider.
-
-    Raises
-    ------
-    DataError
-        A table has fewer than ten rows.
-
-    Notes
-    -----
-    Infinite values count as missing. A column with fewer than ten values in one of the tables is left out.
+    The reference needs NaN as the score of training rows: a model is more certain of them, so the scores spread wider.
+    Infinite values count as missing, and a column with fewer than ten values in one of the tables is left out. Raise
+    `DataError` if a table has fewer than ten rows.
     """
     fewest = min(len(reference), len(current))
     if fewest < MIN_ROWS:
         raise DataError(f"{fewest} rows are too few to test for drift: {MIN_ROWS} are needed. Wait for more.")
     names = [*FEATURES, *([SCORE] if SCORE in reference and SCORE in current else [])]
-    reference, current = (table[names].replace([np.inf, -np.inf], np.nan) for table in (reference, current))
+    reference, current = (
+        table.filter(names).mask(lambda t: t.isin([np.inf, -np.inf])) for table in (reference, current)
+    )
     missing = too_few_values(reference, "reference rows") | too_few_values(current, "rows")
     names = [name for name in names if name not in missing]
     tests = {name: CATEGORY if name == "type" else NUMBER for name in names}
     report = Report([ValueDrift(column=name, **test) for name, test in tests.items()])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constant columns and of small groups
-        snapshot = report.run(as_dataset(current[names]), as_dataset(reference[names]))
+        snapshot = report.run(as_dataset(current.filter(names)), as_dataset(reference.filter(names)))
     columns = drift_table(tests, [float(metric["value"]) for metric in snapshot.dict()["metrics"]])
     features = columns.loc[columns.index != SCORE, "drifted"]
     return Drift(columns, float(features.mean()) if len(features) else 0.0, snapshot, list(missing.values()))
@@ -112,12 +94,9 @@ def drift_table(tests: dict[str, dict], values: list[float]) -> pd.DataFrame:
 
 def too_few_values(table: pd.DataFrame, what: str) -> dict[str, str]:
     """Return a line for each column with too few values to be compared, by the name of the column."""
-    counts = table.notna().sum()
-    return {
-        name: f"{name}: measured in {count} of {len(table):,} {what}"
-        for name, count in counts.items()
-        if count < MIN_ROWS
-    }
+    counts = {name: table[name].notna().sum() for name in table}
+    few = {name: count for name, count in counts.items() if count < MIN_ROWS}
+    return {name: f"{name}: measured in {count} of {len(table):,} {what}" for name, count in few.items()}
 
 
 def as_dataset(table: pd.DataFrame) -> Dataset:

@@ -1,8 +1,7 @@
 """The environment that every tool of this project runs in: nothing is sent anywhere, and loopback is reached directly.
 
-The tools read these variables when they are imported or started. `make setup` writes a `.pth` file into `.venv` that
-applies them whenever its Python starts, so that they also hold for `.venv/bin/mlflow`, `.venv/bin/prefect` and a
-notebook's kernel. A value that you have set yourself stays.
+`make setup` writes a `.pth` file into `.venv` that applies it whenever its Python starts, so that it also holds for
+`.venv/bin/mlflow`, `.venv/bin/prefect` and a notebook's kernel. A value that you have set yourself stays.
 """
 
 import os
@@ -43,11 +42,10 @@ def apply() -> None:
 
 
 def prefect_at(port: int) -> dict[str, str]:
-    """Return the settings of a Prefect server at a port of loopback, and of its clients.
+    """Return the settings of a Prefect server that this project starts at a port of loopback, and of its clients.
 
-    Every Prefect server that this project starts takes them: that of `make up`, the temporary one of a command, those
-    of the simulation and of the tests. All of them check the origin of each request (`orchestration.prefect_server`),
-    so they need no CSRF tokens, which cost every client a write to the database.
+    Such a server checks the origin of each request (`orchestration.prefect_server`), so it needs no CSRF tokens, which
+    cost every client a write to the database.
     """
     return {
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",

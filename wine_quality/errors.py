@@ -1,4 +1,4 @@
-"""Every error a reader may meet: one line that says what is wrong, where, and what to do next."""
+"""The errors: each is one line that says what is wrong, where, and what to do next."""
 
 import re
 
@@ -6,13 +6,10 @@ PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")  # of an address, such as postgres
 
 
 class WineError(Exception):
-    """The base of all; a command that meets one prints its line and ends with exit code 1.
-
-    Causes are quoted in such a line, and libraries quote addresses: a password in an address is masked.
-    """
+    """The base of all: a command prints its line, a password in an address masked, and ends with exit code 1."""
 
     def __init__(self, line: str) -> None:
-        # a file, folder or cause named in the line may hold line breaks or terminal codes: it stays one plain line
+        # what the line quotes may hold line breaks or terminal codes
         plain = "".join(letter if letter.isprintable() else " " for letter in line)
         super().__init__(PASSWORD.sub(r"\1***@", plain))
 
@@ -22,7 +19,7 @@ class SettingsError(WineError):
 
 
 class DataError(WineError):
-    """A file or table is not the wine it should be. Trying again will not help."""
+    """A file or table is not what it should be. Trying again will not help."""
 
 
 class DownloadError(WineError):
@@ -34,7 +31,7 @@ class DownloadError(WineError):
 
 
 class LeakError(WineError):
-    """The same wine stands on both sides of a split."""
+    """A row is in the training set and in the set to score."""
 
 
 class StorageError(WineError):

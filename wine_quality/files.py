@@ -25,10 +25,7 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when the block ends well.
 
-    Raises
-    ------
-    DataError
-        The disk is full or refuses; what stood at `path` before still stands there.
+    Otherwise `path` stays as it was; raise `DataError` if the disk is full or refuses.
     """
     with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,10 +51,8 @@ def is_locked(path: Path) -> bool:
     try:
         with path.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 

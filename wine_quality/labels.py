@@ -1,7 +1,6 @@
-"""Labels: the quality that tasters give a wine that was scored, often weeks later. The ground truth of monitoring.
+"""Labels, the ground truth of monitoring: the quality that tasters give a scored wine, often weeks later.
 
-They are in the database of predictions, in a table of their own. A later label replaces an earlier one, because tasters
-correct themselves.
+They have a table of their own in the database of predictions. A later label replaces an earlier one.
 """
 
 from collections.abc import Collection
@@ -26,21 +25,10 @@ TABLE = Table(
 
 
 def add(url: str, labels: dict[str, int]) -> None:
-    """Store labels, all or none.
+    """Store labels, all or none: the quality, 0 to 10, by the id of the prediction.
 
-    Parameters
-    ----------
-    url : str
-        See `predictions.Database`.
-    labels : dict
-        The quality, 0 to 10, by the id of the prediction.
-
-    Raises
-    ------
-    DataError
-        A label is not an integer from 0 to 10, or an id has no stored prediction.
-    PredictionsError
-        The database is away, or refuses.
+    Raise `DataError` if one is not an integer from 0 to 10 or has no stored prediction, `PredictionsError` if the
+    database at `url` (see `predictions.Database`) is away or refuses.
     """
     for name, quality in labels.items():
         if not isinstance(quality, int) or not WORST <= quality <= BEST:
@@ -52,10 +40,8 @@ def add(url: str, labels: dict[str, int]) -> None:
     upsert = insert.on_conflict_do_update(
         index_elements=["id"], set_={TARGET: insert.excluded[TARGET], "time": insert.excluded.time}
     )
-    with (
-        database.errors("labels cannot be stored"),
-        database.transaction(TABLE, predictions.TABLE) as connection,
-    ):
+    tables = TABLE, predictions.TABLE
+    with database.errors("labels cannot be stored"), database.transaction(*tables) as connection:
         assert_predicted(connection, labels)
         for some in batched(labels.items(), BATCH):
             connection.execute(upsert, [{"id": name, TARGET: quality, "time": now} for name, quality in some])
@@ -77,22 +63,9 @@ def assert_predicted(connection: Connection, ids: Collection[str]) -> None:
 
 
 def labelled_predictions(url: str) -> pd.DataFrame:
-    """Return the predictions that have a label, oldest first; those of one moment in the order of their features.
+    """Return the predictions that have a label, oldest first, as a table of shape (n predictions, 17).
 
-    Parameters
-    ----------
-    url : str
-        See `predictions.Database`.
-
-    Returns
-    -------
-    DataFrame of shape (n predictions, 17)
-        The columns of `predictions.load`, and `quality`, int64.
-
-    Raises
-    ------
-    PredictionsError
-        The database is away, or refuses.
+    It has the columns of `predictions.load`, and `quality`, int64. Raise `PredictionsError` if the database is away.
     """
     joined = select(predictions.TABLE, TABLE.c[TARGET]).join(TABLE, TABLE.c.id == predictions.TABLE.c.id)
     rows = Database(url).fetch(joined, predictions.TABLE, TABLE)

@@ -2,23 +2,16 @@
 
 import numpy as np
 from scipy.stats import norm
-from sklearn.metrics import (
-    accuracy_score,
-    cohen_kappa_score,
-    mean_absolute_error,
-    r2_score,
-    root_mean_squared_error,
-)
+from sklearn.metrics import accuracy_score, cohen_kappa_score, mean_absolute_error, r2_score, root_mean_squared_error
 
 
 def scores(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Return six measures of predicted against actual quality, both of shape (n wines,).
+    """Return six measures of predicted against actual quality, both of shape (n rows,).
 
-    `rmse` and `mae` are in points of quality; `r2` is the share of the variance explained (1 is perfect, 0 is no
-    better than the mean, and it may be negative); `accuracy` is the share of wines whose rounded score is right and
-    `within_1` that of those at most one point off; `qwk` is Cohen's kappa with quadratic weights (Cohen, 1968,
-    Psychological Bulletin 70(4)): agreement of the rounded scores beyond chance, where a miss by two counts four times
-    a miss by one.
+    `rmse` and `mae` are in points of quality; `r2` is the share of the variance explained (0 is no better than the
+    mean); `accuracy` is the share of rows whose rounded score is right, and `within_1` of those at most one point off;
+    `qwk` is Cohen's kappa with quadratic weights (Cohen, 1968, Psychological Bulletin 70(4)): agreement of the rounded
+    scores beyond chance, where a miss by two counts four times a miss by one.
     """
     rounded = np.rint(predicted).astype(int)
     return {
@@ -32,7 +25,7 @@ def scores(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def redrawn_means(values: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    """Return the column means of `values`, of shape (n wines, k), for wines redrawn with replacement: (draws, k)."""
+    """Return the column means of `values`, of shape (n rows, k), for rows redrawn with replacement: (draws, k)."""
     count = len(values)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws) / count
     return weights @ values
@@ -50,8 +43,8 @@ def rmse_gain(
 ) -> tuple[float, float, float]:
     """Return by how much the challenger's RMSE is below the champion's, with its 95 % interval (low, high).
 
-    A paired bootstrap: the same wines are redrawn for both, so that wines which are hard for both cancel out (Efron
-    and Tibshirani, 1993, An Introduction to the Bootstrap, chapter 13, percentile interval).
+    A paired bootstrap: the same rows are redrawn for both, so that rows which are hard for both cancel out (Efron and
+    Tibshirani, 1993, An Introduction to the Bootstrap, chapter 13, percentile interval).
     """
     squares = np.column_stack([(actual - champion) ** 2, (actual - challenger) ** 2])
     redrawn = np.sqrt(redrawn_means(squares, seed, draws))
@@ -65,21 +58,11 @@ def gain_interval(
 ) -> tuple[float, float, float]:
     """Return by how much the challenger's RMSE is below the champion's, with an interval (low, high).
 
-    Parameters
-    ----------
-    actual, champion, challenger : ndarray of shape (n rows,)
-        The labels, and what the two models predict for the same rows.
-    seed_variance : float
-        The variance of the gain between training seeds, in squared points of quality.
-    tail : float
-        The chance that the true gain is below `low`, and that it is above `high`: 0.025 makes a 95 % interval.
-
-    Notes
-    -----
-    A normal interval. Its standard error joins that of the rows with that of the seeds. For the rows, the gain is the
-    difference of the mean squared errors over the sum of the RMSEs, whose mean is taken over rows that are the same for
-    both: what makes a row hard for both cancels out, as in `rmse_gain`. Beyond the 95 % interval a bootstrap would need
-    far more draws, because the tails that the gate uses hold a few of them only.
+    `seed_variance` is the variance of the gain between training seeds, in squared points of quality; `tail` the chance
+    that the true gain is below `low`, and that it is above `high`: 0.025 makes a 95 % interval. The interval is normal,
+    and its standard error joins that of the rows with that of the seeds. For the rows, the gain is the difference of
+    the mean squared errors over the sum of the RMSEs: what makes a row hard for both cancels out, as in `rmse_gain`. A
+    bootstrap would need far more draws, because the tails that the gate uses hold a few of them only.
     """
     squares = np.column_stack([(actual - champion) ** 2, (actual - challenger) ** 2])
     before, after = np.sqrt(squares.mean(axis=0))

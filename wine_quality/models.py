@@ -12,12 +12,7 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
-from sklearn.ensemble import (
-    ExtraTreesClassifier,
-    ExtraTreesRegressor,
-    RandomForestClassifier,
-    RandomForestRegressor,
-)
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
 from sklearn.gaussian_process.kernels import Matern
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression
@@ -31,17 +26,18 @@ from xgboost import XGBRegressor
 
 from wine_quality.preprocessing import chemist_steps, normal_scores, preprocessor
 from wine_quality.schema import FEATURES, TARGET
+from wine_quality.splits import Fold
+
+Evaluate = Callable[[Pipeline, pd.DataFrame, pd.DataFrame], Any]
 
 
 @dataclass(frozen=True)
 class Model:
-    """An estimator class, the parameters it is built with, and its search space (empty where it is not searched).
+    """An estimator class, its parameters over the library's defaults, and its search space if it has one.
 
-    `params` are empty where the library's defaults are used. The rows of `MODELS` named `…_tuned` hold parameters that
-    were set by hand, by trying values on the training set. What a search space fixes was set by hand, too.
-    `normal_scores` says that its columns are put on one scale first, as all that works with distances needs.
-    `side_by_side` says whether its folds are fitted at the same time; a model that holds a table of wines by wines
-    would need much memory and gain no time by that.
+    The parameters of the models named `…_tuned`, and those that a search space fixes, were set by hand, by trying
+    values on the training set. `normal_scores` puts the columns on one scale first, as all that works with distances
+    needs. `side_by_side` fits the folds at the same time: not for a model that needs much memory.
     """
 
     estimator: Callable[..., Any]
@@ -52,20 +48,21 @@ class Model:
 
 
 def kernel_ridge(alpha: float = 1.0, length_scale: float = 1.0) -> TransformedTargetRegressor:
-    """Return ridge regression with an exponential kernel, on quality less its mean; both defaults are scikit-learn's.
+    """Return ridge regression with an exponential kernel, on quality minus its mean.
 
     Its scores are the means of a Gaussian process with the Matérn kernel of 1/2 and a noise of `alpha` (Rasmussen and
-    Williams, 2006, Gaussian Processes for Machine Learning, section 2.2), but it keeps no matrix of wines by wines.
+    Williams, 2006, Gaussian Processes for Machine Learning, section 2.2), but it stores no matrix of rows by rows.
     """
-    ridge = KernelRidge(alpha=alpha, kernel=Matern(length_scale, nu=0.5))
+    ridge = KernelRidge(alpha=alpha, kernel=Matern(length_scale, nu=0.5))  # pyright: ignore[reportArgumentType]
     return TransformedTargetRegressor(ridge, transformer=StandardScaler(with_std=False))
 
 
 def features_of(name: str) -> Any:
-    """Return the choice of a family's columns: as measured, or with those of a chemist beside them."""
+    """Return the choice of a model's features: as measured, or with the derived ones of `chemistry`."""
     return hp.choice(f"{name}.features", ["measured", "chemist"])
 
 
+XGBOOST_SHARES = {"subsample": 0.7, "colsample_bytree": 0.6}  # of the rows and columns that a tree may use
 MODELS: dict[str, Model] = {
     "mean": Model(DummyRegressor),
     "linear": Model(LinearRegression),
@@ -91,20 +88,12 @@ MODELS: dict[str, Model] = {
             "max_depth": hp.uniformint("xgboost.max_depth", 3, 12),
             "learning_rate": hp.loguniform("xgboost.learning_rate", np.log(0.02), np.log(0.2)),
             "min_child_weight": hp.uniformint("xgboost.min_child_weight", 1, 10),
-            "subsample": 0.7,
-            "colsample_bytree": 0.6,
+            **XGBOOST_SHARES,
         },
     ),
     "xgboost_tuned": Model(
         XGBRegressor,
-        {
-            "n_estimators": 250,
-            "learning_rate": 0.04,
-            "max_depth": 7,
-            "subsample": 0.7,
-            "colsample_bytree": 0.6,
-            "n_jobs": 1,
-        },
+        {"n_estimators": 250, "learning_rate": 0.04, "max_depth": 7, "n_jobs": 1} | XGBOOST_SHARES,
     ),
     "svr": Model(
         SVR,
@@ -131,18 +120,9 @@ BASELINES = [name for name, model in MODELS.items() if not model.normal_scores]
 
 
 def build(name: str, seed: int, features: str = "measured", **params: Any) -> Pipeline:
-    """Return the unfitted pipeline of a model, preprocessing inside.
+    """Return the unfitted pipeline of a model in `MODELS`, preprocessing inside, with `params` over those there.
 
-    Parameters
-    ----------
-    name : str
-        A key of `MODELS`.
-    seed : int
-        Set wherever the estimator draws at random.
-    features : str
-        `measured`, or `chemist` for the columns of `chemistry` beside the measurements.
-    **params
-        Parameters of the estimator, over those of `MODELS`.
+    `features` is `measured`, or `chemist` for the measurements and the columns of `chemistry`.
     """
     model = MODELS[name]
     estimator = model.estimator(**{**model.params, **params})
@@ -156,9 +136,9 @@ def build(name: str, seed: int, features: str = "measured", **params: Any) -> Pi
 def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
     """Fit a pipeline on a tidy table, a forest on all cores, and return it set to predict on one.
 
-    Trees grown side by side are the same trees; their predictions summed side by side differ in the last bit from run
-    to run, and for a few rows one core is also the faster. XGBoost stays on one (`MODELS`): its threads wait by
-    spinning, and a second busy program makes them many times slower than a single one.
+    Predictions summed side by side would differ in the last bit from run to run, and for a few rows one core is faster.
+    XGBoost is fitted on one core (`MODELS`), because its threads wait by spinning: beside a busy program, several are
+    many times slower than one.
     """
     if not threaded(pipeline):
         return pipeline.fit(rows[FEATURES], rows[TARGET])
@@ -169,7 +149,7 @@ def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
 
 
 def threaded(pipeline: Pipeline) -> bool:
-    """Say whether a model, such as a forest, can be fitted on many cores by itself."""
+    """Say whether a model, such as a forest, fits on many cores by itself."""
     return pipeline["model"].get_params().get("n_jobs", 1) is None
 
 
@@ -184,27 +164,20 @@ def fit_predict(pipeline: Pipeline, learn: pd.DataFrame, score: pd.DataFrame) ->
 
 
 def map_folds(
-    evaluate: Callable[[Pipeline, pd.DataFrame, pd.DataFrame], Any],
-    pipeline: Pipeline,
-    rows: pd.DataFrame,
-    folds: list[tuple[np.ndarray, np.ndarray]],
-    side_by_side: bool = True,
+    evaluate: Evaluate, pipeline: Pipeline, rows: pd.DataFrame, folds: list[Fold], side_by_side: bool = True
 ) -> list[Any]:
-    """Evaluate a clone of a pipeline on each fold, and return the results in the order of the folds.
+    """Call `evaluate` with a clone of a pipeline, the rows to learn from and those to score, for each fold, in threads.
 
-    `evaluate` gets the clone, the rows to learn from and the rows to score. It runs in threads, or in the processes of
-    another joblib backend where one is set, so it returns its result and changes nothing else. Where folds are fitted
-    side by side, linear algebra keeps to one core within each, or the threads of all folds would wait for each other. A
-    model that is fitted on many cores by itself takes one fold after the other.
+    While folds are fitted side by side, linear algebra uses one core within each. A model that is fitted on many cores
+    by itself takes one fold after the other.
     """
     side_by_side = side_by_side and not threaded(pipeline)
+    jobs = (delayed(evaluate)(clone(pipeline), rows.iloc[learn], rows.iloc[score]) for learn, score in folds)
     with threadpool_limits(1 if side_by_side else None), warnings.catch_warnings():  # as in `fit`
-        return Parallel(n_jobs=-1 if side_by_side else 1, prefer="threads")(
-            delayed(evaluate)(clone(pipeline), rows.iloc[learn], rows.iloc[score]) for learn, score in folds
-        )
+        return list(Parallel(n_jobs=-1 if side_by_side else 1, prefer="threads")(jobs))
 
 
-def in_row_order(scores: list[np.ndarray], folds: list[tuple[np.ndarray, np.ndarray]], rows: int) -> np.ndarray:
+def in_row_order(scores: list[np.ndarray], folds: list[Fold], rows: int) -> np.ndarray:
     """Return the scores of all folds as one array, in the order of the rows."""
     ordered = np.full(rows, np.nan)
     for (_, score), fold in zip(folds, scores, strict=True):
@@ -212,8 +185,6 @@ def in_row_order(scores: list[np.ndarray], folds: list[tuple[np.ndarray, np.ndar
     return ordered
 
 
-def cross_predict(
-    pipeline: Pipeline, rows: pd.DataFrame, folds: list[tuple[np.ndarray, np.ndarray]], side_by_side: bool = True
-) -> np.ndarray:
-    """Return a score for each row by a model that never saw it: fitted on the other folds."""
+def cross_predict(pipeline: Pipeline, rows: pd.DataFrame, folds: list[Fold], side_by_side: bool = True) -> np.ndarray:
+    """Return a score for each row by a model that was fitted on the other folds."""
     return in_row_order(map_folds(fit_predict, pipeline, rows, folds, side_by_side), folds, len(rows))

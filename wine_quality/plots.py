@@ -44,16 +44,10 @@ def predicted_against_actual(actual: np.ndarray, predicted: np.ndarray, title: s
 def parallel_coordinates(trials: pd.DataFrame, logarithmic: list[str], title: str) -> Figure:
     """Return a line per trial across one upright axis per column, coloured by the last column, low values dark.
 
-    Parameters
-    ----------
-    trials : DataFrame of shape (n trials, k)
-        Numbers, or texts of at most two kinds; the last column holds numbers.
-    logarithmic : list of str
-        The columns whose axis is logarithmic.
-    title : str
-        Of the figure.
+    `trials` is of shape (n trials, k): numbers, or texts of at most two kinds. `logarithmic` names the columns whose
+    axis is logarithmic.
     """
-    trials = trials.sort_values(trials.columns[-1], ascending=False)  # good trials are drawn over bad ones
+    trials = trials.sort_values(str(trials.columns[-1]), ascending=False)  # good trials are drawn over bad ones
     heights, last = heights_on_axes(trials, logarithmic), trials.iloc[:, -1]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
@@ -72,7 +66,7 @@ def parallel_coordinates(trials: pd.DataFrame, logarithmic: list[str], title: st
 
 
 def heights_on_axes(trials: pd.DataFrame, logarithmic: list[str]) -> np.ndarray:
-    """Return each value as a height from 0, the least of its column, to 1, the greatest, of shape (n trials, k)."""
+    """Return each value as a height from 0, its column's minimum, to 1, its maximum, of shape (n trials, k)."""
     numbers = trials.copy()
     for name in trials.select_dtypes(exclude="number"):
         numbers[name] = pd.factorize(trials[name], sort=True)[0]

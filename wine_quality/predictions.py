@@ -1,13 +1,13 @@
 """Every prediction is stored: at once in a queue on the local disk, soon after in a database.
 
-A thread inserts the queue's lines into the database and then deletes them (see `disk_queue`). So a response never waits
-for the database, and a database that is away, locked or slow loses nothing: the lines stay on disk even if the process
-is killed, and the next process on the same queue inserts them. Ids make a line that is inserted twice one prediction.
+A thread inserts the queue's lines into the database and then deletes them (see `disk_queue`). A response never waits
+for the database, and nothing is lost while that is away, locked or slow: the lines stay on disk even if the process is
+killed, and the next process on the same queue inserts them. Ids make a line that is inserted twice one prediction.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,10 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """One prediction of a model.
-
-    `time` is in UTC, `version` that of the registered model, `wine` the 12 features by name, None or NaN if missing.
-    """
+    """A prediction of a version of the model at a time (UTC); `wine` is the 12 features by name, NaN if missing."""
 
     id: str
     time: datetime
@@ -61,18 +58,11 @@ class UtcTime(TypeDecorator):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime, _dialect: Dialect) -> datetime:
-        """Convert a time that is written."""
-        return utc(value)
+    def process_bind_param(self, value: datetime, dialect: Dialect) -> datetime:
+        """Convert a time that is written or was read; one without a zone is taken as UTC."""
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime, _dialect: Dialect) -> datetime:
-        """Convert a time that was read."""
-        return utc(value)
-
-
-def utc(moment: datetime) -> datetime:
-    """Return a time in UTC; one without a zone is taken as UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    process_result_value = process_bind_param  # pyright: ignore[reportAssignmentType]
 
 
 TABLE = Table(
@@ -87,19 +77,19 @@ TABLE = Table(
 )
 DTYPES = dict.fromkeys(TABLE.columns.keys(), "float64") | dict.fromkeys(("id", "version", "type"), "str")
 DTYPES["time"] = "datetime64[us, UTC]"
-PARSED = TypeAdapter(Prediction)
+PARSER = TypeAdapter(Prediction)
 
 
 def to_row(line: bytes) -> dict[str, Any]:
     """Return a line of the queue as a row of the table."""
-    one = PARSED.validate_json(line)
+    one = PARSER.validate_json(line)
     features = {name: one.wine.get(name) for name in FEATURES}
     return {"id": one.id, "time": one.time, "version": one.version, "score": one.score, **features}
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A kind of database: its driver, timeouts of a connection, what locks it for one writer, and its insert."""
+    """A kind of database: its driver, timeouts, the statement that locks it for one writer, and its insert."""
 
     driver: str
     timeouts: dict[str, str]
@@ -115,21 +105,17 @@ POSTGRESQL = Backend(
     postgresql.insert,
 )
 BACKENDS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "postgresql+psycopg": POSTGRESQL}
+INVALID_URL = (
+    "WINE_PREDICTIONS: not the address of a database that can be used. Write sqlite:///<file> or "
+    "postgresql://<user>:<password>@<host>/<database>, with %40 for an @ in the password."
+)
 
 
 class Database:
-    """The database of predictions.
+    """The database of predictions, `sqlite:///<file>` or `postgresql://<user>:<password>@<host>/<database>`.
 
-    Parameters
-    ----------
-    url : str
-        `sqlite:///<file>` or `postgresql://<user>:<password>@<host>/<database>`, in SQLAlchemy's format. Its query
-        (`?connect_timeout=5`) overrides the timeouts that are set here.
-
-    Raises
-    ------
-    SettingsError
-        The URL is neither. The line does not show it, because it may contain a password.
+    The URL is in SQLAlchemy's format; its query (`?connect_timeout=5`) overrides the timeouts that are set here. Raise
+    `SettingsError` if it is neither, without showing it, because it may contain a password.
     """
 
     def __init__(self, url: str) -> None:
@@ -139,21 +125,16 @@ class Database:
             query = self.backend.timeouts | dict(parsed.query)
             self.engine = create_engine(parsed.set(drivername=self.backend.driver, query=query), poolclass=NullPool)
         except (ArgumentError, KeyError, ValueError):
-            raise invalid_url() from None
+            raise SettingsError(INVALID_URL) from None
         in_memory = self.backend is SQLITE and parsed.database in (None, "", ":memory:")
         if in_memory or "@" in (parsed.host or ""):
-            raise invalid_url()
+            raise SettingsError(INVALID_URL)
         self.name = str(URL.create(self.engine.dialect.name, None, None, parsed.host, parsed.port, parsed.database))
 
     def insert(self, lines: list[bytes]) -> None:
         """Insert lines of a queue, all or none; rows whose ids exist stay as they are.
 
-        Raises
-        ------
-        ValueError
-            A line is not a prediction.
-        SQLAlchemyError
-            The database is away, or refuses.
+        Raise `ValueError` if a line is not a prediction, `SQLAlchemyError` if the database is away or refuses.
         """
         statement = self.backend.insert(TABLE).on_conflict_do_nothing()
         with self.transaction(TABLE) as connection:
@@ -162,14 +143,14 @@ class Database:
 
     @contextmanager
     def transaction(self, *tables: Table) -> Iterator[Connection]:
-        """Yield a connection on which this process is the only writer; missing tables are created."""
+        """Yield a connection on which this process is the only writer; create missing tables."""
         with self.engine.begin() as connection:
             connection.exec_driver_sql(self.backend.lock)
             for table in tables:
                 table.metadata.create_all(connection)
             yield connection
 
-    def fetch(self, statement: Select, *tables: Table) -> list[Row]:
+    def fetch(self, statement: Select, *tables: Table) -> Sequence[Row]:
         """Return the rows of a query; none if one of its tables does not exist yet."""
         with self.errors("cannot be read"), self.engine.connect() as connection:
             exist = all(inspect(connection).has_table(table.name) for table in tables)
@@ -199,46 +180,18 @@ def json_lines(predictions: Iterable[Prediction]) -> bytes:
 
 
 def insert_file(url: str, path: Path) -> None:
-    """Insert a file of `json_lines` into the database; rows whose ids exist stay, so you may insert it again.
-
-    Raises
-    ------
-    PredictionsError
-        The database is away, or refuses.
-    """
+    """Insert a file of `json_lines`, also one that was inserted before; a `PredictionsError` says why that fails."""
     database = Database(url)
     with database.errors("predictions cannot be stored"), path.open("rb") as file:
         for lines in batched(file, TRANSACTION):
             database.insert(lines)
 
 
-def invalid_url() -> SettingsError:
-    """Return the error of a URL that names no supported database."""
-    return SettingsError(
-        "WINE_PREDICTIONS: not the address of a database that can be used. Write sqlite:///<file> or "
-        "postgresql://<user>:<password>@<host>/<database>, with %40 for an @ in the password."
-    )
-
-
 def load(url: str, since: datetime = EPOCH) -> pd.DataFrame:
-    """Load the predictions that are in the database, oldest first; those of the last second may still be in the queue.
+    """Return the predictions in the database from a time on, oldest first, as a table of shape (n predictions, 16).
 
-    Parameters
-    ----------
-    url : str
-        See `Database`.
-    since : datetime
-        Load those of this time or later.
-
-    Returns
-    -------
-    DataFrame of shape (n predictions, 16)
-        `id`, `time` (UTC), `version`, the 12 features in the units of `MEASUREMENTS`, NaN if missing, and `score`.
-
-    Raises
-    ------
-    PredictionsError
-        The database is away, or refuses.
+    Its columns are `id`, `time` (UTC), `version`, the 12 features in the units of `MEASUREMENTS`, NaN if missing, and
+    `score`. Those of the last second may still be in the queue. Raise `PredictionsError` if the database is away.
     """
     statement = select(TABLE).where(TABLE.c.time >= since).order_by(TABLE.c.time, TABLE.c.id)
     return pd.DataFrame(Database(url).fetch(statement, TABLE), columns=TABLE.columns.keys()).astype(DTYPES)
@@ -256,25 +209,10 @@ def one_line(error: Exception) -> str:
 
 
 class PredictionStore:
-    """Stores predictions: `add` puts them into the queue, and a thread inserts them into the database.
+    """Stores predictions: `add` puts them into the queue in a folder, and a thread inserts them into the database.
 
-    Several processes may share a queue and a database.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the queue, on a local disk.
-    url : str
-        See `Database`.
-    flush_seconds, max_wait : float
-        Seconds from one flush to the next, and at most while the database is away.
-
-    Raises
-    ------
-    SettingsError
-        The URL cannot be used.
-    DataError
-        The folder cannot be created.
+    Several processes may share a folder and a database. `max_wait` is the time between flushes while that is away, in
+    seconds. Raise `SettingsError` if the URL cannot be used, `DataError` if the folder cannot be created.
     """
 
     def __init__(
@@ -291,8 +229,7 @@ class PredictionStore:
     def add(self, predictions: list[Prediction]) -> bool:
         """Store predictions, all or none; return False if the disk is full or refuses.
 
-        Stored predictions outlive the process, however it ends, and reach the database once. They were handed to the
-        operating system, which writes them to disk within seconds: a power failure may lose those.
+        They outlive the process, however it ends, and reach the database once. A power failure may lose the last ones.
         """
         return self.queue.add(json_lines(predictions))
 
@@ -311,13 +248,10 @@ class PredictionStore:
         self.flush()
 
     def flush(self) -> bool:
-        """Insert all segments that nobody holds, and return whether the database took them.
-
-        While it is away the segment is not released, so that there are few of them.
-        """
+        """Insert all segments that nobody holds, and return whether the database took them."""
         try:
             self.queue.measure()
-            if not self.outage.error:
+            if not self.outage.error:  # while the database is away, one segment grows: few are better than many
                 self.queue.release()
             for segment in self.queue.segments():
                 self.insert_segment(segment)

@@ -1,4 +1,4 @@
-"""Processes that work for this one: start them, wait until they answer, and end them with it, whatever ends it."""
+"""Child processes: start them, wait until they answer, and end them with this one, whatever ends it."""
 
 import os
 import subprocess
@@ -27,19 +27,13 @@ def module(name: str, *words: str | Path) -> list[str | Path]:
 
 
 def run_module(name: str, *words: str | Path, **environment: str) -> None:
-    """Run a module to its end; `environment` is what it has besides that of this process.
-
-    Raises
-    ------
-    SystemExit
-        It failed, and has said why.
-    """
+    """Run a module to its end, with `environment` over that of this process; raise `SystemExit` if it fails."""
     if code := run_to_end(module(name, *words), environment):
         raise SystemExit(code)
 
 
 def run_to_end(command: list[str | Path], environment: dict[str, str]) -> int:
-    """Run a command and return its exit code; where this process is stopped meanwhile, stop the command first."""
+    """Run a command and return its exit code; if this process is stopped meanwhile, stop the command first."""
     process = subprocess.Popen(command, env={**os.environ, **environment})
     try:
         return process.wait()
@@ -49,7 +43,7 @@ def run_to_end(command: list[str | Path], environment: dict[str, str]) -> int:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Wait for a process that was told to end, and kill it where it does not."""
+    """Wait for a process that got SIGTERM, and kill it if it does not end."""
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -59,11 +53,7 @@ def end(process: subprocess.Popen) -> None:
 
 @contextmanager
 def companion(command: list[str | Path], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """Run a command with its lines in a log, and end it by SIGTERM at the end of the block, or when this process dies.
-
-    At the end of the block, SIGKILL follows where SIGTERM was not enough. `environment` is what it has besides that of
-    this process.
-    """
+    """Run a command with its output in a log, and stop it at the end of the block, or when this process dies."""
     with log.open("wb") as lines:
         process = subprocess.Popen(
             ["/bin/sh", "-c", AS_LONG_AS_WE_LIVE, "companion", *command],
@@ -75,7 +65,8 @@ def companion(command: list[str | Path], log: Path, environment: dict[str, str])
     try:
         yield process
     finally:
-        process.stdin.close()
+        if process.stdin:
+            process.stdin.close()
         end(process)
 
 
@@ -99,13 +90,7 @@ def server(
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
-    """Return the value of `condition` once it is true.
-
-    Raises
-    ------
-    DeploymentError
-        It did not become true in time.
-    """
+    """Return the value of `condition` once it is true, or raise `DeploymentError` if that takes too long."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -115,7 +100,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
 
 
 def comes_up(server: subprocess.Popen, port: int, seconds: float) -> bool:
-    """Wait until a server listens at a port, and say whether it does: it may have ended, or take too long."""
+    """Wait until a server listens at a port; return whether it does before it ends or the time is up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         if listens(port):
@@ -125,5 +110,5 @@ def comes_up(server: subprocess.Popen, port: int, seconds: float) -> bool:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of what a process has said."""
+    """Return the last line of a log."""
     return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]

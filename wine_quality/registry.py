@@ -1,22 +1,22 @@
-"""Versions of the model, the champion among them, and the gate before it.
+"""The model registry: versions, the champion among them, and the gate before it.
 
-The alias `champion` names the version that is in use, `challenger` the newest one as long as it is not champion itself.
-A challenger becomes champion only if its RMSE on the gate set is lower by a minimum effect and the gain is
-statistically significant.
-The description of a version, which MLflow shows beside it, says why it is what it is.
+The alias `champion` names the version that is in use, `challenger` the newest one unless it is the champion. A
+challenger becomes champion only if its RMSE on the gate set is lower by a minimum effect and the gain is statistically
+significant. The description of a version, which MLflow shows, says why it was promoted or rejected.
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import mlflow
 import pandas as pd
-from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.sklearn import load_model
 from sklearn.pipeline import Pipeline
 
 from wine_quality import comparison
@@ -39,9 +39,9 @@ GATE_SET = "gate_set_sha256"  # the tag that names the gate set on which it was 
 class Verdict:
     """The result of comparing a challenger with the champion, and the reason for the decision.
 
-    `gain` is by how much its RMSE on the gate set is below that of `opponent`, and `low` to `high` the interval at the
-    level `confidence`, which rises with `use`: 2 if one challenger was compared on the same gate set before, and so on.
-    `compared_on` is the checksum of the gate set if the comparison with a champion was fair, else empty.
+    `gain` is by how much its RMSE on the gate set is below that of `opponent`, with the interval `low` to `high` at the
+    level `confidence`. `use` is the number of the comparison on this gate set, from 1. `compared_on` is the checksum of
+    the gate set if the comparison with a champion was fair, else empty.
     """
 
     promoted: bool
@@ -60,7 +60,7 @@ class Verdict:
 
 
 def champion(store: Store) -> ModelVersion | None:
-    """Return the version with the alias `champion`, or None where there is none yet."""
+    """Return the version with the alias `champion`, or None."""
     try:
         return store.client.get_model_version_by_alias(store.model_name, CHAMPION)
     except MlflowException as error:
@@ -73,46 +73,40 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     """Register a run's model as the next version, under the alias `challenger`, and return the version's number.
 
     The tags of the version hold the checksum of the model's file and, for `compare` to count, that of the gate set. A
-    run that an earlier, failed attempt registered keeps its version and its checksum.
+    run that a failed attempt registered keeps its version and its checksum.
     """
     client = store.client
-    if not client.search_registered_models(f"name = '{store.model_name}'"):
-        create_name(store)
+    create_registered_model(store)
     earlier = client.search_model_versions(f"name = '{store.model_name}' and run_id = '{run.run_id}'")
     if earlier:
         registered = earlier[0]
     else:
         source = client.get_logged_model(run.model_id).artifact_location  # MLflow asks its current store for models:/
-        seen = client.get_run(run.run_id).data.tags.get(SCORED_ON)
-        counted = {GATE_SET: seen} if seen else {}
-        registered = client.create_model_version(
-            store.model_name, source, run.run_id, tags={**tags, **counted}, model_id=run.model_id
-        )
+        gate_set = client.get_run(run.run_id).data.tags.get(SCORED_ON)
+        tags = tags | ({GATE_SET: gate_set} if gate_set else {})
+        registered = client.create_model_version(store.model_name, source, run.run_id, tags, model_id=run.model_id)
     version = str(registered.version)
     if MODEL_SHA256 not in registered.tags:
-        client.set_model_version_tag(store.model_name, version, MODEL_SHA256, model_checksum(store, run.model_id))
+        with tempfile.TemporaryDirectory() as folder:
+            checksum_of_model = sha256(download_model(store, run.model_id, Path(folder) / MODEL_FILE))
+        client.set_model_version_tag(store.model_name, version, MODEL_SHA256, checksum_of_model)
     client.set_registered_model_alias(store.model_name, CHALLENGER, version)
     return version
 
 
-def create_name(store: Store) -> None:
-    """Create the registered model, unless another process has just done so."""
-    try:
-        store.client.create_registered_model(store.model_name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+def create_registered_model(store: Store) -> None:
+    """Create the registered model if there is none, unless another process has just done so."""
+    if not store.client.search_registered_models(f"name = '{store.model_name}'"):
+        try:
+            store.client.create_registered_model(store.model_name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
 
 def describe(store: Store, version: str, verdict: Verdict) -> None:
-    """Write the description of a version: its model, data and scores, and the result of the comparison."""
-    client = store.client
-    run = client.get_run(client.get_model_version(store.model_name, version).run_id)
-    client.update_model_version(store.model_name, version, description(run, verdict))
-
-
-def description(run: Run, verdict: Verdict) -> str:
-    """Return a run and the gate's verdict on its model as Markdown."""
+    """Write the description of a version, in Markdown: its model, data and scores, and the result of the comparison."""
+    run = store.run_of(store.client.get_model_version(store.model_name, version))
     data, scores = run.data, run.data.metrics
     rows = [
         f"| {where} | {scores[f'{key}_rmse']:.4f} | {scores[f'{key}_r2']:.3f} |"
@@ -127,7 +121,7 @@ def description(run: Run, verdict: Verdict) -> str:
         f"{verdict.gain:.4f} than {verdict.opponent} ({100 * verdict.confidence:.4g} % interval {verdict.low:.4f} to "
         f"{verdict.high:.4f}; negative means higher).",
     ]
-    return "\n\n".join(lines)
+    store.client.update_model_version(store.model_name, version, "\n\n".join(lines))
 
 
 def add_note(store: Store, version: str, note: str) -> None:
@@ -144,56 +138,24 @@ def set_champion(store: Store, version: str) -> None:
         store.client.delete_registered_model_alias(store.model_name, CHALLENGER)
 
 
-def model_checksum(store: Store, model_id: str) -> str:
-    """Return the sha256 sum of the file of a logged model."""
-    with tempfile.TemporaryDirectory() as aside:
-        return sha256(download_model(store, model_id, Path(aside) / MODEL_FILE))
-
-
 def compare(
-    store: Store,
-    challenger: Pipeline,
-    train: pd.DataFrame,
-    gate_set: pd.DataFrame,
-    source: str,
-    *,
-    seed: int,
-    minimum_gain: float,
-) -> Verdict:
-    """Compare a challenger with the champion on the gate set, or with the training mean if there is no champion yet.
+    store: Store, challenger: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, source: str,
+    *, seed: int, minimum_gain: float,
+) -> Verdict:  # fmt: skip
+    """Compare a challenger, fitted on `train`, with the champion on the gate set, or with the training mean if none.
 
-    Parameters
-    ----------
-    store : Store
-    challenger : Pipeline
-        Fitted on `train`.
-    train, gate_set : DataFrame of shape (n rows, 13)
-        The training set and the gate set, distinct rows; none is in both.
-    source : str
-        Where the data came from, as `sources.Dataset.source`.
-    seed : int
-        Of the refits with other training seeds.
-    minimum_gain : float
-        The minimum effect, in points of RMSE.
-
-    Raises
-    ------
-    RegistryError
-        The champion does not load.
-
-    Notes
-    -----
-    The challenger passes if its RMSE is lower by at least `minimum_gain` and the whole interval of the gain is above
-    zero. Two models that differ only in the seed differ in RMSE too, so the interval covers the variance between seeds
-    as well as between rows. Repeated comparisons on one gate set find a winner by chance, so each is stricter than the
-    one before (`comparison.tail`).
+    Both sets are of shape (n rows, 13), of distinct rows; none is in both. The challenger passes if its RMSE is lower
+    by at least `minimum_gain` and the whole interval of the gain is above zero. Two models that differ only in the seed
+    differ in RMSE too, so the interval covers the variance between seeds, from refits that follow from `seed`, as well
+    as between rows. Repeated comparisons on one gate set find a winner by chance, so each is stricter than the one
+    before (`comparison.tail`). Raise `RegistryError` if the champion does not load.
     """
     current, seen = champion(store), checksum(gate_set)
     use = 1 + len(versions_tagged(store, GATE_SET, seen))
     in_use = load_version(store, current) if current else None
     gain, low, high = comparison.gain(challenger, in_use, train, gate_set, seed, use)
     opponent = f"champion version {current.version}" if current else "the mean of the training set"
-    unfairness = unfair(store, current, gate_set, source) if current else ""
+    unfairness = unfairness_reason(store, current, gate_set, source) if current else ""
     refusal = unfairness or comparison.rejection_reason(gain, low, use, minimum_gain)
     compared_on = seen if current and not unfairness else ""
     return Verdict(not refusal, opponent, gain, low, high, refusal or "better by more than chance", use, compared_on)
@@ -205,17 +167,17 @@ def versions_tagged(store: Store, tag: str, value: str) -> list[ModelVersion]:
 
 
 def record_comparison(store: Store, verdict: Verdict) -> None:
-    """Tag the champion with the gate set of a comparison: promotion requires that both models have the same one."""
+    """Tag the champion with the gate set of a comparison, because a promotion requires that both have the same one."""
     current = champion(store)
     if current and verdict.compared_on:
         store.client.set_model_version_tag(current.name, current.version, SCORED_ON, verdict.compared_on)
 
 
-def unfair(store: Store, current: ModelVersion, gate_set: pd.DataFrame, source: str) -> str:
+def unfairness_reason(store: Store, current: ModelVersion, gate_set: pd.DataFrame, source: str) -> str:
     """Return why a comparison with the champion would not be fair, or an empty text."""
-    if source == "sample" and store.client.get_run(current.run_id).data.tags.get(SOURCE) != "sample":
+    if source == "sample" and store.run_of(current).data.tags.get(SOURCE) != "sample":
         return "a model of synthetic data does not replace one of real data"
-    known = set(store.read_text(current.run_id, TRAINED_ON).split())
+    known = set(store.read_text(str(current.run_id), TRAINED_ON).split())
     seen = row_keys(gate_set).isin(known).sum()
     return f"the champion was trained on {seen} of the {len(gate_set)} rows of the gate set" if seen else ""
 
@@ -227,84 +189,75 @@ def model_folder(store: Store, version: ModelVersion) -> str:
 
 def load_version(store: Store, version: ModelVersion) -> Pipeline:
     """Load the pipeline of a version."""
+    return load_artifact(store, version, model_folder(store, version), load_model)
+
+
+def load_artifact(store: Store, version: ModelVersion, address: str, load: Callable[[Any], Any]) -> Any:
+    """Download a file or folder of a version, and return what `load` reads from it, or raise `RegistryError`."""
     try:
         with tempfile.TemporaryDirectory() as aside:
-            return mlflow.sklearn.load_model(store.download(model_folder(store, version), aside))
+            return load(store.download(address, aside))
     except (MlflowException, OSError, ValueError) as error:
-        raise unloadable(version, error) from error
-
-
-def unloadable(version: ModelVersion, error: Exception) -> RegistryError:
-    """Return the error of a version whose files are gone or broken."""
-    return RegistryError(
-        f"{version.name} version {version.version} does not load ({error}). Give the alias champion to another version."
-    )
+        raise RegistryError(
+            f"{version.name} version {version.version} does not load ({error}). "
+            "Give the alias champion to another version."
+        ) from error
 
 
 def promote(store: Store, version: str) -> None:
-    """Give a version the alias `champion`, and note on it which version had the alias before. It is no challenger then.
+    """Give a version the alias `champion`, and tag it with the version that had the alias before.
 
-    Raises
-    ------
-    RegistryError
-        The run behind the version is not finished, or its signature or gate set is not that of the champion.
+    Raise `RegistryError` if its run is not finished, or its signature or gate set is not that of the champion.
     """
     current = champion(store)
     if current and str(current.version) == version:
         set_champion(store, version)  # an earlier try may have been stopped halfway
         return
-    wanted = store.client.get_model_version(store.model_name, version)
-    if refusal := unfit(store, wanted, current):
+    candidate = store.client.get_model_version(store.model_name, version)
+    if refusal := refusal_reason(store, candidate, current):
         raise RegistryError(
-            f"{wanted.name} version {version} is not promoted: {refusal}. Train it again with `make run`."
+            f"{candidate.name} version {version} is not promoted: {refusal}. Train it again with `make run`."
         )
     if current:
-        store.client.set_model_version_tag(wanted.name, version, REPLACED, str(current.version))
+        store.client.set_model_version_tag(candidate.name, version, REPLACED, str(current.version))
     set_champion(store, version)
     add_note(store, version, f"champion, in place of {f'version {current.version}' if current else 'none'}.")
     if current:
         add_note(store, str(current.version), f"replaced as champion by version {version}.")
 
 
-def unfit(store: Store, wanted: ModelVersion, current: ModelVersion | None) -> str:
-    """Return why a version cannot take the place of the champion, whatever its scores, or an empty text."""
-    status = store.client.get_run(wanted.run_id).info.status
+def refusal_reason(store: Store, candidate: ModelVersion, current: ModelVersion | None) -> str:
+    """Return why a version cannot replace the champion, whatever its scores, or an empty text."""
+    status = store.run_of(candidate).info.status
     if status != "FINISHED":
         return f"its run is {status.lower()}, not finished"
     if current is None:
         return ""
-    if signature(store, wanted) != signature(store, current):
+    if signature(store, candidate) != signature(store, current):
         return f"its signature differs from that of the champion, version {current.version}"
-    if scored_on(store, wanted) != scored_on(store, current):
+    if scored_on(store, candidate) != scored_on(store, current):
         return f"its gate set is not that of the champion, version {current.version}"
     return ""
 
 
 def signature(store: Store, version: ModelVersion) -> ModelSignature | None:
     """Return the signature of a version."""
-    try:
-        with tempfile.TemporaryDirectory() as aside:
-            return Model.load(store.download(f"{model_folder(store, version)}/{MLMODEL}", aside)).signature
-    except (MlflowException, OSError) as error:
-        raise unloadable(version, error) from error
+    return load_artifact(store, version, f"{model_folder(store, version)}/{MLMODEL}", Model.load).signature
 
 
 def scored_on(store: Store, version: ModelVersion) -> str | None:
     """Return the checksum of the gate set on which a version was compared, the last one if there were several."""
-    return version.tags.get(SCORED_ON) or store.client.get_run(version.run_id).data.tags.get(SCORED_ON)
+    return version.tags.get(SCORED_ON) or store.run_of(version).data.tags.get(SCORED_ON)
 
 
 def rollback(store: Store) -> str:
     """Give the alias `champion` back to the version that had it before, and return its number.
 
-    Raises
-    ------
-    RegistryError
-        There is no champion, none before it, or the one before does not load.
+    Raise `RegistryError` if there is no champion, none before it, or the one before does not load.
     """
     current = champion(store)
-    earlier = current and current.tags.get(REPLACED)
-    if not earlier:
+    earlier = current.tags.get(REPLACED) if current else None
+    if not (current and earlier):
         raise RegistryError(f"{store.model_name} has no earlier champion. Give the alias to a version by hand.")
     load_version(store, store.client.get_model_version(store.model_name, earlier))
     set_champion(store, earlier)
@@ -315,17 +268,17 @@ def rollback(store: Store) -> str:
 
 def lineage(store: Store, version: ModelVersion) -> dict[str, str]:
     """Return where a version comes from: its run, the dataset, the gate set and the commit of the code."""
-    run = store.client.get_run(version.run_id)
+    run = store.run_of(version)
     tags = {name: run.data.tags.get(name, "unknown") for name in (SOURCE, "data_sha256", SCORED_ON, "git_commit")}
-    return {"run": run.info.run_name, "run_id": run.info.run_id, **tags}
+    return {"run": str(run.info.run_name), "run_id": run.info.run_id, **tags}
 
 
 def trained_on_same_inputs(store: Store, inputs: str) -> ModelVersion | None:
     """Return the newest version with a checksum of inputs that still has its files, or None."""
-    found = [one for one in versions_tagged(store, INPUTS, inputs) if FILES not in one.tags]
-    return max(found, key=lambda one: int(one.version), default=None)
+    identical = [version for version in versions_tagged(store, INPUTS, inputs) if FILES not in version.tags]
+    return max(identical, key=lambda version: int(version.version), default=None)
 
 
 def tag_inputs(store: Store, version: str, inputs: str) -> None:
-    """Tag a version with the checksum of its inputs. Do so last: a version that was half published is trained again."""
+    """Tag a version with the checksum of its inputs, last of all: a half-published version is trained again."""
     store.client.set_model_version_tag(store.model_name, version, INPUTS, inputs)

@@ -2,10 +2,7 @@
 
 A browser lets any page send requests to `127.0.0.1`. Headers that a page cannot forge say whose page it is: `Origin`,
 which a browser sends with every write, every cross-origin read and every WebSocket handshake, and `Host`, which holds
-the attacker's name where DNS was made to point at this machine (DNS rebinding).
-
-The other way round, a `Content-Security-Policy` keeps our pages from asking other hosts: Prefect's list of block types
-names logos at GitHub, for example.
+the attacker's name under DNS rebinding. A `Content-Security-Policy` keeps our own pages from asking other hosts.
 """
 
 import json
@@ -31,7 +28,7 @@ BODY = json.dumps({"error": LINE, "problems": [LINE]}).encode()
 class SameOrigin:
     """ASGI middleware that answers 403 to pages of another origin, and keeps our pages from asking other hosts.
 
-    Clients other than browsers send no `Origin` and pass. `localhost` and `127.0.0.1` on one port count as one origin.
+    Other clients send no `Origin` and pass. `localhost` and `127.0.0.1` on one port count as one origin.
     """
 
     def __init__(self, app: App) -> None:
@@ -52,23 +49,23 @@ class SameOrigin:
 def with_policy(send: Callable) -> Callable:
     """Return `send` with the policy in the headers of a response that has none of its own."""
 
-    async def sent(message: dict) -> None:
+    async def send_with_policy(message: dict) -> None:
         if message["type"] == "http.response.start":
             headers = list(message.get("headers", ()))
             if POLICY_HEADER not in [name.lower() for name, _ in headers]:
                 message = {**message, "headers": [*headers, (POLICY_HEADER, POLICY)]}
         await send(message)
 
-    return sent
+    return send_with_policy
 
 
 def is_foreign(headers: Headers) -> bool:
-    """Say whether a request names a foreign host, comes from a page of another origin, or would put ours in a frame."""
+    """Say whether a request names a foreign host, comes from another origin, or would put our page in a frame."""
     hosts = [HOST.fullmatch(value) for name, value in headers if name == b"host"]
     origins = [ORIGIN.fullmatch(value) for name, value in headers if name == b"origin"]
-    if len(hosts) != 1 or not hosts[0] or not all(origins):
+    if len(hosts) != 1 or not (host := hosts[0]) or not all(origins):
         return True
-    if any(origin["port"] != hosts[0]["port"] for origin in origins):
+    if any(origin["port"] != host["port"] for origin in origins if origin):
         return True
     values = dict(headers)
     return values.get(b"sec-fetch-dest") in FRAMES and values.get(b"sec-fetch-site") != b"same-origin"

@@ -1,4 +1,4 @@
-"""The tidy table: one row a wine, 13 columns, and what each may hold."""
+"""The tidy table: a row for each wine, 13 columns, and what each may hold."""
 
 import reprlib
 from collections import Counter
@@ -12,7 +12,7 @@ from wine_quality.errors import DataError
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a column measures: its unit, and the lowest and highest value that wine can physically have."""
+    """The unit of a column, and the lowest and highest value that wine can physically have."""
 
     unit: str
     low: float
@@ -78,7 +78,7 @@ def as_numbers(wines: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     """Turn all columns but `type` into floats, and that into text; return the table and problems by (row, column)."""
     problems, numbers = {}, wines.astype({"type": "str"} if "type" in wines else {})
     for name in numbers.columns.drop("type", errors="ignore"):
-        numbers[name] = pd.to_numeric(wines[name], errors="coerce").astype(float)
+        numbers[name] = pd.Series(pd.to_numeric(wines[name], errors="coerce")).astype(float)
         text = wines[name].notna() & numbers[name].isna()
         texts = wines.loc[text, name].items()
         problems |= {(row, name): f"{reprlib.repr(cell)} is not a number" for row, cell in texts}
@@ -86,35 +86,20 @@ def as_numbers(wines: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
 
 
 def validate(wines: pd.DataFrame, where: str, earlier: Problems | None = None) -> pd.DataFrame:
-    """Check a table against the schema, all problems at once, and return it tidy.
+    """Check a table of the 13 `COLUMNS`, of text or numbers, against the schema, and return it tidy.
 
-    Parameters
-    ----------
-    wines : DataFrame of shape (n wines, 13)
-        The columns of `COLUMNS`, of text or numbers. The index is what the message calls a row.
-    where : str
-        What to call the table in a message, usually its file.
-    earlier : dict, optional
-        Problems of earlier checks, reported with the rest.
-
-    Returns
-    -------
-    DataFrame of shape (n wines, 13)
-        `type` as text, measurements as float64 in the units of `MEASUREMENTS` (nulls allowed), `quality` as int64.
-
-    Raises
-    ------
-    DataError
-        One line with the row, the column, the value and what is wrong with it, for the first ten problems.
+    In the result `type` is text, the measurements are float64 in the units of `MEASUREMENTS` (nulls allowed), and
+    `quality` is int64. Raise `DataError` with all problems, and those of `earlier` checks, in one line: `where`, the
+    row by its index, the column, the value and what is wrong with it, for the first ten.
     """
-    numbers, problems = examined(wines, COLUMNS)
+    numbers, problems = check_columns(wines, COLUMNS)
     if problems := problems | (earlier or {}):
         raise DataError(problem_line(where, problems))
     return numbers.astype({TARGET: "int64"})
 
 
-def examined(wines: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Problems]:
-    """Return the columns of a table as the schema wants them, and all that is wrong with them by (row, column)."""
+def check_columns(wines: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Problems]:
+    """Return the columns of a table in the types of the schema, and all that is wrong with them by (row, column)."""
     known = [name for name in columns if name in wines]
     numbers, problems = as_numbers(wines.loc[:, ~wines.columns.duplicated()][known])
     try:

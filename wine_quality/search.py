@@ -7,33 +7,28 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 from hyperopt import JOB_STATE_DONE, STATUS_FAIL, STATUS_OK, Trials, fmin, tpe
 from hyperopt.exceptions import AllTrialsFailed
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
-from sqlalchemy.exc import SQLAlchemyError
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tqdm.auto import tqdm
 from tqdm.notebook import tqdm_notebook
 
-from wine_quality.errors import SearchError, TrackingError
+from wine_quality.errors import SearchError
 from wine_quality.files import exclusive_lock, is_locked
-from wine_quality.schema import TARGET
 from wine_quality.sources import table_checksum
-from wine_quality.tracking import SHOWN, XGBOOST, advice, root_cause
+from wine_quality.tracking import OUTAGE, XGBOOST, dataset_input, translate_errors
 from wine_quality.tuning import Candidate, Objective, SearchSpace, Trial, best, default_space, hyperopt_space
 
 log = logging.getLogger("wine_quality.search")
@@ -41,7 +36,7 @@ log = logging.getLogger("wine_quality.search")
 KEY = "search_key"  # the tag of a parent run that identifies its search
 LIBRARIES = ("hyperopt", "numpy", "scikit-learn", XGBOOST)  # on which a draw or a loss depends
 CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]  # as it was imported
-OUTAGE = (MlflowException, SQLAlchemyError)
+RESUMES = "The search stopped; its recorded trials are kept, and the same search resumes after them. "
 
 RETRYING = Retrying(
     retry=retry_if_exception_type(OUTAGE),
@@ -53,52 +48,19 @@ RETRYING = Retrying(
 
 
 def search(
-    client: MlflowClient,
-    experiment_id: str,
-    train: pd.DataFrame,
-    max_evals: int,
-    seed: int,
-    locks: Path,
-    *,
-    space: SearchSpace | None = None,
-    resume: bool = True,
-    on_trial: Callable[[Trial], None] = lambda trial: None,
+    client: MlflowClient, experiment_id: str, train: pd.DataFrame, max_evals: int, seed: int, locks: Path,
+    *, space: SearchSpace | None = None, resume: bool = True, on_trial: Callable[[Trial], None] = lambda trial: None,
     retrying: Retrying = RETRYING,
-) -> tuple[list[Trial], str]:
+) -> tuple[list[Trial], str]:  # fmt: skip
     """Search for the lowest RMSE over 5 folds, and return the trials and the id of their parent run.
 
-    Parameters
-    ----------
-    client, experiment_id : MlflowClient, str
-        Where the runs go.
-    train : DataFrame of shape (n rows, 13)
-        The training set.
-    max_evals : int
-        How many trials, those already recorded among them.
-    seed : int
-        Of the folds, the models and the draws: a draw follows from the seed, its number and the trials before it.
-    locks : Path
-        A folder of lock files. A second process that runs the same search here waits, and takes over its trials.
-    space : dict, optional
-        The parameters to search by model; by default those of `default_space`.
-    resume : bool
-        Whether to go on from the runs of the same search: the same table, space, seed, code and libraries.
-    on_trial : callable
-        Called with each trial as it ends, and with those already recorded.
-    retrying : Retrying
-        When a call to MLflow is retried, and how often.
+    The Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter Optimization. A draw
+    follows from the seed, its number and the trials before it. With `resume`, the search goes on from the runs of the
+    same table, space, seed, code and libraries; a second process that runs it on the same folder of `locks` waits, and
+    takes over its trials. `max_evals` counts the recorded trials too, and `on_trial` is called with each of them.
 
-    Raises
-    ------
-    SearchError
-        The space or the number of trials make no search, or every trial failed.
-    TrackingError
-        MLflow cannot be reached. Every recorded trial is kept; a trial that could not be recorded is evaluated again,
-        with the same draw, when the search resumes.
-
-    Notes
-    -----
-    The Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter Optimization.
+    Raise `SearchError` if the space or the number of trials is invalid or every trial failed, `TrackingError` if MLflow
+    cannot be reached: the recorded trials are kept, and the others get the same draws when the search resumes.
     """
     if max_evals < 1:
         raise SearchError(f"a search of {max_evals} trials. Give it at least one.")
@@ -107,25 +69,17 @@ def search(
     lock = locks / f"search-{key}.lock"
     if is_locked(lock):
         log.warning("The same search is running in another process. Waiting for it, to take over its trials.")
-    with exclusive_lock(lock), one_line_errors():
+    with exclusive_lock(lock), translate_errors(*OUTAGE, consequence=RESUMES):
         parent = retrying(find_or_create_parent, client, experiment_id, key, train, seed, resume)
-        runs = TrialRuns(client, parent, retrying)
-        with runs.status_at_the_end():
-            trials = runs.run(Objective(train, seed), expression, max_evals, on_trial)
+        try:
+            objective = Objective(train, seed)
+            trials = TrialRuns(client, parent, retrying).run(objective, expression, max_evals, on_trial)
+        except OUTAGE:
+            raise  # the status cannot be set
+        except BaseException as error:
+            client.set_terminated(parent.info.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
     return trials, parent.info.run_id
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Raise an outage of MLflow as one line."""
-    try:
-        yield
-    except OUTAGE as error:
-        cause = root_cause(error)
-        raise TrackingError(
-            f"MLflow: {shorten(str(cause), SHOWN)}. The search stopped; its recorded trials are kept, and the same "
-            f"search resumes after them. {advice(cause)}"
-        ) from error
 
 
 def search_key(train: pd.DataFrame, expression: Any, seed: int) -> str:
@@ -138,14 +92,11 @@ def find_or_create_parent(
     client: MlflowClient, experiment_id: str, key: str, train: pd.DataFrame, seed: int, resume: bool
 ) -> Run:
     """Return the parent run of a search: the one with its key, or a new one."""
-    found = client.search_runs([experiment_id], f"tags.{KEY} = '{key}'", max_results=1) if resume else []
-    if found:
-        return found[0]
+    if resume and (runs := client.search_runs([experiment_id], f"tags.{KEY} = '{key}'", max_results=1)):
+        return runs[0]
     run = client.create_run(experiment_id, tags={KEY: key}, run_name="search")
     client.log_batch(run.info.run_id, params=[Param("seed", str(seed)), Param("rows", str(len(train)))])
-    table = mlflow.data.from_pandas(train.astype({TARGET: "float64"}).reset_index(drop=True), name="training set", targets=TARGET)
-    dataset = DatasetInput(Dataset(**table.to_dict()), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
-    client.log_inputs(run.info.run_id, [dataset])
+    client.log_inputs(run.info.run_id, [dataset_input(train, "training set", "training")])
     return run
 
 
@@ -156,18 +107,6 @@ class TrialRuns:
     client: MlflowClient
     parent: Run
     retrying: Retrying
-
-    @contextmanager
-    def status_at_the_end(self) -> Iterator[None]:
-        """Set the status of the parent if the block fails; if MLflow itself failed, it stays as it is."""
-        try:
-            yield
-        except OUTAGE:
-            raise
-        except BaseException as error:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            self.client.set_terminated(self.parent.info.run_id, status)
-            raise
 
     def run(
         self, objective: Objective, expression: Any, max_evals: int, on_trial: Callable[[Trial], None]
@@ -213,13 +152,7 @@ class TrialRuns:
         self.retrying(self.client.set_terminated, run.info.run_id, "FAILED" if trial.loss is None else "FINISHED")
 
     def summarise(self, trials: list[Trial]) -> None:
-        """Log the number of trials and the best of them to the parent, and end it.
-
-        Raises
-        ------
-        SearchError
-            Every trial failed.
-        """
+        """Log the number of trials and the best of them to the parent, and end it, unless every trial failed."""
         if all(trial.loss is None for trial in trials):
             raise SearchError(
                 f"all {len(trials)} trials failed, the last with: {trials[-1].error}. Fix the search space or the data."
@@ -231,7 +164,7 @@ class TrialRuns:
         self.retrying(self.client.set_terminated, self.parent.info.run_id, "FINISHED")
 
 
-def metric(name: str, value: float) -> Metric:
+def metric(name: str, value: Any) -> Metric:
     """Return a metric of this moment."""
     return Metric(name, value, round(1000 * time.time()), 0)
 
@@ -246,7 +179,8 @@ def trial_of(run: Run) -> Trial:
 def evaluate_next(objective: Objective, expression: Any, history: Trials) -> Trial:
     """Let hyperopt draw the next candidate, with a seed of the trial's own, and evaluate it."""
     number = len(history.trials)
-    rng, quiet = np.random.default_rng([objective.seed, number]), {"verbose": False, "return_argmin": False}
+    rng = np.random.default_rng([objective.seed, number])
+    quiet: dict[str, Any] = {"verbose": False, "return_argmin": False}
     with suppress(AllTrialsFailed):  # hyperopt looks for the best so far; the trial is in the history all the same
         fmin(objective, expression, tpe.suggest, number + 1, trials=history, rstate=rng, **quiet)
     return trial_from(history.trials[-1])

@@ -1,16 +1,16 @@
-"""Where wine comes from: UCI, Kaggle, a folder of yours, or the committed sample.
+"""The sources of a dataset: UCI, Kaggle, a file or folder of yours, or the committed sample.
 
 The one setting is `WINE_DATA`: `auto` (the default: an earlier download, else UCI, else the sample), `uci`, `kaggle`,
-`sample`, or a file or folder, counted from the project's root. A folder holds the UCI pair (`winequality-red.csv`,
-`winequality-white.csv`), the Kaggle pair (`WineQuality.csv`, `winequalityN.csv`, or `train_wine_data.csv`,
-`test_wine_data.csv`), or both; or else a table of your own, of one colour or two: `wines.csv`, or whatever single file
-has all columns.
+`sample`, or a file or folder, relative to the project's root. A folder holds the UCI pair or a Kaggle pair (the names
+are below), or both; or else a table of your own, of one colour or two: `wines.csv`, or the single file that has all
+columns.
 """
 
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ UCI_PAIR = ("winequality-red.csv", "winequality-white.csv")
 KAGGLE_PAIRS = (("WineQuality.csv", "winequalityN.csv"), ("train_wine_data.csv", "test_wine_data.csv"))
 OWN_TABLE = "wines.csv"
 SOURCES = ("auto", "uci", "kaggle", "sample")
+Source = Literal["uci", "kaggle", "sample", "folder", "files"]
 KAGGLE_COPIES = 5
 KAGGLE_BLANKS = {
     "fixed_acidity": 10,
@@ -41,40 +42,28 @@ KAGGLE_BLANKS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A table of wine and where it came from.
+    """A table of shape (n rows, 13), duplicates included, and where it came from.
 
-    Attributes
-    ----------
-    table : DataFrame of shape (n wines, 13)
-        All rows, duplicates included.
-    source : str
-        `uci`, `kaggle`, `sample` or `folder`.
-    why : str
-        One line for people: which wine this is and why it was taken.
-    pair : tuple of two DataFrames, or None
-        The training and validation set, where the wine came as a Kaggle pair.
+    `why` is a line for people: which data this is and why it was chosen. `pair` is the training and validation set if
+    the data came as a Kaggle pair.
     """
 
     table: pd.DataFrame
-    source: str
+    source: Source
     why: str
     pair: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
     @property
     def collection(self) -> pd.DataFrame:
-        """The wines as UCI lists them: of a Kaggle pair its second set, which is all of them with a few blanks."""
+        """The rows as UCI lists them: of a Kaggle pair its second set, which is all of them with a few blanks."""
         return self.pair[1] if self.pair else self.table
 
 
 def load_dataset(config: Settings) -> Dataset:
-    """Load the wine that `config.data` names.
+    """Load the dataset that `config.data` names.
 
-    Raises
-    ------
-    DataError
-        The source is unknown, or a file of it is not the wine it should be.
-    DownloadError
-        `uci` or `kaggle` was requested by name and is not available now.
+    Raise `DataError` if the source is unknown or a file of it is not the table it should be, `DownloadError` if `uci`
+    or `kaggle` was requested by name and is not available now.
     """
     if config.data == "auto":
         return load_any(config)
@@ -85,13 +74,11 @@ def load_dataset(config: Settings) -> Dataset:
     if config.data == "sample":
         return sample("requested by WINE_DATA=sample")
     path = own_path(config)
-    if path.is_dir():
-        return read_folder(path, "folder", f"the files in {path}")
-    return own_table(path)
+    return read_folder(path, "folder", f"the files in {path}") if path.is_dir() else own_table(path)
 
 
 def own_path(config: Settings) -> Path:
-    """Return the file or folder that `config.data` names, or say that there is none."""
+    """Return the file or folder that `config.data` names, or raise `DataError`."""
     with suppress(OSError, RuntimeError, ValueError):  # no permission, too long, a home of no one, a null character
         path = ROOT / Path(config.data).expanduser()
         if path.exists():
@@ -107,10 +94,7 @@ def own_table(path: Path) -> Dataset:
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Return what is in a folder by its name in small letters, without `.gz`.
-
-    Where two names differ in case alone, it is the tidier one; where one of them is packed, the other.
-    """
+    """Return the files in a folder by their names in lower case without `.gz`, an unpacked one before a packed one."""
     try:
         paths = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".gz", path.name))
         return {path.name.lower().removesuffix(".gz"): path for path in paths}
@@ -136,41 +120,37 @@ def sample(reason: str) -> Dataset:
     return read_folder(SAMPLE, "sample", f"the sample, which is synthetic, not real wine ({reason})")
 
 
-def read_folder(folder: Path, source: str, why: str) -> Dataset:
-    """Read the UCI pair of a folder where there is one, else its Kaggle pair, else its one table of wines.
+def read_folder(folder: Path, source: Source, why: str) -> Dataset:
+    """Read the UCI pair of a folder if there is one, else its Kaggle pair, else its one table.
 
-    Raises
-    ------
-    DataError
-        There is none of these, or more than one table and so none to choose; or a file is not the wine it should be.
+    Raise `DataError` if there is none of these, or more than one table; or if a file is not the table it should be.
     """
     names = files_in(folder)
-    uci = [names.get(name) for name in UCI_PAIR]
-    if all(uci):
-        table = pd.concat(
-            [read_table(path, wine_type) for path, wine_type in zip(uci, TYPES, strict=True)], ignore_index=True
-        )
-        return Dataset(table, source, why)
-    pair = kaggle_files(names)
-    if pair:
+    uci = [names[name] for name in UCI_PAIR if name in names]
+    if len(uci) == 2:
+        tables = [read_table(path, wine_type) for path, wine_type in zip(uci, TYPES, strict=True)]
+        return Dataset(pd.concat(tables, ignore_index=True), source, why)
+    if pair := kaggle_files(names):
         train, validation = (read_table(path) for path in pair)
-        table = pd.concat([train, validation], ignore_index=True)
-        return Dataset(table, source, why, pair=(train, validation))
+        return Dataset(pd.concat([train, validation], ignore_index=True), source, why, (train, validation))
     if table := single_table(folder, names):
         return own_table(table)
-    if any(uci):
-        missing = UCI_PAIR[0] if uci[1] else UCI_PAIR[1]
+    if uci:
+        missing = next(name for name in UCI_PAIR if name not in names)
         raise DataError(f"{folder}: {missing} is missing, and the model needs both colours. Put it there.")
     wanted = " or ".join([*(" with ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS)), "a table of your own"])
     raise DataError(f"{folder}: no wine here. Put in it {wanted}.")
 
 
 def single_table(folder: Path, names: dict[str, Path]) -> Path | None:
-    """Return the one table of your own in a folder: `wines.csv`, else the one with all columns, else the only one."""
+    """Return your own table in a folder: `wines.csv`, else the one with all columns, else the only one."""
     if OWN_TABLE in names:
         return names[OWN_TABLE]
     tables = {name: path for name, path in names.items() if name.endswith(TABLE_ENDINGS)}
-    complete = [path for path in tables.values() if is_complete(path)]
+    complete = []
+    for path in tables.values():
+        with suppress(DataError):
+            complete += [path] if set(COLUMNS) <= column_names(path) else []
     if len(complete) > 1:
         listed = " and ".join(sorted(path.name for path in complete))
         raise DataError(f"{folder}: more than one table of wine: {listed}. Name one of them: WINE_DATA={complete[0]}.")
@@ -179,16 +159,8 @@ def single_table(folder: Path, names: dict[str, Path]) -> Path | None:
     return complete[0] if complete else None
 
 
-def is_complete(path: Path) -> bool:
-    """Say whether a file is a table that has all columns."""
-    try:
-        return set(COLUMNS) <= column_names(path)
-    except DataError:
-        return False
-
-
 def write_table(wines: pd.DataFrame, folder: Path) -> None:
-    """Write wines into a folder as a table of its own, whole or not at all, for `read_folder` to read."""
+    """Write a table into a folder, for `read_folder` to read."""
     with atomic_write(folder / OWN_TABLE) as part:
         wines.to_csv(part, index=False)
 
@@ -202,13 +174,11 @@ def kaggle_files(names: dict[str, Path]) -> list[Path] | None:
 
 
 def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Return the old tutorial's training and validation set, and a line that says whether they are the real ones.
-
-    The real ones where the source holds a Kaggle pair; else built from its wines by `kaggle_pair`.
-    """
+    """Return the real Kaggle pair if the source holds one, else one built by `kaggle_pair`, and a line about it."""
     path = None if config.data in SOURCES else own_path(config)
     if path and path.is_dir() and (pair := kaggle_files(files_in(path))):
-        return *(read_table(path) for path in pair), "the real Kaggle pair"
+        train, validation = pair
+        return read_table(train), read_table(validation), "the real Kaggle pair"
     wine = load_dataset(config)
     if wine.pair:
         return *wine.pair, "the real Kaggle pair"
@@ -216,21 +186,10 @@ def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
 
 def kaggle_pair(wines: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Build a training and a validation set the way the two Kaggle sets came about.
+    """Build a training and a validation set the way the two Kaggle sets came about, from n UCI rows, repeats included.
 
-    Parameters
-    ----------
-    wines : DataFrame of shape (n wines, 13)
-        The UCI wines, repeats included.
-    seed : int
-        Same seed, same pair.
-
-    Returns
-    -------
-    train : DataFrame of shape (5 n, 13)
-        The wines drawn 5 n times with replacement.
-    validation : DataFrame of shape (n, 13)
-        The wines themselves with 38 cells blanked, as many per column as in the real file (`KAGGLE_BLANKS`).
+    The training set, of shape (5 n, 13), is 5 n rows drawn with replacement; the validation set the n rows themselves
+    with 38 blank cells, as many per column as in the real file (`KAGGLE_BLANKS`).
     """
     rng = np.random.default_rng(seed)
     train = wines.iloc[rng.integers(len(wines), size=KAGGLE_COPIES * len(wines))].reset_index(drop=True)

@@ -6,6 +6,7 @@ grows. `distinct_rows` computes the keys once and returns them as the index of i
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def distinct_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 def contains_row(row: pd.Series, rows: pd.DataFrame) -> bool:
     """Say whether one of `rows` agrees with a row on everything that this one does not leave blank."""
-    measured = row[FEATURES].dropna()
+    measured = row.reindex(FEATURES).dropna()
     return bool((rows[measured.index] == measured).all(axis=1).any())
 
 
@@ -91,7 +92,8 @@ def split_balance(train: pd.DataFrame, gate_set: pd.DataFrame) -> float:
     """Return the chance (p-value of a chi-squared test) that a random split differs as much in type and quality."""
     both = pd.concat([train, gate_set], keys=["train", "gate set"])
     stratum = both["type"] + both[TARGET].clip(4, 8).astype(str)
-    return float(chi2_contingency(pd.crosstab(both.index.get_level_values(0), stratum.to_numpy())).pvalue)
+    result: Any = chi2_contingency(pd.crosstab(both.index.get_level_values(0), stratum.to_numpy()))
+    return float(result.pvalue)
 
 
 def folds(rows: pd.DataFrame, seed: int) -> list[Fold]:
@@ -99,14 +101,14 @@ def folds(rows: pd.DataFrame, seed: int) -> list[Fold]:
     if len(rows) < FOLDS:
         raise DataError(f"{len(rows)} wines are too few for {FOLDS} folds. Give more wines.")
     # scikit-learn only warns of a quality with fewer than five rows, so such a quality joins its neighbour
-    strata = merge_rare_labels(rows[TARGET])
+    strata = merge_rare_labels(rows[TARGET])  # pyright: ignore[reportArgumentType]
     return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, strata))
 
 
 def merge_rare_labels(quality: pd.Series) -> pd.Series:
     """Return the qualities with those of fewer than five rows moved to the nearest that has enough."""
     counts = quality.value_counts()
-    common = counts.index[counts >= FOLDS].to_numpy()
+    common = np.array(counts.index[counts >= FOLDS])
     if not len(common):
         return pd.Series(0, index=quality.index)
     return quality.map(lambda q: common[np.abs(common - q).argmin()])

@@ -1,9 +1,7 @@
 """The bucket: what a run leaves in S3.
 
 A run's files go to `runs/<run id>/`, and last of all `manifest.json` with the sha256 sum of each: a run without a
-manifest is not there. Files wait in an outbox until they are pushed, so a bucket that is away loses nothing.
-
-The functions take any bucket with the methods of `prefect_aws.S3Bucket`.
+manifest does not exist. Files wait in an outbox until they are pushed, so nothing is lost while the bucket is away.
 """
 
 import json
@@ -11,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import (
@@ -29,11 +27,35 @@ from wine_quality.files import sha256, translate_disk_errors
 MANIFEST = "manifest.json"
 REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "ExpiredToken", "InvalidToken"}
 
+Entry = dict[str, Any]  # an object as S3 lists it
+
+
+class Bucket(Protocol):
+    """What the functions here, and those of `batches` and `retention`, use of a `prefect_aws.S3Bucket`."""
+
+    bucket_name: str
+    credentials: Any
+
+    def list_objects(self, folder: str) -> Any:
+        """Return the objects under a prefix, a list of `Entry`."""
+
+    def read_path(self, path: str) -> Any:
+        """Return the content of an object as bytes."""
+
+    def write_path(self, path: str, content: bytes) -> Any:
+        """Create or replace an object."""
+
+    def upload_from_path(self, from_path: Path, to_path: str) -> Any:
+        """Upload a file."""
+
+    def download_object_to_path(self, from_path: str, to_path: Path) -> Any:
+        """Download an object to a file."""
+
 
 def add_to_outbox(outbox: Path, run_id: str, files: dict[str, Path | bytes]) -> list[str]:
     """Put a run's files and their manifest in the outbox, where they appear all at once; return their names.
 
-    One process at a time may do so: what another one left unfinished is taken away.
+    One process at a time may do so: it removes what another one left unfinished.
     """
     waiting, aside = outbox / run_id, outbox / f".part-{run_id}"
     with translate_disk_errors(waiting):
@@ -51,15 +73,10 @@ def add_to_outbox(outbox: Path, run_id: str, files: dict[str, Path | bytes]) -> 
     return [*files, MANIFEST]
 
 
-def push_waiting(bucket: Any, outbox: Path) -> list[str]:
+def push_waiting(bucket: Bucket, outbox: Path) -> list[str]:
     """Push every run that waits in the outbox, oldest first, and return their ids.
 
-    Raises
-    ------
-    StorageUnavailable
-        Nobody answers. Trying again may help.
-    StorageError
-        The bucket is missing, or the keys are refused. What was not pushed stays in the outbox.
+    Raise `StorageUnavailable` if the bucket does not answer (retry), else `StorageError`. The rest stays in the outbox.
     """
     check_reachable(bucket)
     waiting = [folder for folder in outbox.glob("*") if not folder.name.startswith(".")]
@@ -70,7 +87,7 @@ def push_waiting(bucket: Any, outbox: Path) -> list[str]:
     return [folder.name for folder in waiting]
 
 
-def push(bucket: Any, folder: Path) -> None:
+def push(bucket: Bucket, folder: Path) -> None:
     """Upload a run's folder to `runs/<folder name>/`, the manifest last."""
     names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
     with translate_s3_errors(bucket.bucket_name):
@@ -78,14 +95,8 @@ def push(bucket: Any, folder: Path) -> None:
             bucket.upload_from_path(folder / name, f"runs/{folder.name}/{name}")
 
 
-def pull(bucket: Any, run_id: str, folder: Path) -> list[Path]:
-    """Download a run's files into `folder`, each checked against the manifest.
-
-    Raises
-    ------
-    StorageError
-        The run has no manifest, or a file is not the one that was pushed.
-    """
+def pull(bucket: Bucket, run_id: str, folder: Path) -> list[Path]:
+    """Download a run's files into `folder`; raise `StorageError` if one is missing or differs from the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     key = f"runs/{run_id}/{MANIFEST}"
     with translate_s3_errors(bucket.bucket_name, key):
@@ -101,17 +112,10 @@ def pull(bucket: Any, run_id: str, folder: Path) -> list[Path]:
     return [folder / name for name in manifest["files"]]
 
 
-def delete(bucket: Any, run_id: str) -> None:
-    """Delete a run's objects, its manifest first: a run that is half deleted is then one that is not there.
+def delete(bucket: Bucket, run_id: str) -> None:
+    """Delete a run's objects, its manifest first, so that a run that is half deleted does not exist.
 
-    One at a time: a request that deletes several carries a checksum header that not every S3 server takes.
-
-    Raises
-    ------
-    StorageUnavailable
-        Nobody answers. Trying again may help.
-    StorageError
-        The bucket cannot be used, or the keys may not delete.
+    One at a time, because a request that deletes several carries a checksum header that not every S3 server takes.
     """
     client = bucket.credentials.get_s3_client()
     with translate_s3_errors(bucket.bucket_name):
@@ -120,33 +124,27 @@ def delete(bucket: Any, run_id: str) -> None:
             client.delete_object(Bucket=bucket.bucket_name, Key=key)
 
 
-def runs(bucket: Any) -> dict[str, dict[str, int]]:
-    """Return what lies in the bucket: for each run, by its id, the size of each file in bytes by its name.
-
-    Raises
-    ------
-    StorageError
-        The bucket cannot be listed.
-    """
+def runs(bucket: Bucket) -> dict[str, dict[str, int]]:
+    """Return the size in bytes of each file in the bucket, by run id and name, the oldest run first."""
     check_reachable(bucket)
     with translate_s3_errors(bucket.bucket_name):
-        listed = bucket.list_objects("runs/")
+        entries = bucket.list_objects("runs/")
     sizes: dict[str, dict[str, int]] = {}
-    for entry in sorted(listed, key=lambda entry: entry["LastModified"]):
+    for entry in sorted(entries, key=lambda entry: entry["LastModified"]):
         _, run_id, name = entry["Key"].split("/", 2)
         sizes.setdefault(run_id, {})[name] = entry["Size"]
     return sizes
 
 
-def check_reachable(bucket: Any) -> None:
-    """Raise a `StorageError` that says why where the bucket cannot be listed."""
+def check_reachable(bucket: Bucket) -> None:
+    """Raise a `StorageError` that says why if the bucket cannot be listed."""
     with translate_s3_errors(bucket.bucket_name):
         bucket.credentials.get_s3_client().list_objects_v2(Bucket=bucket.bucket_name, MaxKeys=1)
 
 
 @contextmanager
 def translate_s3_errors(name: str, key: str = "the object") -> Iterator[None]:
-    """Turn an error of the S3 client into a line that names the bucket and the object and says what to do."""
+    """Turn an error of the S3 client into a `StorageError` that names bucket and object and says what to do."""
     try:
         yield
     except S3UploadFailedError as error:
@@ -157,25 +155,23 @@ def translate_s3_errors(name: str, key: str = "the object") -> Iterator[None]:
 
 def storage_error(name: str, key: str, error: BaseException) -> StorageError:
     """Return an error of the S3 client as one of ours; `key` is the object of the request."""
+    response: dict[str, Any] = dict(error.response) if isinstance(error, ClientError) else {}
+    code = response.get("Error", {}).get("Code", "")
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    kind, what = StorageError, f"{str(error).strip() or type(error).__name__}."
     if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
-        return StorageError(
-            f"bucket {name}: the endpoint is silent ({error}). Mend the network, AWS_ENDPOINT_URL_S3 or the block."
-        )
-    if isinstance(error, EndpointConnectionError):
-        return StorageUnavailable(
-            f"bucket {name}: nobody listens ({error}). Start the server, or mend AWS_ENDPOINT_URL_S3 or the block."
-        )
-    if isinstance(error, NoCredentialsError):
-        return StorageError(f"bucket {name}: no keys. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
-    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-    if code == "NoSuchBucket":
-        return StorageError(f"bucket {name}: there is no such bucket. Create it, or set WINE_BUCKET to one you have.")
-    if code in {"NoSuchKey", "404"}:
-        return StorageError(f"bucket {name}: {key} is not there. It was never put into this bucket, or was deleted.")
-    if code in REFUSED:
-        return StorageError(
-            f"bucket {name}: the keys are refused ({code}). Mend AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the block."
-        )
-    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0) if isinstance(error, ClientError) else 0
-    kind = StorageUnavailable if status >= 500 else StorageError
-    return kind(f"bucket {name}: {str(error).strip() or type(error).__name__}.")
+        what = f"the endpoint is silent ({error}). Mend the network, AWS_ENDPOINT_URL_S3 or the block."
+    elif isinstance(error, EndpointConnectionError):
+        kind = StorageUnavailable
+        what = f"nobody listens ({error}). Start the server, or mend AWS_ENDPOINT_URL_S3 or the block."
+    elif isinstance(error, NoCredentialsError):
+        what = "no keys. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+    elif code == "NoSuchBucket":
+        what = "there is no such bucket. Create it, or set WINE_BUCKET to one you have."
+    elif code in {"NoSuchKey", "404"}:
+        what = f"{key} is not there. It was never put into this bucket, or was deleted."
+    elif code in REFUSED:
+        what = f"the keys are refused ({code}). Mend AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the block."
+    elif status >= 500:
+        kind = StorageUnavailable
+    return kind(f"bucket {name}: {what}")

@@ -1,4 +1,4 @@
-"""Files of wine of any size, CSV or Parquet: read in chunks, and written again with further columns."""
+"""Tables of any size, CSV or Parquet: read in chunks, and written again with further columns."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -11,16 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wine_quality.schema import FEATURES, Problems, examined
-from wine_quality.tables import (
-    as_table,
-    csv_rows,
-    parquet_rows,
-    repeated_columns,
-    tidy_columns,
-    tidy_name,
-    translate_parquet_errors,
-)
+from wine_quality import tables
+from wine_quality.schema import FEATURES, Problems, check_columns
 
 CHUNK = 10_000  # rows
 BUFFER = 1 << 20  # bytes of each column of a Parquet file that are read at once; by itself it takes a whole row group
@@ -30,10 +22,10 @@ Writer = Callable[[Any, pd.DataFrame], None]
 
 
 class CsvFile:
-    """A CSV of wine as `tables.csv_rows` reads it."""
+    """A CSV as `tables.csv_rows` reads it."""
 
     def __init__(self, path: Path) -> None:
-        self.separator, self.rows = csv_rows(path)
+        self.separator, self.rows = tables.csv_rows(path)
         _, self.header = next(self.rows)
 
     def chunks(self) -> Iterator[list[tuple[int, list[str]]]]:
@@ -43,7 +35,7 @@ class CsvFile:
 
     def parse(self, chunk: list[tuple[int, list[str]]]) -> tuple[pd.DataFrame, Problems]:
         """Return the features of a chunk as the schema wants them, and all that is wrong by (line, column)."""
-        table, ragged = as_table(self.header, chunk)
+        table, ragged = tables.as_table(self.header, chunk)
         features, problems = parse_features(table)
         return features, problems | ragged
 
@@ -62,32 +54,31 @@ class CsvFile:
 
 
 class ParquetFile:
-    """A Parquet file of wine; its first wine is row 1."""
+    """A Parquet file; its first row is row 1."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.seen = path, 0
-        with translate_parquet_errors(path):
+        self.path, self.rows = path, 0
+        with tables.translate_parquet_errors(path):
             self.file = pq.ParquetFile(path, buffer_size=BUFFER)
 
     def chunks(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows as they stand in the file."""
-        with translate_parquet_errors(self.path), self.file:
+        with tables.translate_parquet_errors(self.path), self.file:
             yield from self.file.iter_batches(CHUNK)
 
     def parse(self, chunk: pa.RecordBatch) -> tuple[pd.DataFrame, Problems]:
         """Return the features of a chunk as the schema wants them, and all that is wrong by (row, column)."""
-        features = [n for n, name in enumerate(chunk.schema.names) if tidy_name(name) in FEATURES]
-        rows = range(self.seen + 1, self.seen + len(chunk) + 1)
-        self.seen += len(chunk)
-        return parse_features(parquet_rows(chunk.select(features), rows))
+        features = [n for n, name in enumerate(chunk.schema.names) if tables.tidy_name(name) in FEATURES]
+        rows = range(self.rows + 1, self.rows + len(chunk) + 1)
+        self.rows += len(chunk)
+        return parse_features(tables.parquet_rows(chunk.select(features), rows))
 
     @contextmanager
     def writer(self, path: Path, added: dict[str, pa.DataType]) -> Iterator[Writer]:
         """Yield a function that writes a chunk, and a frame with the added columns, to a Parquet file."""
-        given = self.file.schema_arrow
-        new = pa.schema(list(added.items()))
-        renamed = [field.with_name(name) for field, name in zip(given, free_names(given.names, added), strict=True)]
-        schema = pa.schema([*renamed, *new], metadata=given.metadata)
+        old, new = self.file.schema_arrow, pa.schema(list(added.items()))
+        renamed = [field.with_name(name) for field, name in zip(old, free_names(old.names, added), strict=True)]
+        schema = pa.schema([*renamed, *new], metadata=old.metadata)
 
         def write(chunk: pa.RecordBatch, more: pd.DataFrame) -> None:
             cells = pa.RecordBatch.from_pandas(more, schema=new, preserve_index=False)
@@ -102,12 +93,12 @@ KINDS = {".csv": CsvFile, ".parquet": ParquetFile}
 
 def parse_features(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     """Return the features of a table, which may have other columns, and all that is wrong with them."""
-    repeated = repeated_columns(table.columns, FEATURES)
-    table = tidy_columns(table, None)
-    features, problems = examined(table.loc[:, table.columns.isin(FEATURES)], FEATURES)
+    repeated = tables.repeated_columns(table.columns, FEATURES)
+    table = tables.tidy_columns(table, None)
+    features, problems = check_columns(table.loc[:, table.columns.isin(FEATURES)], FEATURES)
     return features, problems | repeated
 
 
 def free_names(names: list[str], added: dict[str, pa.DataType]) -> list[str]:
-    """Return the names of columns, one that is added as well with `given_` before it."""
+    """Return the names of columns, with the prefix `given_` if a column of that name is added."""
     return [f"{GIVEN}{name}" if name in added else name for name in names]

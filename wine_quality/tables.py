@@ -1,7 +1,7 @@
-"""Read one table of wine, CSV or Parquet, into the tidy table, whatever spelling it came in.
+"""Read a table, CSV or Parquet, into the tidy table.
 
-Spellings that can mean only one thing are accepted: of column names, null marks, separators and decimal commas. Those
-whose meaning would be a guess (`is_red`, a type of 0 or 1) are refused. `table_files` reads batches by the same rules.
+Column names, null marks, separators and decimal commas may be spelt in any way that can mean only one thing; a spelling
+whose meaning would be a guess (`is_red`, a type of 0 or 1) is refused. `table_files` reads batches by the same rules.
 """
 
 import csv
@@ -37,29 +37,19 @@ SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # what Excel puts ab
 
 
 def read_table(path: Path, wine_type: str | None = None, both_types: bool = True) -> pd.DataFrame:
-    """Read a table of wine: a CSV, packed by gzip or not, or Parquet, in any spelling that can mean only one thing.
+    """Read a CSV, packed by gzip or not, or a Parquet file into the tidy table of `schema.validate`.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    wine_type : {"red", "white"}, optional
-        The type of every wine in the file. None where the file says it itself.
-    both_types : bool
-        Whether a file that says it itself must hold both.
-
-    Returns
-    -------
-    DataFrame of shape (n wines, 13)
-        The tidy table of `schema.validate`. Its index is the wine's line in the file (the header is line 1); in
-        Parquet the first wine is row 1.
-
-    Raises
-    ------
-    DataError
-        One line with the file and all that is wrong with it.
+    `wine_type` is the type of every row, None if the file has a column for it; `both_types` says whether that must hold
+    both. The index is the row's line in the file (the header is line 1); in Parquet the first row is 1. Raise
+    `DataError` with all that is wrong in one line.
     """
-    rows, ragged = parquet_table(path) if path.suffix.lower() == PARQUET else csv_table(path)
+    if path.suffix.lower() == PARQUET:
+        with open_file(path) as file, translate_parquet_errors(path):
+            table = pq.ParquetFile(file).read()
+        rows, ragged = parquet_rows(table, range(1, len(table) + 1)), {}
+    else:
+        (_, header), *body = csv_rows(path)[1]
+        rows, ragged = as_table(header, body)
     if not len(rows) and not ragged:
         raise DataError(f"{path}: a header and no wines. Get the file again.")
     table = tidy_columns(rows, wine_type)
@@ -68,41 +58,29 @@ def read_table(path: Path, wine_type: str | None = None, both_types: bool = True
 
 
 def column_names(path: Path) -> set[str]:
-    """Return the tidy names of the columns of a table, reading no more of its file than that takes.
-
-    Raises
-    ------
-    DataError
-        The file is no table.
-    """
+    """Return the tidy names of the columns of a table, reading only its header; raise `DataError` if it is none."""
     if path.suffix.lower() == PARQUET:
-        with opened(path) as file, translate_parquet_errors(path):
+        with open_file(path) as file, translate_parquet_errors(path):
             return {tidy_name(name) for name in pq.read_schema(file).names}
-    _, rows = csv_rows(path)
-    _, header = next(rows)
+    _, header = next(csv_rows(path)[1])
     return {tidy_name(name) for name in header}
 
 
-def csv_table(path: Path) -> tuple[pd.DataFrame, Problems]:
-    """Return what `as_table` makes of a CSV."""
-    _, rows = csv_rows(path)
-    (_, header), *body = rows
-    return as_table(header, body)
-
-
 def csv_rows(path: Path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
-    """Return the separator of a CSV and its rows that are not blank: the header first, each with its line.
-
-    The file is read as far as rows are consumed.
-    """
+    """Return the separator of a CSV and an iterator over its rows that are not blank, the header first, with lines."""
     lines = text_lines(path)
     before, header = first_line(lines, path)
     separator = None
-    if said := SEPARATOR_LINE.fullmatch(header.strip("\r\n")):
-        separator = said[1]
+    if declared := SEPARATOR_LINE.fullmatch(header.strip("\r\n")):
+        separator = declared[1]
         blank, header = first_line(lines, path)
         before += 1 + blank
-    separator = known_separator(separator or max(SEPARATORS, key=header.count), header, path)
+    separator = separator or max(SEPARATORS, key=header.count)
+    if not header.count(separator):
+        raise DataError(f"{path}: row 1 has no separator. The file must be a CSV with ';' or ',' between columns.")
+    if separator not in ";,\t":
+        name = SEPARATORS.get(separator, separator)
+        raise DataError(f"{path}: columns stand apart by a {name}. Save the file with ';' or ','.")
     return separator, numbered_rows(chain(repeat("\n", before), [header], lines), separator, path)
 
 
@@ -119,8 +97,8 @@ def first_line(lines: Iterator[str], path: Path) -> tuple[int, str]:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Yield each line of a text file, packed by gzip or not, or say why it cannot be a CSV."""
-    with opened(path) as file:
+    """Yield each line of a text file, packed by gzip or not, or raise `DataError` if it cannot be a CSV."""
+    with open_file(path) as file:
         plain = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
         text = io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")
         for number in count(1):
@@ -137,8 +115,8 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to read, and turn what is wrong with it into a line that names it."""
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read, and turn what is wrong with it into a `DataError` that names it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe or a device may never end
             raise DataError(f"{path}: a folder or a device, not a file. Give the CSV file itself.")
@@ -156,18 +134,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: cannot be read ({error}). Give another file.") from None
 
 
-def known_separator(separator: str, header: str, path: Path) -> str:
-    """Return the separator of a CSV where it is one that is read here."""
-    if not header.count(separator):
-        raise DataError(f"{path}: row 1 has no separator. The file must be a CSV with ';' or ',' between columns.")
-    if separator not in ";,\t":
-        name = SEPARATORS.get(separator, separator)
-        raise DataError(f"{path}: columns stand apart by a {name}. Save the file with ';' or ','.")
-    return separator
-
-
 def numbered_rows(lines: Iterable[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row of the CSV that has more than separators, with the line it ends on."""
+    """Yield each row of a CSV that is not empty, with the line it ends on."""
     reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
         for row in reader:
@@ -181,20 +149,13 @@ def numbered_rows(lines: Iterable[str], separator: str, path: Path) -> Iterator[
 
 def as_table(header: list[str], body: list[tuple[int, list[str]]]) -> tuple[pd.DataFrame, Problems]:
     """Return rows as text, empty cells as nulls, the index being the line of each row; and the ragged ones."""
-    ragged = {
-        (line, "cells"): f"{len(row)}, but the header has {len(header)}"
-        for line, row in body
-        if len(row) != len(header)
-    }
-    rows = {line: [cell_text(cell) for cell in row] for line, row in body if len(row) == len(header)}
+    rows, ragged = {}, {}
+    for line, row in body:
+        if len(row) == len(header):
+            rows[line] = [cell_text(cell) for cell in row]
+        else:
+            ragged[line, "cells"] = f"{len(row)}, but the header has {len(header)}"
     return pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="str"), ragged
-
-
-def parquet_table(path: Path) -> tuple[pd.DataFrame, Problems]:
-    """Return the rows of a Parquet file as `as_table` does, the first being row 1."""
-    with opened(path) as file, translate_parquet_errors(path):
-        table = pq.ParquetFile(file).read()
-    return parquet_rows(table, range(1, len(table) + 1)), {}
 
 
 def parquet_rows(chunk: pa.Table | pa.RecordBatch, rows: range) -> pd.DataFrame:
@@ -210,13 +171,13 @@ def numbers_or_text(column: pa.Array | pa.ChunkedArray) -> Any:
         return column.cast(pa.float64(), safe=False).to_pandas().array
     try:
         return column.cast(pa.string()).to_pandas().map(cell_text, na_action="ignore").array
-    except pa.ArrowException:  # such as lists: what is told of each cell is its kind
+    except pa.ArrowException:  # such as lists: the schema then refuses the name of the type
         return [str(kind)] * len(column)
 
 
 @contextmanager
 def translate_parquet_errors(path: Path) -> Iterator[None]:
-    """Turn an error of Arrow into a line that names the file."""
+    """Turn an error of Arrow into a `DataError` that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -224,19 +185,19 @@ def translate_parquet_errors(path: Path) -> Iterator[None]:
 
 
 def cell_text(cell: str) -> str | None:
-    """Return a cell without the space around it, None where it stands for nothing."""
+    """Return a cell without the space around it, None if it is a null mark."""
     text = cell.strip()
     return None if text.lower() in NULLS else text
 
 
 def tidy_name(name: str) -> str:
-    """Return the name of a column as the tidy table has it: in small letters but for pH, with underscores."""
+    """Return the name of a column as the tidy table has it: in lower case but for pH, with underscores."""
     plain = re.sub(r"[\s._-]+", "_", name.strip().lower())
     return TIDY_NAMES.get(plain, plain)
 
 
 def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
-    """Return the table with tidy names and decimal points, without its index columns, its type in small letters."""
+    """Return the table with tidy names and decimal points, without its index columns, its type in lower case."""
     names = [tidy_name(name) for name in table.columns]
     is_data = [INDEX_NAMES.fullmatch(name) is None for name in names]
     table = with_decimal_points(table.set_axis(names, axis="columns").loc[:, is_data])
@@ -249,37 +210,30 @@ def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
 
 
 def with_decimal_points(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of unique columns with decimal points for commas, unless points stand in it as well.
-
-    Where both stand, a comma may mean thousands, and the cell is left for the schema to refuse.
-    """
-    texts = [name for name in COLUMNS if name != "type" and name in table and is_text(table[name])]
+    """Return a table with decimal points for commas, unless it has points too: a comma may mean thousands then."""
+    numbers = [name for name in COLUMNS if name != "type" and list(table.columns).count(name) == 1]
+    texts = [name for name in numbers if pd.api.types.is_string_dtype(table[name])]
     if any(table[name].str.contains(".", regex=False).any() for name in texts):
         return table
     return table.assign(**{name: table[name].str.replace(DECIMAL_COMMA, r"\1.\2", regex=True) for name in texts})
 
 
-def is_text(column: pd.Series | pd.DataFrame) -> bool:
-    """Say whether this is one column, of text."""
-    return isinstance(column, pd.Series) and pd.api.types.is_string_dtype(column)
-
-
-def repeated_columns(given: Iterable[str], columns: list[str]) -> Problems:
-    """Return which of the columns a header names more than once, each with the names that it was given."""
+def repeated_columns(header: Iterable[str], columns: list[str]) -> Problems:
+    """Return which of the columns a header names more than once, each with its names there."""
     names: dict[str, list[str]] = {}
-    for name in given:
+    for name in header:
         names.setdefault(tidy_name(name), []).append(name)
-    twice = [f"{tidy} ({', '.join(map(repr, said))})" for tidy, said in names.items() if tidy in columns and said[1:]]
+    twice = [f"{tidy} ({', '.join(map(repr, raw))})" for tidy, raw in names.items() if tidy in columns and raw[1:]]
     return {(1, "columns repeated"): ", ".join(twice)} if twice else {}
 
 
 def type_problems(table: pd.DataFrame, wine_type: str | None, both_types: bool) -> Problems:
-    """Return the wines of another type than the file's, or the type that is missing in a file that must hold both."""
+    """Return the rows of another type than the file's, or the type that is missing in a file that must hold both."""
     if list(table.columns).count("type") != 1:
         return {}
     types = table["type"]
     if wine_type is not None:
-        others = types[types.notna() & (types != wine_type)]
+        others = types.loc[types.notna() & (types != wine_type)].to_dict()
         return {(row, "type"): f"{reprlib.repr(cell)} in a file of {wine_type} wine" for row, cell in others.items()}
     missing = " or ".join(name for name in TYPES if both_types and name not in set(types))
     return {(1, "type"): f"no wine is {missing}, and the model needs both types"} if missing else {}

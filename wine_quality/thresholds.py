@@ -1,6 +1,6 @@
 """The alert rules of monitoring: what is measured, the thresholds, and when to retrain.
 
-Each threshold is a trade-off between false alarms and late ones; the notebook of chapter 5 shows how each was chosen.
+Each threshold trades false alarms for late ones; the notebook of chapter 5 shows how it was chosen.
 """
 
 from dataclasses import dataclass, field
@@ -23,10 +23,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class ModelQuality:
-    """The error of the champion on rows that it scored and that have a label by now.
-
-    `rmse`, its 95 % interval `low` to `high`, and `gate_rmse`, the RMSE on the gate set, are in points of quality.
-    """
+    """The RMSE of the champion on labelled rows, with its 95 % interval, and on the gate set, in points of quality."""
 
     rows: int
     rmse: float
@@ -35,7 +32,6 @@ class ModelQuality:
     gate_rmse: float
 
     def __str__(self) -> str:
-        """Return the error with its interval."""
         return f"{self.rmse:.3f} ({self.low:.3f} to {self.high:.3f})"
 
     @property
@@ -46,27 +42,11 @@ class ModelQuality:
 
 @dataclass(frozen=True)
 class MonitoringResult:
-    """What one monitoring run measured.
+    """What a monitoring run measured in a period such as `week 14`, of the champion `version`.
 
-    Attributes
-    ----------
-    name : str
-        Of the period, such as `week 14`.
-    version : str
-        Of the champion.
-    requests, rejected : int or None
-        Prediction requests, and how many of them got a 4xx response; None if the service was not there to say.
-    predictions : int
-    drift_share : float or None
-        The share of the columns that drifted; None if there were too few predictions.
-    drifted : list of str
-        The columns that drifted.
-    prediction_drift : bool
-        Whether the scores drifted.
-    quality : ModelQuality or None
-        None if there are too few labels.
-    missing : list of str
-        A line for each column with too few values to be compared.
+    `requests`, and those `rejected` with a 4xx response, are None if the service didn't answer; `drift_share`, of the
+    columns, is None if there were too few predictions, and `quality` if there were too few labels. `missing` has a line
+    for each column with too few values to be compared.
     """
 
     name: str
@@ -94,14 +74,13 @@ class Alert:
     message: str
 
     def __str__(self) -> str:
-        """Return both."""
         return f"{self.kind}: {self.message}"
 
 
 def model_quality(labels: np.ndarray, scores: np.ndarray, gate_rmse: float, seed: int) -> ModelQuality | None:
-    """Return the error on the newest labels, given oldest first; None if there are fewer than `MIN_LABELS`.
+    """Return the error on the newest labels, with a bootstrap interval; None if there are fewer than `MIN_LABELS`.
 
-    The interval is by bootstrap, as that of `metrics.rmse_gain`.
+    Both arrays are of shape (n rows,), the oldest row first.
     """
     if len(labels) < MIN_LABELS:
         return None
@@ -128,21 +107,9 @@ def alerts(result: MonitoringResult) -> list[Alert]:
 
 
 def retraining(crossed: list[Alert], rows: int, rows_before: int) -> tuple[str, str]:
-    """Decide whether to retrain.
+    """Return the trigger of a retraining, `drift` or `quality`, or an empty text, and the reason.
 
-    Parameters
-    ----------
-    crossed : list of Alert
-    rows : int
-        How many labelled rows there are to train on.
-    rows_before : int
-        How many there were when a training was last requested.
-
-    Returns
-    -------
-    trigger : str
-        `drift` or `quality`; empty for no retraining.
-    reason : str
+    `rows` is how many labelled rows there are, `rows_before` how many there were when a training was last requested.
     """
     kinds = {alert.kind for alert in crossed}
     if "bad data" in kinds:
@@ -151,8 +118,7 @@ def retraining(crossed: list[Alert], rows: int, rows_before: int) -> tuple[str, 
     for kind in ("quality", "drift"):
         if kind in kinds and growth >= MIN_GROWTH[kind]:
             return kind, f"{kind}, and {rows - rows_before} more labelled rows than last time ({growth:+.0%})"
-    wanted = [share for kind, share in MIN_GROWTH.items() if kind in kinds]
-    if wanted:
+    if needed := [share for kind, share in MIN_GROWTH.items() if kind in kinds]:
         more = f"{rows - rows_before} more labelled rows ({growth:+.0%})"
-        return "", f"too few new labels: {more}, {min(wanted):.0%} needed"
+        return "", f"too few new labels: {more}, {min(needed):.0%} needed"
     return "", "missing data is no reason to retrain" if kinds else "no threshold crossed"

@@ -21,11 +21,12 @@ from textwrap import shorten
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import mlflow
 import pandas as pd
-from mlflow import MlflowClient
+from mlflow import MlflowClient, sklearn
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
@@ -55,7 +56,8 @@ TRUSTED_TYPES = [
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBRegressor",
 ]
-SHOWN = 300  # letters of an error of MLflow, which may quote a whole query
+SHOWN = 300  # characters of an error of MLflow, which may quote a whole query
+OUTAGE = (MlflowException, SQLAlchemyError)
 SOURCE, SCORED_ON = "data_source", "scored_on_sha256"  # tags of each run
 TRAINED_ON = "training_wines.txt"  # an artifact of it
 FIGURE = "predicted_against_actual.png"  # another
@@ -98,7 +100,7 @@ class Tracked:
 
 def is_conflict(error: BaseException) -> bool:
     """Say whether an error means that two processes wrote the same at once, so that a second try finds it there."""
-    return isinstance(error, MlflowException | SQLAlchemyError) and bool(re.search(CONFLICT, str(error)))
+    return isinstance(error, OUTAGE) and bool(re.search(CONFLICT, str(error)))
 
 
 retried = retry(
@@ -111,15 +113,9 @@ retried = retry(
 
 @dataclass(frozen=True)
 class Store:
-    """A tracking store of MLflow, and the names that this project uses in it.
+    """A tracking store of MLflow, with the experiment and the registered model of this project.
 
-    Attributes
-    ----------
-    client : MlflowClient
-        Of the store's address; nothing here depends on the address that is current in the process.
-    experiment_id : str
-    model_name : str
-        Of the registered model.
+    Nothing depends on the address that is current in the process: the client has its own.
     """
 
     client: MlflowClient
@@ -128,8 +124,12 @@ class Store:
 
     def download(self, uri: str, folder: Path | str | None = None) -> Path:
         """Download an artifact to a folder; without one, a file on this machine is returned where it is."""
-        target = None if folder is None else str(folder)
+        target = str(folder) if folder else None
         return Path(download_artifacts(uri, dst_path=target, tracking_uri=self.client.tracking_uri))
+
+    def run_of(self, version: ModelVersion) -> Run:
+        """Return the run behind a version of the model."""
+        return self.client.get_run(str(version.run_id))
 
     def read_text(self, run_id: str, name: str) -> str:
         """Return a text artifact of a run."""
@@ -139,33 +139,34 @@ class Store:
 
 @contextmanager
 def store(config: Settings) -> Iterator[Store]:
-    """Open the project's store for the block; its errors, or those of its disk, become one line.
-
-    The experiment is created if it does not exist.
-
-    Raises
-    ------
-    TrackingError
-        The store cannot be read or written.
-    """
-    try:
+    """Open the project's store for the block; raise `TrackingError` if it cannot be read or written."""
+    with translate_errors(*OUTAGE, sqlite3.Error, OSError):
         yield open_store(config)
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+
+
+@contextmanager
+def translate_errors(*errors: type[Exception], consequence: str = "") -> Iterator[None]:
+    """Turn an error of MLflow into a `TrackingError`: its cause, what follows from it, and what to do."""
+    try:
+        yield
+    except errors as error:
         cause = root_cause(error)
-        raise TrackingError(f"MLflow: {shorten(str(cause), SHOWN)}. {advice(cause)}") from error
+        advice = (what for words, what in ADVICE.items() if re.search(words, str(cause), re.IGNORECASE))
+        line = f"MLflow: {shorten(str(cause), SHOWN)}. {consequence}{next(advice, RUN_AGAIN)}"
+        raise TrackingError(line) from error
 
 
 @retried
 def open_store(config: Settings) -> Store:
-    """Return the project's store, its experiment created if need be.
+    """Return the project's store, and create the experiment if it doesn't exist.
 
-    Where MLflow creates the database itself, its migrations must not run twice at once: one process at a time.
+    One process at a time where MLflow creates the database itself, because its migrations must not run twice at once.
     """
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
-    if config.mlflow_uri.startswith("sqlite:"):  # where it cannot be opened, MLflow would go on trying for minutes
-        with closing(sqlite3.connect(make_url(config.mlflow_uri).database)) as database:
+    if config.mlflow_uri.startswith("sqlite:"):  # if it cannot be opened, MLflow would go on trying for minutes
+        with closing(sqlite3.connect(str(make_url(config.mlflow_uri).database))) as database:
             database.execute("PRAGMA schema_version")
     on_server = config.mlflow_uri.startswith("http")
     with nullcontext() if on_server else exclusive_lock(config.local / "mlflow.lock"):
@@ -177,10 +178,7 @@ def open_store(config: Settings) -> Store:
 
 
 def move_credentials_to_environment(address: str) -> str:
-    """Return the address of a server without user and password; MLflow quotes the address in errors and tracebacks.
-
-    The two go where MLflow looks for them as well: `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`.
-    """
+    """Return the address of a server without user and password, because MLflow quotes it in errors and tracebacks."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or parts.password is None:
         return address
@@ -189,13 +187,8 @@ def move_credentials_to_environment(address: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def advice(error: BaseException) -> str:
-    """Return what to do about an error of the store, by its cause."""
-    return next((what for cause, what in ADVICE.items() if re.search(cause, str(error), re.IGNORECASE)), RUN_AGAIN)
-
-
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error of the disk behind one of MLflow, which may call it something else, or that of MLflow."""
+    """Return the error of the disk or network behind one of MLflow, else that of MLflow."""
     cause: BaseException | None = error
     while cause and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
@@ -224,17 +217,16 @@ def load_model(path: Path) -> Pipeline:
 def log_model(store: Store, run_id: str, pipeline: Pipeline, example: pd.DataFrame) -> str:
     """Log a fitted pipeline to a run, with signature and input example, and return the model's id.
 
-    The signature always declares float64 output, which holds the float32 of XGBoost and the integers of a classifier,
-    so that one can replace the other. The model carries the little code of this package that it needs, so it also loads
-    where only its requirements are installed. MLflow writes skops files uncompressed; this one is a fifth as large.
+    The signature always declares float64 output, so that a classifier or XGBoost can replace another model. The model
+    carries the code of this package that it needs, so it also loads where only its requirements are installed. MLflow
+    writes skops files uncompressed; this one is a fifth as large.
     """
-    features = example[FEATURES].reset_index(drop=True)
-    model = store.client.create_logged_model(
-        store.experiment_id, "model", run_id, params=store.client.get_run(run_id).data.params
-    )
+    features = example.filter(FEATURES).reset_index(drop=True)
+    params = store.client.get_run(run_id).data.params
+    model = store.client.create_logged_model(store.experiment_id, "model", run_id, params=params)
     with own_code() as package, tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) / "model"
-        mlflow.sklearn.save_model(
+        sklearn.save_model(
             pipeline,
             folder,
             mlflow_model=Model(artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id),
@@ -253,19 +245,16 @@ def log_model(store: Store, run_id: str, pipeline: Pipeline, example: pd.DataFra
 
 def requirements() -> list[str]:
     """Return the packages that a logged model needs, pinned, on whatever platform it is loaded."""
-    xgboost = version(XGBOOST)
-    on_linux, elsewhere = (
-        f"xgboost-cpu=={xgboost}; sys_platform == 'linux'",
-        f"xgboost=={xgboost}; sys_platform != 'linux'",
-    )
-    return [*(f"{name}=={version(name)}" for name in REQUIRED), on_linux, elsewhere]
+    pinned, xgboost = [f"{name}=={version(name)}" for name in REQUIRED], version(XGBOOST)
+    on_linux, elsewhere = "xgboost-cpu=={}; sys_platform == 'linux'", "xgboost=={}; sys_platform != 'linux'"
+    return [*pinned, on_linux.format(xgboost), elsewhere.format(xgboost)]
 
 
 @contextmanager
 def own_code() -> Iterator[str]:
     """Yield a folder named like this package that holds `OWN_CODE` alone.
 
-    It has no `__init__.py`, so that an installed package of the name is preferred to it, wherever it is on the path.
+    It has no `__init__.py`, so that Python prefers an installed package of that name, wherever it is on the path.
     """
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as aside:
@@ -286,10 +275,15 @@ def download_model(store: Store, model_id: str, path: Path) -> Path:
 
 def log_dataset(store: Store, run_id: str, rows: pd.DataFrame, name: str, context: str) -> None:
     """Log a table as a dataset of a run; `context` is `training` or `evaluation`."""
-    table = rows.astype({TARGET: "float64"}).reset_index(drop=True)  # MLflow's digest covers the index as well
-    described = mlflow.data.from_pandas(table, name=name, targets=TARGET).to_dict()
-    logged = DatasetInput(Dataset(**described), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+    logged = dataset_input(rows, name, context)
     retried(store.client.log_inputs)(run_id, [logged])  # another run may log the same dataset at the same moment
+
+
+def dataset_input(rows: pd.DataFrame, name: str, context: str) -> DatasetInput:
+    """Return a table as MLflow logs it: its name, its shape, and a digest of its values."""
+    table = rows.astype({TARGET: "float64"}).reset_index(drop=True)  # the digest would cover the index
+    described = from_pandas(table, name=name, targets=TARGET).to_dict()
+    return DatasetInput(Dataset(**described), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
 
 
 @contextmanager
@@ -306,88 +300,58 @@ def running(store: Store, name: str, tags: dict[str, str]) -> Iterator[str]:
 
 
 def log_run(
-    store: Store,
-    name: str,
-    pipeline: Pipeline,
-    split: tuple[pd.DataFrame, pd.DataFrame | None],
-    source: str,
-    params: dict[str, Any],
-    metrics: dict[str, float] | None = None,
-    tags: dict[str, str] | None = None,
-) -> Tracked:
-    """Log a fitted pipeline as a run: its parameters, metrics, tags and datasets, and the model.
+    store: Store, name: str, pipeline: Pipeline, split: tuple[pd.DataFrame, pd.DataFrame | None], source: str,
+    params: dict[str, Any], metrics: dict[str, float] | None = None, tags: dict[str, str] | None = None,
+) -> Tracked:  # fmt: skip
+    """Log a pipeline that was fitted on the training set as a run: parameters, metrics, tags, datasets, and the model.
 
-    Parameters
-    ----------
-    store : Store
-    name : str
-        Of the run, for people.
-    pipeline : Pipeline
-        Fitted on the training set.
-    split : tuple of a DataFrame of shape (n rows, 13) and another or None
-        The training set and the gate set. Without a gate set the run cannot be compared with the champion.
-    source : str
-        Where the data came from, as `sources.Dataset.source`.
-    params, metrics, tags : dict
-        What else is known of the run. The metrics on the gate set are added as `gate_<name>`.
+    `split` is the training set and the gate set, each of shape (n rows, 13). Without a gate set the run cannot be
+    compared with the champion; with one, its metrics are added as `gate_<name>`. `source` is that of `sources.Dataset`.
     """
     train, gate_set = split
     with running(store, name, {SOURCE: source, **(tags or {})}) as run_id:
         store.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
         log_dataset(store, run_id, train, source, "training")
         store.client.log_text(run_id, "\n".join(row_keys(train)), TRAINED_ON)
-        measured = dict(metrics or {})
+        metrics = dict(metrics or {})
         if gate_set is not None:
-            measured |= log_gate_set(store, run_id, name, pipeline, gate_set, source)
+            actual, predicted = gate_set[TARGET].to_numpy(), predict(pipeline, gate_set)
+            metrics |= {f"gate_{measure}": value for measure, value in scores(actual, predicted).items()}
+            store.client.set_tag(run_id, SCORED_ON, checksum(gate_set))
+            log_dataset(store, run_id, gate_set, source, "evaluation")
+            figure = predicted_against_actual(actual, predicted, f"{name} on the gate set, {len(gate_set):,} rows")
+            store.client.log_figure(run_id, figure, FIGURE)
         model_id = log_model(store, run_id, pipeline, train.head(3))
         now = round(1000 * time.time())
-        store.client.log_batch(run_id, [Metric(key, float(value), now, 0, model_id) for key, value in measured.items()])
+        store.client.log_batch(run_id, [Metric(key, float(value), now, 0, model_id) for key, value in metrics.items()])
     return Tracked(run_id, store.experiment_id, model_id)
 
 
-def log_gate_set(
-    store: Store, run_id: str, name: str, pipeline: Pipeline, gate_set: pd.DataFrame, source: str
-) -> dict[str, float]:
-    """Log the gate set to a run, with a figure of the pipeline's predictions, and return its metrics by name."""
-    actual, predicted = gate_set[TARGET].to_numpy(), predict(pipeline, gate_set)
-    store.client.set_tag(run_id, SCORED_ON, checksum(gate_set))
-    log_dataset(store, run_id, gate_set, source, "evaluation")
-    figure = predicted_against_actual(actual, predicted, f"{name} on the gate set, {len(gate_set):,} rows")
-    store.client.log_figure(run_id, figure, FIGURE)
-    return {f"gate_{measure}": value for measure, value in scores(actual, predicted).items()}
-
-
-def checksum(wines: pd.DataFrame) -> str:
-    """Return a sum by which one set of wines is known from another, in whatever order they come."""
-    return hashlib.sha256("\n".join(sorted(row_keys(wines))).encode()).hexdigest()
+def checksum(rows: pd.DataFrame) -> str:
+    """Return the sha256 sum of the row keys of a table, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(row_keys(rows))).encode()).hexdigest()
 
 
 def git_commit() -> str:
-    """Return the commit of this checkout, `-dirty` where files differ from it.
-
-    It is `unknown` where git isn't installed or refuses, and where this folder isn't the top of a work tree: the commit
-    would be that of a repository that this one was unpacked into.
-    """
-    above = git("rev-parse", "--show-cdup")  # the way from here to the top: nothing but a line break at the top
+    """Return the commit of this checkout, `-dirty` if files differ, `unknown` if git fails or this is no work tree."""
+    above = git("rev-parse", "--show-cdup")  # a line break at the top; else this was unpacked into another repository
     commit = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if above == "\n" else ""
     return commit.strip() or "unknown"
 
 
 def git(*words: str) -> str:
-    """Return what git says of this checkout, or nothing where it fails."""
-    # a git hook names its own repository by these
-    own = {
-        name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-    }
+    """Return the output of a git command in this checkout, empty if it fails."""
+    hook = "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"  # a git hook names its own repository by these
+    environment = {name: value for name, value in os.environ.items() if name not in hook}
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, env=own, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
 
 
 def create_store() -> None:
-    """Create the project's store where there is none yet, before a server of MLflow's own opens it."""
+    """Create the project's store if there is none yet, before a server of MLflow's own opens it."""
     with store(settings()):
         pass
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from wine_quality.errors import SearchError
 from wine_quality.models import MODELS, build, cross_predict, in_row_order, map_folds, predict
 from wine_quality.schema import FEATURES, TARGET
-from wine_quality.splits import folds
+from wine_quality.splits import Fold, folds
 
 SEARCH_TREES, FINAL_TREES = 60, 300  # extra trees
 ROUNDS, PATIENCE, STOP_SHARE = 1000, 50, 0.15  # XGBoost's early stopping
@@ -36,20 +36,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation of a search.
+    """An evaluation of a search; `number` counts from 0, in the order of the draws.
 
-    Attributes
-    ----------
-    number : int
-        From 0, in the order in which they were drawn.
-    candidate : Candidate
-        What was evaluated; where XGBoost stopped early, with its number of rounds.
-    loss : float or None
-        The RMSE over the folds, or None where the trial failed.
-    error : str
-        Why it failed, else empty.
-    draw : dict
-        hyperopt's own record of the draw (`misc.vals`), from which a search resumes.
+    `candidate` has the number of rounds if XGBoost stopped early. `loss` is the RMSE over the folds, or None if the
+    trial failed, for the reason `error`. `draw` is hyperopt's own record (`misc.vals`), from which a search resumes.
     """
 
     number: int
@@ -67,10 +57,7 @@ def default_space() -> SearchSpace:
 def hyperopt_space(space: SearchSpace) -> Any:
     """Return a search space as hyperopt's expression: which model, and for that model which parameters.
 
-    Raises
-    ------
-    SearchError
-        The space is empty, names an unknown model or parameter, or two parameters share a label.
+    Raise `SearchError` if it is empty, names an unknown model or parameter, or two parameters share a label.
     """
     if not space:
         raise SearchError("the search space is empty. Give it at least one model.")
@@ -88,15 +75,17 @@ def hyperopt_space(space: SearchSpace) -> Any:
 
 def best(trials: list[Trial], name: str | None = None) -> Trial:
     """Return the trial with the lowest loss, of one model if it is named; of equals the first."""
-    return min((t for t in trials if t.loss is not None and name in (None, t.candidate.name)), key=lambda t: t.loss)
+    return min(
+        (trial for trial in trials if trial.loss is not None and name in (None, trial.candidate.name)),
+        key=lambda trial: trial.loss or 0.0,
+    )
 
 
 class Objective:
     """What a search minimises: the RMSE of a candidate over 5 folds, as hyperopt's result.
 
     Extra trees grow 60 trees in a trial, not 300: good parameters show at that size, in a fifth of the time. XGBoost
-    adds up to 1000 trees and stops when 50 more have not helped on a seventh of the rows that it may learn from; the
-    rows that are scored have no influence.
+    adds up to 1000 trees and stops when 50 more have not helped on a seventh of the training rows.
     """
 
     def __init__(self, train: pd.DataFrame, seed: int) -> None:
@@ -129,17 +118,16 @@ class Objective:
 def early_stopped_fold(
     pipeline: Pipeline, learn: pd.DataFrame, score: pd.DataFrame, seed: int
 ) -> tuple[np.ndarray, Pipeline]:
-    """Fit XGBoost until a part of the rows to learn from, held out, gets no better; return the scores and the model."""
-    grow, stop = train_test_split(learn, test_size=STOP_SHARE, random_state=seed)
-    before = pipeline[:-1].fit(grow[FEATURES])
+    """Fit XGBoost until a held-out part of the training rows gets no better; return the scores and the model."""
+    parts: list[Any] = train_test_split(learn, test_size=STOP_SHARE, random_state=seed)
+    grow, stop = parts
+    before: Pipeline = pipeline[:-1].fit(grow[FEATURES])
     watched = [(before.transform(stop[FEATURES]), stop[TARGET])]
     pipeline["model"].fit(before.transform(grow[FEATURES]), grow[TARGET], eval_set=watched, verbose=False)
     return predict(pipeline, score), pipeline
 
 
-def fold_predictions(
-    candidate: Candidate, train: pd.DataFrame, parts: list[tuple[np.ndarray, np.ndarray]], seed: int
-) -> np.ndarray:
+def fold_predictions(candidate: Candidate, train: pd.DataFrame, parts: list[Fold], seed: int) -> np.ndarray:
     """Return the score of each row by a candidate that was fitted on the other folds."""
     pipeline = build(candidate.name, seed, **candidate.params)
     return cross_predict(pipeline, train, parts, MODELS[candidate.name].side_by_side)
@@ -161,7 +149,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Finalist:
-    """The best candidate of a model at full size, and its score for each row by a model that never saw it."""
+    """The best candidate of a model at full size, and its cross-validated score for each row."""
 
     candidate: Candidate
     predicted: np.ndarray
@@ -173,21 +161,21 @@ def finalists(trials: list[Trial], train: pd.DataFrame, seed: int) -> list[Final
 
     The trials themselves would be unfair to forests, which are small there.
     """
-    parts, found = folds(train, seed), []
+    parts, result = folds(train, seed), []
     for name in sorted({trial.candidate.name for trial in trials if trial.loss is not None}):
         candidate = with_trees(best(trials, name).candidate, FINAL_TREES)
         predicted = fold_predictions(candidate, train, parts, seed)
-        found.append(Finalist(candidate, predicted, float(root_mean_squared_error(train[TARGET], predicted))))
-    return sorted(found, key=lambda finalist: finalist.rmse)
+        result.append(Finalist(candidate, predicted, float(root_mean_squared_error(train[TARGET], predicted))))
+    return sorted(result, key=lambda finalist: finalist.rmse)
 
 
-def blend(found: list[Finalist], train: pd.DataFrame, seed: int) -> Pipeline:
-    """Return the unfitted weighted mean of finalists.
+def blend(models: list[Finalist], train: pd.DataFrame, seed: int) -> Pipeline:
+    """Return the unfitted weighted mean of finalists; a model without weight is left out.
 
-    The weights are those, none below zero, whose mean has the least error over the folds (Breiman, 1996, Stacked
-    Regressions). A model without weight is left out.
+    The non-negative weights minimise the error over the folds (Breiman, 1996, Stacked Regressions).
     """
-    weights, _ = nnls(np.column_stack([one.predicted for one in found]), train[TARGET].to_numpy(dtype="float64"))
-    used = [(one.candidate, float(weight)) for one, weight in zip(found, weights, strict=True) if weight > 0]
-    members = [(candidate.name, build(candidate.name, seed, **candidate.params)) for candidate, _ in used]
-    return Pipeline([("model", VotingRegressor(members, weights=[weight for _, weight in used], n_jobs=1))])
+    weights, _ = nnls(np.column_stack([one.predicted for one in models]), train[TARGET].to_numpy(dtype="float64"))
+    used = [one.candidate for one, weight in zip(models, weights, strict=True) if weight > 0]
+    members = [(candidate.name, build(candidate.name, seed, **candidate.params)) for candidate in used]
+    mean = VotingRegressor(members, weights=weights[weights > 0].tolist(), n_jobs=1)
+    return Pipeline([("model", mean)])  # pyright: ignore[reportArgumentType]
