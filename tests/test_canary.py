@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from benchmarks import canary
 from wine_quality.config import ROOT
 
-PINNED, NEWEST = {"alpha": "1.0", "beta": "1.0", "gamma": "1.0"}, {"alpha": "2.0", "beta": "1.5", "gamma": "1.0"}
+BOTH = {"alpha": "2.0", "beta": "1.5"}
 
 
 class Clone:
@@ -32,44 +32,37 @@ class Clone:
 
 
 def test_a_requirement_keeps_its_extras_and_loses_its_bound_and_marker():
-    listed = {name: Requirement(f"{name}<2; python_version > '3'") for name in ("alpha", "beta[extra]")}
-    wanted = canary.at_versions({one.name: one for one in listed.values()}, {"beta": "1.0"})
+    listed = [Requirement(f"{name}<2; python_version > '3'") for name in ("alpha", "beta[extra]")]
+    wanted = canary.at_versions({one.name: one for one in listed}, {"beta": "1.0"})
     assert [str(Requirement(words)) for words in wanted] == ["alpha", "beta[extra]==1.0"]
 
 
 def test_every_direct_dependency_of_this_platform_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = canary.pins((ROOT / "requirements.txt").read_text())
-    assert set(canary.direct()) <= set(pinned)
+    assert set(canary.direct()) <= set(canary.pins((ROOT / "requirements.txt").read_text()))
     assert len(canary.direct()) < len(project["dependencies"] + project["optional-dependencies"]["dev"])
 
 
-def test_versions_that_work_together_are_tried_once():
-    assert canary.verify(Clone({}), {"alpha": "2.0", "beta": "1.5"}, lambda: False) == {
-        "alpha": canary.WORKS,
-        "beta": canary.WORKS,
-    }
+ALONE = "alone it works, all together: error: no"
+LATE = f"{canary.NOT_TRIED}; all together: ImportError"
 
 
-def test_a_version_that_breaks_the_main_job_is_named_and_the_rest_is_tried_without_it():
-    found = canary.verify(Clone({"beta": "ImportError: gone"}), {"alpha": "2.0", "beta": "1.5"}, lambda: False)
-    assert found == {"alpha": canary.WORKS, "beta": "ImportError: gone"}
-
-
-def test_versions_that_fail_only_together_are_said_to():
-    found = canary.verify(Clone({}, together="error: no"), {"alpha": "2.0", "beta": "1.5"}, lambda: False)
-    assert set(found.values()) == {"alone it works, all together: error: no"}
-
-
-def test_where_time_runs_out_the_error_of_all_together_is_still_told():
-    late = iter([False, False, True])
-    found = canary.verify(Clone({"beta": "ImportError"}), {"alpha": "2.0", "beta": "1.5"}, lambda: next(late))
-    assert found == {"alpha": canary.WORKS, "beta": f"{canary.NOT_TRIED}; all together: ImportError"}
-    assert not canary.is_broken(found["beta"])
-
-
-def test_without_time_nothing_is_tried():
-    assert canary.verify(Clone({}), {"alpha": "2.0"}, lambda: True) == {"alpha": canary.NOT_TRIED}
+@pytest.mark.parametrize(
+    ("broken", "together", "late", "alpha", "beta"),
+    [
+        ({}, "", [], canary.WORKS, canary.WORKS),
+        ({"beta": "ImportError: gone"}, "", [], canary.WORKS, "ImportError: gone"),
+        ({}, "error: no", [], ALONE, ALONE),
+        ({"beta": "ImportError"}, "", [False, False, True], canary.WORKS, LATE),
+        ({}, "", [True] * 9, canary.NOT_TRIED, canary.NOT_TRIED),
+    ],
+)
+def test_versions_that_work_together_are_tried_once_and_others_alone_while_there_is_time(
+    broken, together, late, alpha, beta
+):
+    is_late = iter(late or [False] * 9)
+    assert canary.verify(Clone(broken, together), BOTH, lambda: next(is_late)) == {"alpha": alpha, "beta": beta}
+    assert not canary.is_broken(LATE)
 
 
 @pytest.mark.parametrize(
@@ -82,29 +75,27 @@ def test_without_time_nothing_is_tried():
         ("something else", "something else"),
     ],
 )
-def test_the_line_that_tells_most_is_the_error(output, line):
+def test_the_line_that_says_most_is_the_error(output, line):
     assert canary.error_line(output) == line
 
 
 def test_the_cause_of_no_solution_is_one_line():
-    said = """error: No solution found when resolving dependencies
+    output = """error: No solution found when resolving dependencies
       cause: Because there is no version of small==3 and big==3 depends on small==3, we can conclude that big cannot.
              And because you require big==3, we can conclude that your requirements are unsatisfiable.
     """
-    assert canary.cause(said) == "there is no version of small==3 and big==3 depends on small==3"
+    assert canary.cause(output) == "there is no version of small==3 and big==3 depends on small==3"
 
 
 def test_the_table_replaces_what_stands_between_the_markers():
-    text = canary.table(PINNED, NEWEST, {"alpha": "works", "beta": "a|b"}, PINNED)
+    pinned = {"alpha": "1.0", "beta": "1.0", "gamma": "1.0"}
+    text = canary.table(pinned, pinned | BOTH, {"alpha": "works", "beta": "a|b"}, pinned)
     page = canary.between_markers(f"above\n{canary.BEGIN}\nold\n{canary.END}\nbelow\n", text)
     assert page.startswith(f"above\n{canary.BEGIN}\n\nLast verified on ")
     assert page.endswith(f"{canary.END}\nbelow\n")
     assert "old" not in page
-    assert text.splitlines()[-3:] == [
-        "| alpha | 1.0 | 2.0 | works |",
-        "| beta | 1.0 | 1.5 | a¦b |",
-        "| gamma | 1.0 | 1.0 | pinned |",
-    ]
+    rows = ["| alpha | 1.0 | 2.0 | works |", "| beta | 1.0 | 1.5 | a¦b |", "| gamma | 1.0 | 1.0 | pinned |"]
+    assert text.splitlines()[-3:] == rows
 
 
 def test_a_command_that_does_not_end_is_an_error_of_the_checkout(tmp_path):

@@ -1,21 +1,19 @@
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.ensemble import VotingRegressor
 from sklearn.pipeline import Pipeline
+from versions import few_sides
 
-from wine_quality import comparison, sources, tracking
+from wine_quality import comparison, tracking
 from wine_quality.comparison import between_seeds, confidence, rejection_reason, seed_variance, tail
 from wine_quality.metrics import gain_interval
 from wine_quality.models import build, fit, predict
 from wine_quality.schema import TARGET
-from wine_quality.splits import distinct_rows, train_gate_split
 
 
 @pytest.fixture(scope="module")
-def sets() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a training set and a gate set of some 240 distinct rows of the sample."""
-    return train_gate_split(distinct_rows(sources.sample("a test").table).iloc[::21].reset_index(drop=True))
+def sets():
+    return few_sides()
 
 
 def test_all_comparisons_on_a_gate_set_together_may_promote_falsely_in_one_case_of_twenty():
@@ -23,12 +21,9 @@ def test_all_comparisons_on_a_gate_set_together_may_promote_falsely_in_one_case_
     assert spent[0] == 0.025
     assert spent[-1] == pytest.approx(0.05, abs=1e-6)
     assert spent[-1] < 0.05
-
-
-def test_the_first_comparison_has_the_usual_level_and_each_further_one_a_higher():
     levels = [confidence(use) for use in range(1, 30)]
     assert levels[0] == 0.95
-    assert levels == sorted(set(levels))
+    assert levels == sorted(set(levels)), "each further comparison has a higher level"
 
 
 @pytest.mark.parametrize(
@@ -47,23 +42,18 @@ def test_what_blocks_a_promotion_is_said(gain, low, use, reason):
 
 
 def test_a_chain_of_equal_models_hardly_ever_promotes_though_the_rows_alone_often_call_one_better():
-    rng, rows, uses = np.random.default_rng(5), 300, range(1, 21)
+    rng, rows = np.random.default_rng(5), 300
     promoted = by_rows_alone = 0
     for _ in range(100):
         actual = rng.normal(0, 0.7, rows)
         champion, *challengers = rng.normal(0, 0.1, (21, rows))  # what seeds make of the same prediction
         variance = np.var(np.sqrt(np.mean((actual - np.array(challengers[:4])) ** 2, axis=1)), ddof=1)
-        for use, challenger in zip(uses, challengers, strict=True):
+        for use, challenger in enumerate(challengers, 1):
             gain, low, _ = gain_interval(actual, champion, challenger, 2 * variance, tail(use))
             promoted += not rejection_reason(gain, low, use, 0)
             by_rows_alone += gain_interval(actual, champion, challenger, 0, 0.025)[1] > 0
     assert by_rows_alone >= 20
     assert promoted <= 5
-
-
-def test_a_model_without_chance_in_it_has_no_variance_between_seeds(sets):
-    for name in ("linear", "svr"):
-        assert seed_variance(build(name, 1), *sets, seed=1) == 0
 
 
 @pytest.mark.parametrize(
@@ -77,21 +67,26 @@ def test_the_variance_between_seeds_is_that_of_models_fitted_with_other_seeds(na
     found = [seed_variance(build(name, 1, **params), train, gate_set, seed) for seed in range(5)]
     assert np.mean(found) ** 0.5 == pytest.approx(spread, rel=0.5)
     assert found[0] == seed_variance(fit(build(name, 99, **params), train), train, gate_set, 0), "whatever its own seed"
+    for without_chance in ("linear", "svr"):
+        assert seed_variance(build(without_chance, 1), *sets, seed=1) == 0
 
 
 def test_pipelines_that_differ_in_the_seed_alone_share_their_fits(sets, monkeypatch, tmp_path):
-    fitted = []
+    def count_fit(pipeline, train):
+        fits.append(pipeline)
+        return fit(pipeline, train)
+
+    fits, cases = [], ((1, None), (2, None), (1, 1))
     one, other, stump = (
-        fit(build("random_forest", seed, n_estimators=4, max_depth=depth), sets[0])
-        for seed, depth in ((1, None), (2, None), (1, 1))
+        fit(build("random_forest", seed, n_estimators=4, max_depth=depth), sets[0]) for seed, depth in cases
     )
     loaded = tracking.load_model(tracking.save_model(other, tmp_path / "m.skops"))
     of_one, of_stump = (seed_variance(pipeline, *sets, seed=1) for pipeline in (one, stump))
-    monkeypatch.setattr(comparison, "fit", lambda pipeline, train: fitted.append(1) or fit(pipeline, train))
+    monkeypatch.setattr(comparison, "fit", count_fit)
     assert between_seeds([one, loaded], *sets, seed=1) == 2 * of_one
-    assert len(fitted) == comparison.REFITS
+    assert len(fits) == comparison.REFITS
     assert between_seeds([one, stump], *sets, seed=1) == of_one + of_stump
-    assert len(fitted) == 3 * comparison.REFITS
+    assert len(fits) == 3 * comparison.REFITS
 
 
 def test_the_seeds_within_a_blend_are_changed_too():

@@ -1,11 +1,10 @@
 import os
-import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from faults import largest_file
 from servers import running, wait_until
 
 from wine_quality import disk_queue
@@ -46,12 +45,16 @@ def lines(folder: Path) -> list[bytes]:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("*.jsonl"))).splitlines()
 
 
-def test_what_is_added_is_on_the_disk_when_add_returns(folder, queue):
+def test_what_is_added_is_on_the_disk_when_add_returns_and_two_at_once_have_a_segment_each(folder, queue, other):
     assert queue.add(b"one\ntwo\n")
     assert queue.add(b"three\n")
     assert lines(folder) == [b"one", b"two", b"three"]
     assert queue.bytes == len(b"one\ntwo\nthree\n")
     assert len(queue.segments()) == 1
+    assert other.add(b"other\n")
+    assert queue.add(b"four\n")
+    assert len(queue.segments()) == 2
+    assert lines(folder) == [b"one", b"two", b"three", b"four", b"other"]
 
 
 def test_a_segment_is_free_once_it_is_released_and_held_before(queue):
@@ -75,14 +78,6 @@ def test_a_segment_is_free_once_its_process_is_killed_and_held_before(folder, tm
         process.wait()
     with open_segment(segment) as file:
         assert file.read() == b"a line\n"
-
-
-def test_two_at_once_have_a_segment_each(folder, queue, other):
-    assert queue.add(b"one\n")
-    assert other.add(b"two\n")
-    assert queue.add(b"one\n")
-    assert len(queue.segments()) == 2
-    assert lines(folder) == [b"one", b"one", b"two"]
 
 
 def test_a_segment_that_is_long_enough_is_followed_by_another(folder, queue, monkeypatch):
@@ -109,25 +104,15 @@ def test_on_a_full_disk_all_lines_are_stored_or_none(folder, queue, caplog, room
     assert end == f"{folder}: works again"
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow over a size in the block, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_folder_that_cannot_be_written_to_stores_nothing_until_it_can(folder, queue, caplog):
     folder.rmdir()
     folder.touch()
     assert not queue.add(b"one\n")
     assert not queue.add(b"one\n")
-    assert caplog.messages == [
-        f"{folder}: predictions are not stored (File exists). Free some space or start the database."
-    ]
+    why = "predictions are not stored (File exists). Free some space or start the database."
+    assert caplog.messages == [f"{folder}: {why}"]
+    with pytest.raises(DataError, match=r"queue: cannot be used \(File exists\)"):
+        DiskQueue(folder)
     folder.unlink()
     assert queue.add(b"two\n")
     assert lines(folder) == [b"two"]
@@ -144,9 +129,3 @@ def test_a_queue_has_a_bound_over_all_processes_and_takes_more_once_it_is_emptie
     queue.measure()
     assert queue.add(b"two\n")
     assert lines(folder) == [b"one", b"two"]
-
-
-def test_a_folder_that_cannot_be_created_is_named(folder):
-    folder.touch()
-    with pytest.raises(DataError, match=r"queue: cannot be used \(File exists\)"):
-        DiskQueue(folder)
