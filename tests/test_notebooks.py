@@ -3,6 +3,7 @@
 import re
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -40,7 +41,6 @@ def solutions_of(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def texts(cell: NotebookNode) -> Iterator[str]:
-    """Yield what a cell shows as text."""
     for output in cell.get("outputs", []):
         yield output.get("text") or output.get("data", {}).get("text/plain", "")
 
@@ -58,18 +58,14 @@ def test_each_chapter_has_its_notebooks():
 
 
 @each_notebook
-def test_it_was_executed_from_top_to_bottom_without_an_error_or_a_warning(path):
+def test_it_was_executed_from_top_to_bottom_without_an_error_or_a_warning_and_its_figures_are_drawn(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert [cell.execution_count for cell in code_of(notebook)] == list(range(1, len(code_of(notebook)) + 1))
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
     assert outputs
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-
-
-@each_notebook
-def test_every_figure_is_drawn_and_not_only_named(path):
-    shown = [output.data for cell in code_of(read(path)) for output in cell.outputs if "data" in output]
+    shown = [output.data for output in outputs if "data" in output]
     assert not [data for data in shown if "<Figure" in data.get("text/plain", "") and "image/png" not in data]
 
 
@@ -85,16 +81,12 @@ def test_it_holds_nothing_that_differs_from_machine_to_machine(path):
 
 
 @each_notebook
-def test_it_opens_with_what_one_learns_and_closes_with_what_to_remember_and_the_next(path):
+def test_it_opens_with_what_one_learns_closes_with_what_to_remember_and_the_next_and_its_links_lead_somewhere(path):
     first, *_, last = read(path).cells
     assert first.source.startswith(f"# {int(path.stem[:2])}. ")
     assert re.search(r"\*\*What you will learn\*\*\n\n- ", first.source)
     assert last.source.startswith("## What to remember\n\n- ")
     assert re.search(r"\n\nNext: .*\[.+\]\(.+\)", last.source)
-
-
-@each_notebook
-def test_every_link_to_a_file_finds_it(path):
     links = re.findall(r"\]\((?!http)([^)#]+)", prose_of(read(path)))
     assert links
     assert not [link for link in links if not (path.parent / link).exists()]
@@ -119,9 +111,8 @@ def test_exercises_have_a_cell_for_the_answer_and_a_folded_solution_that_judges_
         assert answer.source.startswith(f"answer_{number} = None  # ")
         assert solution.metadata["jupyter"] == {"source_hidden": True}
         assert f"solution_{number} = " in solution.source
-        judged = re.search(
-            rf"^check_(answer|function)\(answer_{number}, solution_{number}, .+\)$", solution.source, re.M
-        )
+        judge = rf"^check_(answer|function)\(answer_{number}, solution_{number}, .+\)$"
+        judged = re.search(judge, solution.source, re.M)
         assert judged
         within = re.search(r", within=([\d.]+)\)$", judged[0])
         if re.search(r"# a (number|share)", answer.source):
@@ -133,14 +124,10 @@ def unproven(notebook: NotebookNode) -> list[str]:
     """Return the numbers of the prose that the code does not produce.
 
     A number in prose must be one in the code or the output of its own section, rounded as far as the prose rounds it,
-    or have stood in the prose before. What a notebook promises and sums up may come from anywhere in it. A block quote
-    cites a source, and what is set as code explains itself.
+    or have stood in the prose before. What a notebook promises and sums up may come from anywhere in it.
     """
-    sections = [[]]
-    for cell in notebook.cells:
-        if cell.source.startswith("## "):
-            sections.append([])
-        sections[-1].append(cell)
+    starts = [0, *(at for at, cell in enumerate(notebook.cells) if at and cell.source.startswith("## "))]
+    sections = [notebook.cells[start:end] for start, end in pairwise([*starts, None])]
     wrong, said = [], set()
     for section in sections:
         prose = "\n\n".join(cell.source for cell in section if cell.cell_type == "markdown")
@@ -181,6 +168,11 @@ def test_every_number_in_the_prose_is_one_that_the_code_produced(path):
     assert unproven(read(path)) == []
 
 
+def output(text: str) -> NotebookNode:
+    """Return a cell of code that shows a text."""
+    return nbformat.v4.new_code_cell("show()", outputs=[nbformat.v4.new_output("stream", text=text)])
+
+
 @pytest.mark.parametrize(
     ("prose", "wrong"),
     [
@@ -190,12 +182,10 @@ def test_every_number_in_the_prose_is_one_that_the_code_produced(path):
     ],
 )
 def test_a_wrong_number_in_the_prose_is_found(prose, wrong):
-    shown = nbformat.v4.new_output("stream", text="6,497 wines: 0.2461 red, gap 0.2419, density -0.3061")
-    cells = [nbformat.v4.new_markdown_cell(prose), nbformat.v4.new_code_cell("show()", outputs=[shown])]
-    assert unproven(nbformat.v4.new_notebook(cells=cells)) == wrong
+    shown = output("6,497 wines: 0.2461 red, gap 0.2419, density -0.3061")
+    assert unproven(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), shown])) == wrong
 
 
 def test_a_number_of_another_section_does_not_prove_one():
-    one = nbformat.v4.new_code_cell("show()", outputs=[nbformat.v4.new_output("stream", text="0.41")])
     two = nbformat.v4.new_markdown_cell("## Two\n\nIt is 0.41.")
-    assert unproven(nbformat.v4.new_notebook(cells=[one, two])) == ["0.41"]
+    assert unproven(nbformat.v4.new_notebook(cells=[output("0.41"), two])) == ["0.41"]

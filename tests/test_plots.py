@@ -16,7 +16,6 @@ def drawn():
 
 
 def heights(figure) -> dict[float, list[float]]:
-    """Return the heights of each trial's line by its RMSE, worst first as they are drawn."""
     lines = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_ydata()) == TRIALS.shape[1]]
     return dict(zip(sorted(TRIALS["RMSE"], reverse=True), map(list, lines), strict=True))
 
@@ -39,8 +38,5 @@ def test_the_colours_have_a_key_and_the_best_trial_is_the_darkest_and_on_top(dra
 
 
 def test_a_single_trial_is_drawn():
-    assert heights_of_one(parallel_coordinates(TRIALS.head(1), ["alpha"], "one")) == [0, 0, 0, 0]
-
-
-def heights_of_one(figure) -> list[float]:
-    return list(figure.axes[0].lines[0].get_ydata())
+    figure = parallel_coordinates(TRIALS.head(1), ["alpha"], "one")
+    assert list(figure.axes[0].lines[0].get_ydata()) == [0, 0, 0, 0]

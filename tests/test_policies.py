@@ -21,12 +21,9 @@ def key(wines, seed=42, task="search"):
     return cache_key(SimpleNamespace(task=SimpleNamespace(name=task)), {"train": wines, "seed": seed})
 
 
-def test_the_same_data_and_parameters_have_the_same_key(wines):
-    assert key(wines) == key(wines.copy())
-
-
-def test_another_wine_seed_or_task_is_other_work(wines):
+def test_the_key_is_that_of_the_data_the_parameters_and_the_task(wines):
     more = wines.assign(alcohol=wines["alcohol"] + 0.1)
+    assert key(wines) == key(wines.copy())
     assert len({key(wines), key(more), key(wines, seed=7), key(wines, task="baseline")}) == 4
 
 
@@ -59,30 +56,20 @@ def test_a_model_is_made_the_same_way_only_if_data_split_parameters_and_seed_are
 
 
 @pytest.mark.parametrize("flow_module", [train, batch, monitor])
-def test_no_task_but_those_with_a_kept_result_makes_prefect_pickle_its_arguments(flow_module):
-    tasks = [one for one in vars(flow_module).values() if isinstance(one, Task)]
-    cached = {one.name for one in tasks if one.cache_policy != NO_CACHE}
+def test_no_step_takes_the_settings_and_only_those_with_a_cached_result_make_prefect_pickle_arguments(flow_module):
+    steps = [one for one in vars(flow_module).values() if isinstance(one, Task | Flow)]
+    cached = {one.name for one in steps if isinstance(one, Task) and one.cache_policy != NO_CACHE}
     assert cached == ({"baseline", "search"} if flow_module is train else set())
-
-
-@pytest.mark.parametrize("flow_module", [train, batch, monitor])
-def test_no_flow_and_no_task_takes_the_settings(flow_module):
-    parts = [one for one in vars(flow_module).values() if isinstance(one, Task | Flow)]
-    taken = [parameter for one in parts for parameter in inspect.signature(one.fn).parameters.values()]
+    taken = [parameter for one in steps for parameter in inspect.signature(one.fn).parameters.values()]
     assert not [parameter for parameter in taken if parameter.annotation is Settings or parameter.name == "config"]
 
 
-def failed_with(error):
-    return SimpleNamespace(result=lambda raise_on_failure: error)
+TRANSIENT = [DownloadError("slow"), StorageUnavailable("away"), TrackingError("locked")]
 
 
-@pytest.mark.parametrize("error", [DownloadError("slow"), StorageUnavailable("away"), TrackingError("locked")])
-def test_what_the_world_outside_spoils_is_tried_again_and_told(error, caplog):
-    assert is_transient(None, None, failed_with(error))
-    assert f"{error} Trying again." in caplog.text
-
-
-@pytest.mark.parametrize("error", [DataError("bad wine"), StorageError("wrong keys"), ValueError("a bug")])
-def test_what_would_fail_the_same_way_again_is_not(error, caplog):
-    assert not is_transient(None, None, failed_with(error))
-    assert caplog.text == ""
+@pytest.mark.parametrize("error", [*TRANSIENT, DataError("bad wine"), StorageError("wrong keys"), ValueError("a bug")])
+def test_transient_failures_alone_are_retried_and_that_is_told(error, caplog):
+    failed = SimpleNamespace(result=lambda raise_on_failure: error)
+    assert is_transient(None, None, failed) is (error in TRANSIENT)
+    assert (f"{error} Trying again." in caplog.text) is (error in TRANSIENT)
+    assert bool(caplog.text) is (error in TRANSIENT)

@@ -5,6 +5,9 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from io import StringIO
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -54,7 +57,7 @@ def test_the_readmes_show_what_make_images_draws_and_nothing_else():
 
 def test_the_figures_that_need_no_run_are_as_the_code_draws_them_now():
     found = json.loads((RESULTS / "search.json").read_text())
-    for name, figure in {"the-loop": loop(), "search": search.drawn(found)}.items():
+    for name, figure in {"the-loop": loop(), "search": search.draw(found)}.items():
         assert_alike(as_png(figure), (ROOT / "images" / f"{name}.png").read_bytes())
 
 
@@ -76,30 +79,18 @@ def test_every_picture_is_there_and_is_told_in_words(page):
 @named
 def test_every_command_is_one_that_there_is(page):
     for block in blocks(page):
-        for command in commands(block.text) if block.language == COMMAND else []:
-            program, *words = command
+        for program, *words in commands(block.text) if block.language == COMMAND else []:
             if program == "make":
                 assert {word for word in words if "=" not in word} <= TARGETS, f"line {block.line}"
             elif program != "export":
                 assert shutil.which(program, path=Path(sys.executable).parent) or shutil.which(program), program
+    assert set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([a-z-]+)", page.read_text())) <= TARGETS
 
 
-def commands(text: str) -> list[list[str]]:
-    """Return the words of each command of a block, without the variables set before it."""
-    lines = re.split(r"\n(?! )", text.strip())
-    return [[word.removeprefix(".venv/bin/") for word in without_settings(shlex.split(line))] for line in lines]
-
-
-def without_settings(words: list[str]) -> list[str]:
-    """Return the words from the program on."""
-    first = next(at for at, word in enumerate(words) if not re.match(r"[A-Z_]+=", word))
-    return words[first:]
-
-
-@named
-def test_every_make_target_in_the_text_is_one_that_there_is(page):
-    told = set(re.findall(r"`(?:[A-Z_]+=\S+ )*make ([a-z-]+)", page.read_text()))
-    assert told <= TARGETS
+def commands(text: str) -> Iterator[list[str]]:
+    for line in re.split(r"\n(?! )", text.strip()):
+        words = [word.removeprefix(".venv/bin/") for word in shlex.split(line)]
+        yield list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
 
 
 def test_every_target_of_the_makefile_is_told_somewhere():
@@ -118,20 +109,14 @@ def block_of(page: str, language: str) -> str:
 
 
 def test_the_policy_for_a_user_on_aws_allows_what_the_flow_does():
-    policy = json.loads(block_of("orchestration/README.md", "json"))
-    listed, objects = policy["Statement"]
+    listed, objects = json.loads(block_of("orchestration/README.md", "json"))["Statement"]
     assert listed["Action"] == "s3:ListBucket"
     assert objects["Action"] == ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
     assert objects["Resource"] == f"{listed['Resource']}/runs/*"
 
 
-def test_the_lines_for_aws_are_settings_as_a_dotenv_file_has_them(tmp_path):
-    path = tmp_path / ".env"
-    path.write_text(block_of("orchestration/README.md", "ini"))
-    found = dotenv_values(path)
+def test_the_lines_for_aws_are_settings_as_a_dotenv_file_has_them():
+    found = dotenv_values(stream=StringIO(block_of("orchestration/README.md", "ini")))
     assert found["WINE_BUCKET"] == "your-bucket"
-    assert {name for name in found if name.startswith("AWS_")} == {
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_DEFAULT_REGION",
-    }
+    names = {"ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"}
+    assert {name for name in found if name.startswith("AWS_")} == {f"AWS_{name}" for name in names}

@@ -61,23 +61,16 @@ def test_in_the_week_of_bad_data_half_of_the_rows_have_their_density_in_the_wron
 def test_the_sulphured_week_has_the_most_sulphured_of_the_red_wines(scenario, drawn):
     weeks = {week.number: week.table for week in drawn[1]}
     sulphur = "total_sulfur_dioxide"
-    others = pd.concat(
-        [wines[wines["type"] == "red"] for number, wines in weeks.items() if number != scenario.sulphured]
-    )
-    assert weeks[scenario.sulphured][sulphur].min() >= others[sulphur].max()
+    others = pd.concat(weeks[number] for number in weeks if number != scenario.sulphured)
+    assert weeks[scenario.sulphured][sulphur].min() >= others.loc[others["type"] == "red", sulphur].max()
 
 
 def test_labels_come_late_some_of_them_wrong_at_first_and_then_corrected(scenario):
     due = {week: labels_due(scenario, week) for week in range(1, len(scenario.arrivals) + 1)}
     assert all(not due[week] for week in range(1, scenario.label_delay + 1))
-    first_time = {
-        week - scenario.label_delay: right
-        for week, weeks in due.items()
-        for right in [weeks.get(week - scenario.label_delay)]
-    }
-    assert {week for week, right in first_time.items() if right is False} == set(scenario.wrong_labels) & set(
-        first_time
-    )
+    first_time = {week - scenario.label_delay: weeks.get(week - scenario.label_delay) for week, weeks in due.items()}
+    wrong = {week for week, right in first_time.items() if right is False}
+    assert wrong == set(scenario.wrong_labels) & set(first_time)
     if scenario.correction <= len(scenario.arrivals):
         assert all(due[scenario.correction][week] for week in scenario.wrong_labels)
 

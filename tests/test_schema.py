@@ -8,7 +8,6 @@ from wine_quality.schema import COLUMNS, MEASUREMENTS, validate
 
 
 def refusal(table: pd.DataFrame, name: str = "wine.csv", **kwargs) -> str:
-    """Return why a table is refused."""
     with pytest.raises(DataError) as caught:
         validate(table, name, **kwargs)
     assert str(caught.value).isprintable()

@@ -9,26 +9,29 @@ import sys
 import time
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, repeat
+from unittest import mock
 
 import mlflow
 import pandas as pd
 import pytest
-import requests
 from hyperopt import hp
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from servers import running, wait_until
 from tenacity import wait_none
 
 from wine_quality import sources, tracking, tuning
 from wine_quality.config import settings
 from wine_quality.errors import SearchError, TrackingError
-from wine_quality.ports import free_port
+from wine_quality.ports import free_port, listens
 from wine_quality.search import RETRYING, search
 from wine_quality.splits import distinct_rows
 
 SVR = {"svr": {"C": hp.loguniform("C", -1, 1)}}
 HALF_BROKEN = {"svr": {"C": hp.uniform("C", -1, 1)}}
 BROKEN = {"svr": {"C": hp.uniform("C", -2, -1)}}
+OUTAGE = MlflowException("the server is away")
 AT_ONCE = RETRYING.copy(wait=wait_none())
 
 
@@ -39,8 +42,6 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture
 def run(config, store, rows):
-    """Run the search on few rows, in the store of the test."""
-
     def run(trials, seed=5, client=store.client, space=SVR, **options):
         options = {"space": space, "retrying": AT_ONCE, **options}
         return search(client, store.experiment_id, rows, trials, seed, config.local, **options)
@@ -48,25 +49,14 @@ def run(config, store, rows):
     return run
 
 
-class FailingClient:
-    """A client of which one method fails for some calls, as if MLflow were away or the process were stopped."""
-
-    def __init__(self, name: str, failures: int, error: BaseException | None = None) -> None:
-        self.name, self.failures, self.error = name, failures, error or MlflowException("the server is away")
-        self.client = tracking.open_store(settings()).client
-
-    def __getattr__(self, name):
-        return partial(self.call, name)
-
-    def call(self, name, *args, **kwargs):
-        if name == self.name and self.failures:
-            self.failures -= 1
-            raise self.error
-        return getattr(self.client, name)(*args, **kwargs)
+def failing(name: str, failures: int, error: BaseException = OUTAGE) -> mock.Mock:
+    """Return a client of which one method fails for some calls, as if MLflow were away or the process were stopped."""
+    client = mock.Mock(wraps=tracking.open_store(settings()).client)
+    getattr(client, name).side_effect = chain([error] * failures, repeat(mock.DEFAULT))
+    return client
 
 
 def trial_runs(parent: str) -> pd.DataFrame:
-    """Return the runs below a parent, in the order of their trials."""
     runs = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.mlflow.parentRunId = '{parent}'")
     return runs.assign(trial=runs.get("tags.trial", pd.Series(dtype=int)).astype(int)).sort_values("trial")
 
@@ -88,7 +78,18 @@ def stop_at(number):
     return stop
 
 
-def test_a_search_is_one_run_and_each_trial_a_nested_run(run, store, monkeypatch):
+def all_runs() -> pd.DataFrame:
+    return mlflow.search_runs(experiment_names=["wine-quality-experiment"])
+
+
+def counted(monkeypatch) -> list:
+    """Return a list to which each draw is added that is evaluated from now on."""
+    evaluated, real = [], tuning.Objective.__call__
+    monkeypatch.setattr(tuning.Objective, "__call__", lambda self, draw: evaluated.append(draw) or real(self, draw))
+    return evaluated
+
+
+def test_a_search_is_one_run_and_each_trial_a_nested_run(run):
     trials, parent = run(3)
     runs = trial_runs(parent)
     assert list(runs["tags.mlflow.runName"]) == ["trial-00-svr", "trial-01-svr", "trial-02-svr"]
@@ -145,19 +146,19 @@ def test_a_programming_error_is_no_failed_trial(run, monkeypatch):
     assert trial_runs(parent_id()).empty
 
 
-@pytest.mark.parametrize("trials", [0, -3])
-def test_a_search_of_no_trials_is_refused_and_leaves_no_run(run, trials):
-    with pytest.raises(SearchError, match="at least one"):
-        run(trials)
-    assert mlflow.search_runs(experiment_names=["wine-quality-experiment"]).empty
+def test_a_search_of_no_trials_is_refused_and_leaves_no_run(run):
+    for trials in (0, -3):
+        with pytest.raises(SearchError, match="at least one"):
+            run(trials)
+    assert all_runs().empty
 
 
 def test_the_same_search_again_adds_nothing_and_a_longer_one_what_is_missing(run):
     first, parent = run(3)
-    before = mlflow.search_runs(experiment_names=["wine-quality-experiment"])
+    before = all_runs()
     for trials in (3, 2):
         assert run(trials) == (first[:trials], parent)
-    pd.testing.assert_frame_equal(mlflow.search_runs(experiment_names=["wine-quality-experiment"]), before)
+    pd.testing.assert_frame_equal(all_runs(), before)
     more, same = run(5)
     assert (more[:3], same) == (first, parent)
     assert list(trial_runs(parent)["trial"]) == [0, 1, 2, 3, 4]
@@ -168,10 +169,8 @@ def test_an_interrupted_search_resumes_as_if_it_had_not_been(run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(22, on_trial=stop_at(2))
     assert status(parent_id()) == "KILLED"
-    seen, evaluated, real = [], [], tuning.Objective.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning.Objective, "__call__", lambda self, draw: evaluated.append(draw) or real(self, draw))
-        resumed, parent = run(22, on_trial=lambda trial: seen.append(trial.number))
+    seen, evaluated = [], counted(monkeypatch)
+    resumed, parent = run(22, on_trial=lambda trial: seen.append(trial.number))
     assert (parent, status(parent)) == (parent_id(), "FINISHED")
     assert (seen, len(evaluated)) == (list(range(22)), 19)
     assert resumed == run(22, resume=False)[0]
@@ -179,11 +178,9 @@ def test_an_interrupted_search_resumes_as_if_it_had_not_been(run, monkeypatch):
 
 @pytest.mark.parametrize("call", ["log_batch", "set_terminated"])
 def test_a_half_written_trial_is_deleted_and_evaluated_again(run, call):
-    with pytest.raises(KeyboardInterrupt):
-        run(3, client=FailingClient("create_run", 0), on_trial=stop_at(0))
-    killed = FailingClient(call, 1, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        run(3, client=killed)
+    for options in ({"on_trial": stop_at(0)}, {"client": failing(call, 1, KeyboardInterrupt())}):
+        with pytest.raises(KeyboardInterrupt):
+            run(3, **options)
     assert list(trial_runs(parent_id())["status"]) == ["FINISHED", "RUNNING"]
     trials, parent = run(3)
     runs = trial_runs(parent)
@@ -200,28 +197,28 @@ def test_a_trial_whose_run_was_deleted_is_evaluated_again_with_the_same_draw(run
 
 @pytest.mark.parametrize("call", ["search_runs", "create_run", "log_batch", "set_terminated"])
 def test_a_short_outage_is_retried_and_no_run_is_made_twice(run, call):
-    client = FailingClient(call, 3)
+    client = failing(call, 3)
     trials, parent = run(3, client=client)
-    assert client.failures == 0
+    assert getattr(client, call).call_count > 3
     assert list(trial_runs(parent)["trial"]) == [0, 1, 2]
     assert set(trial_runs(parent)["status"]) == {"FINISHED"}
     assert trials == run(3, resume=False)[0]
 
 
 def test_a_long_outage_stops_the_search_with_one_line_and_no_recorded_trial_is_lost(run, monkeypatch):
-    client = FailingClient("create_run", 0)
+    client = failing("create_run", 0)
 
     def cut_off(trial):
-        client.failures = 99 if trial.number == 1 else 0
+        if trial.number == 1:
+            client.create_run.reset_mock()
+            client.create_run.side_effect = OUTAGE
 
     with pytest.raises(TrackingError, match=r"^MLflow: the server is away\. .* recorded trials are kept.*resumes"):
         run(4, client=client, on_trial=cut_off)
-    assert 99 - client.failures == 5
+    assert client.create_run.call_count == 5
     assert list(trial_runs(parent_id())["trial"]) == [0, 1]
-    evaluated, real = [], tuning.Objective.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning.Objective, "__call__", lambda self, draw: evaluated.append(draw) or real(self, draw))
-        trials, parent = run(4)
+    evaluated = counted(monkeypatch)
+    trials, parent = run(4)
     assert (len(evaluated), status(parent)) == (2, "FINISHED")
     assert trials == run(4, resume=False)[0]
 
@@ -244,17 +241,31 @@ def searching(seed: int, trials: int) -> subprocess.Popen:
     return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, text=True)
 
 
+def search_at_once(seeds: tuple[int, int], trials: int) -> list[str]:
+    both = [searching(seed, trials) for seed in seeds]
+    parents = [process.communicate(timeout=600)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    return parents
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(1, 2), (1, 1)], ids=["two searches", "the same search"])
 def test_two_processes_that_search_at_once_record_each_trial_once(store, seeds):
-    both = [searching(seed, 25) for seed in seeds]
-    parents = [process.communicate(timeout=120)[0].strip() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    parents = search_at_once(seeds, 25)
     assert len(set(parents)) == len(set(seeds))
     for parent in parents:
         assert list(trial_runs(parent)["trial"]) == list(range(25))
         assert trial_runs(parent)["metrics.fold_rmse"].notna().all()
         assert status(parent) == "FINISHED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(2))
+def test_two_searches_that_start_in_an_empty_home_both_end_well(attempt):
+    search_at_once((1, 2), 2)
+    store = tracking.open_store(settings())
+    runs = store.client.search_runs([store.experiment_id])
+    assert (len(runs), {run.info.status for run in runs}) == (6, {"FINISHED"})
 
 
 @pytest.mark.slow
@@ -277,24 +288,13 @@ def test_a_killed_search_resumes_without_losing_or_repeating_a_trial(store, run)
 
 @contextmanager
 def mlflow_server(port: int, folder):
-    """Run an MLflow server for the time of the block; yield its process."""
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", *command, *store], env=environment, stdout=log, stderr=log)
-    try:
-        while True:
-            assert process.poll() is None
-            try:
-                requests.get(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.2)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    log = folder / "server.log"
+    with running([*command, *store], log, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as server:
+        wait_until(lambda: server.poll() is not None or listens(port), "MLflow")
+        assert server.poll() is None, log.read_text()
+        yield server
 
 
 @pytest.mark.slow
@@ -307,6 +307,7 @@ def test_a_server_that_goes_away_stops_the_search_and_the_next_one_resumes(
     config = settings()
     with mlflow_server(port, tmp_path) as server:
         store = tracking.open_store(config)
+        run = partial(search, store.client, store.experiment_id, rows, 5, 5, config.local, space=SVR)
 
         def stop_it(trial):
             if trial.number == 2:
@@ -314,23 +315,13 @@ def test_a_server_that_goes_away_stops_the_search_and_the_next_one_resumes(
                 server.wait(timeout=30)
 
         with pytest.raises(TrackingError, match=r"^MLflow: .*Start that server"):
-            search(
-                store.client,
-                store.experiment_id,
-                rows,
-                5,
-                5,
-                config.local,
-                space=SVR,
-                retrying=AT_ONCE,
-                on_trial=stop_it,
-            )
+            run(retrying=AT_ONCE, on_trial=stop_it)
     with mlflow_server(port, tmp_path):
-        kept = trial_runs(parent_id())
-        assert list(kept["trial"]) == [0, 1, 2]
-        trials, parent = search(store.client, store.experiment_id, rows, 5, 5, config.local, space=SVR)
+        recorded = trial_runs(parent_id())
+        assert list(recorded["trial"]) == [0, 1, 2]
+        trials, parent = run()
         runs = trial_runs(parent)
-        assert list(runs["run_id"])[:3] == list(kept["run_id"])
+        assert list(runs["run_id"])[:3] == list(recorded["run_id"])
         assert list(runs["metrics.fold_rmse"]) == [trial.loss for trial in trials]
         assert status(parent) == "FINISHED"
     assert capsys.readouterr().out == ""

@@ -11,7 +11,6 @@ from wine_quality import tuning
 
 
 def cheap(drawn: dict) -> dict:
-    """Return a result as `tuning.Objective` does, without a model: small parameters are good."""
     params = {name: value for name, value in drawn.items() if name != "name"}
     loss = sum(value for value in params.values() if not isinstance(value, str)) + len(drawn["name"])
     return {"name": drawn["name"], "params": params, "loss": loss, "status": "ok", "error": ""}
@@ -37,7 +36,7 @@ def test_hyperopts_tpe_and_random_search_share_their_first_20_trials_only():
 @pytest.mark.parametrize("name", tuning.default_space())
 def test_optuna_draws_from_the_same_space_as_hyperopt(name):
     study, rng = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)), np.random.default_rng(1)
-    theirs = [drawn for drawn in (search.drawn_by_optuna(study.ask()) for _ in range(400)) if drawn["name"] == name]
+    theirs = [drawn for drawn in (search.optuna_draw(study.ask()) for _ in range(400)) if drawn["name"] == name]
     space = tuning.hyperopt_space({name: tuning.default_space()[name]})
     ours = [{key: tuning.plain(value) for key, value in sample(space, rng).items()} for _ in range(len(theirs))]
     assert {frozenset(drawn) for drawn in theirs} == {frozenset(drawn) for drawn in ours}
@@ -55,7 +54,7 @@ def test_what_was_computed_is_found_again_by_another_process(tmp_path):
         return cheap(drawn)
 
     for name in ("hyperopt", "hyperopt", "random"):
-        search.SEARCHES[name](search.shared(evaluate, 1, Memory(tmp_path, verbose=0)), 20, 1)
+        search.SEARCHES[name](search.cached(evaluate, 1, Memory(tmp_path, verbose=0)), 20, 1)
     distinct = {str(sorted(drawn.items())) for drawn in calls}
     assert 0 < len(calls) == len(distinct) <= 20
 
@@ -75,14 +74,14 @@ def test_a_condition_lasts_from_the_trial_after_which_it_never_fails(holds, firs
 
 def test_searches_are_compared_seed_by_seed():
     random = [{"losses": np.linspace(1 + seed, 0.5 + seed, 100)} for seed in range(5)]
-    ahead = [{"losses": one["losses"] - 0.1 - 0.01 * seed} for seed, one in enumerate(random)]
+    shifts = [0.1, 0.11, 0.12, 0.13, 0.14]
+    ahead = [{"losses": one["losses"] - shift} for one, shift in zip(random, shifts, strict=True)]
     found = search.against_random(ahead, random)
     assert (found["ahead_from_trial"], found["surely_ahead_from_trial"]) == (1, 1)
-    assert found["loss"]["100"]["by_seed"] == pytest.approx([-0.1, -0.11, -0.12, -0.13, -0.14])
-    assert found["loss"]["100"]["mean"] == pytest.approx(-0.12)
-    half = 2.776445 * np.std([0.1, 0.11, 0.12, 0.13, 0.14], ddof=1) / np.sqrt(5)  # Student's t, four degrees of freedom
-    assert found["loss"]["100"]["low"] == pytest.approx(-0.12 - half)
-    assert found["loss"]["100"]["high"] == pytest.approx(-0.12 + half)
+    loss = found["loss"]["100"]
+    assert loss["by_seed"] == pytest.approx([-shift for shift in shifts])
+    half = 2.776445 * np.std(shifts, ddof=1) / np.sqrt(5)  # Student's t, four degrees of freedom
+    assert [loss["low"], loss["mean"], loss["high"]] == pytest.approx([-0.12 - half, -0.12, -0.12 + half])
 
 
 def test_a_search_that_is_ahead_on_average_but_not_for_every_seed_is_not_surely_ahead():

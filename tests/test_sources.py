@@ -31,7 +31,6 @@ def short_sample(tmp_path, wines, write_uci, monkeypatch) -> None:
 
 @pytest.fixture
 def mine(tmp_path, wines, write_uci) -> Path:
-    """A folder with the UCI pair."""
     return write_uci(tmp_path / "mine", wines)
 
 
@@ -40,7 +39,6 @@ def load(data: object) -> sources.Dataset:
 
 
 def refusal(data: object) -> str:
-    """Return the one line with which a source is refused."""
     with pytest.raises(DataError) as caught:
         load(data)
     assert str(caught.value).isprintable()
@@ -251,7 +249,6 @@ def test_the_sum_of_a_table_is_that_of_its_values(wines):
 
 
 def copied(real_folder: Path, names: tuple[str, str], folder: Path) -> sources.Dataset:
-    """Copy two of the real files into a folder and load them from there."""
     for name in names:
         shutil.copy(real_folder / name, folder)
     return load(folder)

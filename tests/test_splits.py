@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +21,7 @@ from wine_quality.tables import read_table
 
 
 @pytest.fixture
-def cellar(wines) -> pd.DataFrame:
+def many_wines(wines) -> pd.DataFrame:
     """The six wines in 50 strengths each: 300 wines, no two alike."""
     strengths = np.arange(50) / 100
     return pd.concat([wines.assign(alcohol=wines["alcohol"] + more) for more in strengths], ignore_index=True)
@@ -34,52 +32,35 @@ def real_wines(real_folder) -> pd.DataFrame:
     return load_dataset(settings(data=str(real_folder))).table
 
 
-@pytest.fixture(scope="session")
-def real_pair(real_folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return tuple(read_table(real_folder / name).reset_index(drop=True) for name in KAGGLE_PAIRS[1])
-
-
-def test_the_key_of_a_wine_is_the_same_on_every_machine(wines):
-    assert row_keys(wines)[0] == "20c84e3599a4fc05"
-
-
-def test_the_key_knows_nothing_of_rows_columns_and_float_noise(wines):
+def test_the_key_of_a_wine_is_the_same_on_every_machine_and_knows_nothing_of_order_and_float_noise(wines):
     keys = row_keys(wines)
+    assert keys[0] == "20c84e3599a4fc05"
     shuffled = wines.sample(frac=1, random_state=1, axis="index").sample(frac=1, random_state=1, axis="columns")
-    assert row_keys(shuffled).sort_index().equals(keys)
+    assert row_keys(shuffled).equals(keys[shuffled.index])
     noisy = wines.assign(**{name: wines[name] * (1 + 1e-12) for name in MEASUREMENTS})
     assert not noisy.equals(wines)
     assert row_keys(noisy).equals(keys)
     assert row_keys(wines.assign(citric_acid=-0.0)).equals(row_keys(wines.assign(citric_acid=0.0)))
 
 
-@pytest.mark.parametrize("column", MEASUREMENTS)
-def test_a_wine_with_one_other_measurement_is_another_wine(wines, column):
-    other = wines.assign(**{column: wines[column] + 0.00001})
-    assert not leaked(wines, other).any()
-
-
-def test_type_makes_another_wine_and_quality_does_not(wines):
+def test_one_other_measurement_or_the_type_makes_another_wine_and_quality_does_not(wines):
+    for column in MEASUREMENTS:
+        assert not leaked(wines, wines.assign(**{column: wines[column] + 0.00001})).any(), column
     assert not leaked(wines, wines.assign(type=wines["type"].map({"red": "white", "white": "red"}))).any()
     assert leaked(wines, wines.assign(quality=9)).all()
 
 
-def test_each_wine_is_kept_once_in_order_of_appearance(wines):
+def test_each_wine_is_kept_once_in_order_of_appearance_and_complete(wines):
     twice = pd.concat([wines, wines.iloc[::-1]]).set_axis(range(10, 22))
-    assert_frame_equal(distinct_rows(twice), wines)
-
-
-def test_a_blank_copy_of_a_complete_wine_is_that_wine(wines):
+    assert_frame_equal(distinct_rows(twice).reset_index(drop=True), wines)
     copy = wines.iloc[[0]].assign(pH=np.nan, alcohol=np.nan)
-    assert_frame_equal(distinct_rows(pd.concat([copy, wines])), wines)
+    assert_frame_equal(distinct_rows(pd.concat([copy, wines])).reset_index(drop=True), wines)
 
 
 def test_a_wine_with_a_blank_and_no_complete_twin_is_kept(wines):
     alone = wines.iloc[[0]].assign(pH=np.nan, alcohol=14)
-    both = pd.concat([wines, alone], ignore_index=True)
-    assert_frame_equal(distinct_rows(both), both)
-    only_blank = wines.assign(pH=np.nan)
-    assert_frame_equal(distinct_rows(only_blank), only_blank)
+    for table in (pd.concat([wines, alone], ignore_index=True), wines.assign(pH=np.nan)):
+        assert_frame_equal(distinct_rows(table).reset_index(drop=True), table)
 
 
 @pytest.mark.parametrize(("known", "share"), [(0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0)])
@@ -95,27 +76,20 @@ def test_a_leak_is_told_with_its_size(wines):
     assert str(caught.value).startswith("fold 1: 1 of 3 scored wines (33.33%) are also trained on, so the score would ")
 
 
-def test_the_gate_set_is_about_a_fifth_and_shares_no_wine_with_the_rest(cellar):
-    train, gate_set = train_gate_split(cellar)
-    assert len(train) + len(gate_set) == len(cellar)
-    assert 0.15 < len(gate_set) / len(cellar) < 0.25
+@pytest.mark.parametrize("copies", [1, 3])
+def test_the_gate_set_is_about_a_fifth_and_all_repeats_of_a_wine_fall_on_one_side(many_wines, copies):
+    table = pd.concat([many_wines] * copies)
+    train, gate_set = train_gate_split(table)
+    assert len(train) + len(gate_set) == len(table)
+    assert 0.15 < len(gate_set) / len(table) < 0.25
     assert_no_leak(train, gate_set)
 
 
-def test_repeats_of_a_wine_all_fall_on_one_side(cellar):
-    train, gate_set = train_gate_split(pd.concat([cellar] * 3))
-    assert_no_leak(train, gate_set)
-
-
-def test_a_wine_never_changes_side_as_data_grows(cellar):
-    few, shuffled = cellar.iloc[:100], cellar.sample(frac=1, random_state=1)
+def test_a_wine_never_changes_side_as_data_grows_as_it_would_in_a_random_split(many_wines):
+    few, shuffled = many_wines.iloc[:100], many_wines.sample(frac=1, random_state=1)
     for side_of_few, side_of_all in zip(train_gate_split(few), train_gate_split(shuffled), strict=True):
         assert leaked(side_of_all, side_of_few).all()
-
-
-def test_a_random_split_is_not_stable_so_the_test_above_can_fail(cellar):
-    held_of_few = cellar.iloc[:100].sample(frac=0.2, random_state=1)
-    held_of_all = cellar.sample(frac=0.2, random_state=1)
+    held_of_few, held_of_all = (table.sample(frac=0.2, random_state=1) for table in (few, many_wines))
     assert leaked_fraction(held_of_all, held_of_few) < 0.6
 
 
@@ -125,13 +99,12 @@ def test_too_few_wines_to_split_are_told(wines, count):
         train_gate_split(wines.iloc[:count])
 
 
-def test_a_gate_set_unlike_the_rest_is_told(cellar, monkeypatch):
-    keys = cellar["type"].map({"red": "0" * 16, "white": "f" * 16})
+def test_a_gate_set_unlike_the_rest_is_told(many_wines, monkeypatch):
+    keys = many_wines["type"].map({"red": "0" * 16, "white": "f" * 16})
     monkeypatch.setattr("wine_quality.splits.row_keys", lambda _wines: keys)
-    with pytest.raises(
-        DataError, match=r"^the gate set is unlike the training side in type and quality \(p = .*e-\d+\)"
-    ):
-        train_gate_split(cellar)
+    line = r"^the gate set is unlike the training side in type and quality \(p = .*e-\d+\)"
+    with pytest.raises(DataError, match=line):
+        train_gate_split(many_wines)
 
 
 def test_the_balance_of_like_sides_is_one_and_of_unlike_sides_near_zero(wines):
@@ -140,21 +113,15 @@ def test_the_balance_of_like_sides_is_one_and_of_unlike_sides_near_zero(wines):
     assert split_balance(many.query("type == 'red'"), many.query("type == 'white'")) < 1e-6
 
 
-def test_each_wine_is_scored_in_one_fold_and_never_by_a_model_fitted_on_it(cellar):
-    pairs = folds(cellar, seed=1)
+def test_each_wine_is_scored_in_one_fold_of_the_seed_and_never_by_a_model_fitted_on_it(many_wines):
+    pairs = folds(many_wines, seed=1)
     assert len(pairs) == 5
-    assert sorted(np.concatenate([score for _, score in pairs])) == list(range(len(cellar)))
+    assert sorted(np.concatenate([score for _, score in pairs])) == list(range(len(many_wines)))
     assert all(set(fit).isdisjoint(score) for fit, score in pairs)
-
-
-def test_the_seed_makes_the_folds(cellar):
-    first, again, other = ([score.tolist() for _, score in folds(cellar, seed)] for seed in (1, 1, 2))
+    first, again, other = ([score.tolist() for _, score in folds(many_wines, seed)] for seed in (1, 1, 2))
     assert first == again
     assert first != other
-
-
-def test_each_fold_has_the_same_mix_of_qualities(cellar):
-    mixes = [cellar["quality"].iloc[score].value_counts().sort_index().tolist() for _, score in folds(cellar, 1)]
+    mixes = [many_wines["quality"].iloc[score].value_counts().sort_index().tolist() for _, score in pairs]
     assert mixes == [[10, 10, 20, 20]] * 5
 
 
@@ -168,21 +135,14 @@ def test_too_few_wines_for_folds_are_told(wines):
         folds(wines.iloc[:4], 1)
 
 
-def test_the_real_wines_are_5320(real_wines):
-    assert len(real_wines) == 6497
-    assert len(distinct_rows(real_wines)) == 5320
-
-
-def test_the_kaggle_pair_holds_the_same_5320_wines(real_wines, real_pair):
-    found = distinct_rows(pd.concat(real_pair, ignore_index=True))
-    assert len(found) == 5320
-    assert set(row_keys(found)) == set(row_keys(distinct_rows(real_wines)))
-
-
-def test_the_kaggle_training_file_holds_98_98_percent_of_the_validation_file(real_pair):
-    train, validation = real_pair
+def test_the_kaggle_training_file_of_the_5320_wines_holds_98_98_percent_of_the_validation_file(real_wines, real_folder):
+    train, validation = pair = [read_table(real_folder / name) for name in KAGGLE_PAIRS[1]]
     assert leaked(train, validation).sum() == 6431
     assert leaked_fraction(train, validation) == pytest.approx(0.9898, abs=0.00005)
+    assert len(real_wines) == 6497
+    uci, kaggle = distinct_rows(real_wines), distinct_rows(pd.concat(pair, ignore_index=True))
+    assert len(uci) == len(kaggle) == 5320
+    assert set(row_keys(kaggle)) == set(row_keys(uci))
 
 
 def test_a_random_split_of_the_real_rows_leaks_and_ours_does_not(real_wines):

@@ -14,23 +14,10 @@ from wine_quality.errors import DataError, StorageError, StorageUnavailable
 from wine_quality.local_s3 import free_port, local_keys, local_s3
 
 
-@pytest.fixture
-def rclone(set_aws):
-    """The laptop's own S3 server, named by the usual AWS settings, with an empty bucket."""
-    with local_s3(settings()) as endpoint:
-        set_aws(endpoint.url, endpoint.access_key, endpoint.secret_key)
-        yield
-
-
-@pytest.fixture
-def moto(moto):
-    """The S3 server that moto plays, with an empty bucket."""
-    moto.create_bucket(Bucket="wine-quality")
-
-
-@pytest.fixture(params=["moto", "rclone"])
-def server(request):
+@pytest.fixture(params=["moto_bucket", "rclone"])
+def bucket(request, config):
     request.getfixturevalue(request.param)
+    return bucket_of_environment(config)
 
 
 def push_one(run_id: str = "run1") -> list[str]:
@@ -39,68 +26,60 @@ def push_one(run_id: str = "run1") -> list[str]:
     return storage.push_waiting(bucket_of_environment(config), config.outbox)
 
 
-def test_what_is_pushed_can_be_pulled_and_is_checked(server, tmp_path):
+def in_outbox(run_id: str = "run1") -> bool:
+    return (settings().outbox / run_id / "manifest.json").exists()
+
+
+def test_what_is_pushed_can_be_pulled_and_is_checked(bucket, tmp_path):
     assert push_one() == ["run1"]
-    pulled = storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
+    pulled = storage.pull(bucket, "run1", tmp_path / "back")
     assert {path.name: path.read_bytes() for path in pulled} == {"report.md": b"good", "wines.csv": b"a;b"}
     assert list(settings().outbox.iterdir()) == []
 
 
-def test_a_file_that_was_changed_in_the_bucket_is_refused(server, tmp_path):
+def test_an_object_that_was_changed_or_is_missing_is_named(bucket, tmp_path):
     push_one()
-    boto3.Session().client("s3").put_object(Bucket="wine-quality", Key="runs/run1/wines.csv", Body=b"a;c")
+    client = boto3.Session().client("s3")
+    wines = {"Bucket": "wine-quality", "Key": "runs/run1/wines.csv"}
+    client.put_object(**wines, Body=b"a;c")
     with pytest.raises(StorageError, match=r"runs/run1/wines.csv: not the file"):
-        storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
+        storage.pull(bucket, "run1", tmp_path / "back")
     assert not (tmp_path / "back" / "wines.csv").exists()
+    for key in (wines["Key"], "runs/run1/manifest.json"):
+        client.delete_object(Bucket="wine-quality", Key=key)
+        with pytest.raises(StorageError, match=f"bucket wine-quality: {key} is not there"):
+            storage.pull(bucket, "run1", tmp_path / "back")
 
 
-def test_a_run_without_manifest_is_not_there(server, tmp_path):
-    push_one()
-    boto3.Session().client("s3").delete_object(Bucket="wine-quality", Key="runs/run1/manifest.json")
-    with pytest.raises(StorageError, match=r"bucket wine-quality: runs/run1/manifest\.json is not there"):
-        storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
-
-
-def test_an_object_that_is_missing_is_named(server, tmp_path):
-    push_one()
-    boto3.Session().client("s3").delete_object(Bucket="wine-quality", Key="runs/run1/wines.csv")
-    with pytest.raises(StorageError, match=r"bucket wine-quality: runs/run1/wines\.csv is not there"):
-        storage.pull(bucket_of_environment(settings()), "run1", tmp_path / "back")
-
-
-def test_a_run_is_deleted_and_others_stay(server):
+def test_a_run_is_deleted_its_manifest_first_and_others_stay(bucket, monkeypatch):
     push_one("run1")
     push_one("run10")
-    bucket = bucket_of_environment(settings())
-    storage.delete(bucket, "run1")
-    assert set(storage.runs(bucket)) == {"run10"}
-    storage.delete(bucket, "run1")
-
-
-def test_the_manifest_is_deleted_first(server, monkeypatch):
-    push_one()
-    bucket = bucket_of_environment(settings())
-    deleted = []
-    client = bucket.credentials.get_s3_client()
-    monkeypatch.setattr(type(client), "delete_object", lambda _self, **asked: deleted.append(asked["Key"]))
-    storage.delete(bucket, "run1")
+    deleted, client = [], type(bucket.credentials.get_s3_client())
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "delete_object", lambda _self, **options: deleted.append(options["Key"]))
+        storage.delete(bucket, "run1")
     assert deleted == ["runs/run1/manifest.json", "runs/run1/report.md", "runs/run1/wines.csv"]
+    for _ in range(2):
+        storage.delete(bucket, "run1")
+        assert set(storage.runs(bucket)) == {"run10"}
 
 
-def test_the_manifest_is_written_last(server, monkeypatch):
-    config, sent = settings(), []
+def test_the_manifest_is_written_last(bucket, config, monkeypatch):
+    sent = []
     storage.add_to_outbox(config.outbox, "run1", {"z": b"1", "a": b"2"})
-    bucket = bucket_of_environment(config)
     monkeypatch.setattr(type(bucket), "upload_from_path", lambda _self, _path, key: sent.append(key))
     storage.push_waiting(bucket, config.outbox)
     assert sent == ["runs/run1/a", "runs/run1/z", "runs/run1/manifest.json"]
 
 
-def test_a_missing_bucket_is_named(server, monkeypatch):
-    monkeypatch.setenv("WINE_BUCKET", "no-such-wine")
-    with pytest.raises(StorageError, match="bucket no-such-wine: there is no such bucket"):
-        push_one()
-    assert (settings().outbox / "run1" / "manifest.json").exists()
+def test_a_missing_bucket_is_named_and_what_waited_is_pushed_with_the_next_run(bucket, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setenv("WINE_BUCKET", "no-such-wine")
+        with pytest.raises(StorageError, match="bucket no-such-wine: there is no such bucket"):
+            push_one("run1")
+    assert in_outbox("run1")
+    time.sleep(0.01)
+    assert push_one("run2") == ["run1", "run2"]
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
@@ -109,7 +88,7 @@ def test_wrong_keys_are_told(rclone, monkeypatch, name):
     with pytest.raises(StorageError, match="bucket wine-quality: the keys are refused") as caught:
         push_one()
     assert "wrong-but-long-enough" not in str(caught.value)
-    assert (settings().outbox / "run1" / "manifest.json").exists()
+    assert in_outbox()
 
 
 def test_nobody_listening_is_told_and_worth_another_try(set_aws):
@@ -120,24 +99,14 @@ def test_nobody_listening_is_told_and_worth_another_try(set_aws):
 
 def test_a_silent_endpoint_is_told(set_aws):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        set_aws(url)
+        set_aws(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(StorageError, match="the endpoint is silent"):
             push_one()
 
 
-def test_what_waited_is_pushed_with_the_next_run(rclone, monkeypatch):
-    with monkeypatch.context() as broken:
-        broken.setenv("WINE_BUCKET", "no-such-wine")
-        with pytest.raises(StorageError):
-            push_one("run1")
-    time.sleep(0.01)
-    assert push_one("run2") == ["run1", "run2"]
-
-
-def test_a_disk_that_is_full_stages_nothing(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_stages_nothing(tmp_path, monkeypatch, full_disk):
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise full_disk
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(DataError, match="No space left on device"):
@@ -152,7 +121,7 @@ def test_a_staged_run_has_the_sums_of_its_files(tmp_path):
     assert manifest["files"] == {"report.md": "770e607624d689265ca6c44884d0807d9b054d23c473c106c72be9de08b7376c"}
 
 
-def test_the_local_server_keeps_its_keys_to_itself():
+def test_the_local_server_keeps_its_keys_to_itself_and_stops_with_the_block():
     config = settings()
     with local_s3(config) as endpoint:
         processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
@@ -160,11 +129,7 @@ def test_the_local_server_keeps_its_keys_to_itself():
     assert endpoint.access_key not in processes
     assert endpoint.secret_key not in repr(endpoint)
     assert local_keys(config) == (endpoint.access_key, endpoint.secret_key)
-
-
-def test_the_local_server_stops_with_the_block():
-    with local_s3(settings()) as endpoint:
-        port = int(endpoint.url.rsplit(":", 1)[1])
+    port = int(endpoint.url.rsplit(":", 1)[1])
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=1):
         pass
 

@@ -25,15 +25,12 @@ Content = str | bytes | pd.DataFrame | pa.Table
 
 @pytest.fixture
 def scorer(wines) -> Scorer:
-    """A linear model of the six wines, as version 7."""
     pipeline = fit(build("linear", 1), wines)
     return Scorer("7", "a run", "pipeline", "", None, lambda columns: predict(pipeline, pd.DataFrame(columns)))
 
 
 @pytest.fixture
 def score(scorer, tmp_path):
-    """A function that scores a file with this content, and returns the scored one."""
-
     def score(content: Content) -> Path:
         writer = PredictionWriter(scorer, NOW, "a file", io.BytesIO())
         score_file(written(tmp_path, content), tmp_path / "scored", writer)
@@ -80,13 +77,11 @@ SPELLINGS = {
     "semicolons": lambda wines: as_csv(wines, sep=";"),
     "spaces and capitals": lambda wines: as_csv(wines.rename(columns=lambda name: name.replace("_", " "))).upper(),
     "an index column": pd.DataFrame.to_csv,
-    "tabs": lambda wines: as_csv(wines, sep="\t"),
     "decimal commas": lambda wines: as_csv(wines, sep=";", decimal=","),
     "names of other tools": lambda wines: as_csv(wines).replace("type", "colour", 1).replace("_", "."),
     "columns in another order": lambda wines: as_csv(wines[FEATURES[::-1]]),
     "Parquet": lambda wines: wines,
     "Parquet with an index": lambda wines: wines.set_axis([9, 4, 7, 1, 3, 2]),
-    "Parquet of text": lambda wines: wines.astype(str),
     "Parquet of decimals": lambda wines: wines.assign(pH=[Decimal(str(cell)) for cell in wines["pH"]]),
     "Parquet of categories": lambda wines: wines.astype({"type": "category", "alcohol": "category"}),
 }
@@ -152,13 +147,7 @@ def test_bad_rows_of_all_chunks_are_told_and_only_the_first_ten_in_full(reasons,
 
 
 @pytest.mark.parametrize(
-    ("column", "cell", "problem"),
-    [
-        ("pH", "sour", "'sour' is not a number"),
-        ("pH", "inf", "inf is not 2 to 5 pH"),
-        ("type", "rosé", "'rosé' is not red or white"),
-        ("type", None, "empty"),
-    ],
+    ("column", "cell", "problem"), [("pH", "sour", "'sour' is not a number"), ("type", None, "empty")]
 )
 def test_a_bad_cell_is_told_with_its_row(reasons, features, column, cell, problem):
     table = features.astype({column: object})
@@ -185,13 +174,10 @@ HEADER = ",".join(FEATURES)
 REFUSED = {
     "empty CSV": ("", "the file is empty"),
     "header alone": (HEADER, "no wines in it"),
-    "HTML": ("<html>", "a web page, not a CSV file"),
-    "packed": ("PK\x03\x04\0", "not a text file"),
     "prose": ("a wine; a red one\nof the South; 2009\n", "columns missing: type, "),
     "few cells": (f"{HEADER}\nred,7\n", "1 problem: row 2, cells: 2, but the header has 12"),
     "huge field": (f"{HEADER}\n{'x' * 200_000},7\n", "row 2: not a readable CSV (field larger than field limit"),
     "endless line": (f"{HEADER}\n{'7,' * 1_000_000}\n", "a line of a million letters or more"),
-    "open quote": (f'{HEADER}\n"red,7\n', "row 2: not a readable CSV (unexpected end of data)"),
     "empty Parquet": (b"", "not a readable Parquet file"),
     "hardly Parquet": (b"PAR1 no more than this PAR1", "not a readable Parquet file"),
     "CSV called Parquet": (b"type;pH\nred;3\n", "not a readable Parquet file"),

@@ -22,6 +22,14 @@ def rows() -> pd.DataFrame:
     return distinct_rows(sources.sample("a test").table).iloc[::40].reset_index(drop=True)
 
 
+def trials_of(objective: Objective, *draws: dict) -> list[Trial]:
+    results = [objective(draw) for draw in draws]
+    return [
+        Trial(number, Candidate(result["name"], result["params"]), result["loss"], "", {})
+        for number, result in enumerate(results)
+    ]
+
+
 @pytest.mark.parametrize(
     ("space", "why"),
     [
@@ -105,19 +113,13 @@ def test_forests_are_small_in_a_trial_and_of_full_size_in_the_finals(rows, monke
         return cross_predict(pipeline, *args)
 
     monkeypatch.setattr(tuning, "cross_predict", spy)
-    result = Objective(rows, 5)({"name": "extra_trees", "max_features": 0.5})
-    tuning.finalists([Trial(0, Candidate("extra_trees", result["params"]), result["loss"], "", {})], rows, 5)
+    tuning.finalists(trials_of(Objective(rows, 5), {"name": "extra_trees", "max_features": 0.5}), rows, 5)
     assert sizes == [60, 300]
 
 
 def test_finalists_are_one_a_model_the_best_first_and_the_blend_is_no_worse(rows):
-    objective = Objective(rows, 5)
     draws = [{"name": "svr", "C": 1.0}, {"name": "svr", "C": 30.0}, {"name": "kernel_ridge"}, {"name": "linear"}]
-    results = [objective(draw) for draw in draws]
-    trials = [
-        Trial(number, Candidate(result["name"], result["params"]), result["loss"], "", {})
-        for number, result in enumerate(results)
-    ]
+    trials = trials_of(Objective(rows, 5), *draws)
     found = tuning.finalists(trials, rows, 5)
     assert sorted(one.candidate.name for one in found) == ["kernel_ridge", "linear", "svr"]
     assert [one.rmse for one in found] == sorted(one.rmse for one in found)
