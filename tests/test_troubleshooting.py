@@ -15,7 +15,8 @@ ROWS = [line.split("|")[1] for line in TABLE.splitlines() if line.startswith("| 
 TOLD = [piece for row in ROWS for piece in re.findall("`(.+?)`", row)]
 FOLDERS = ("wine_quality", "orchestration", "deployment", "monitoring", "chapters")
 FIRST_STEPS = ("config", "sources", "tables", "download", "splits", "files", "storage", "local_s3", "tracking")
-OF_OTHERS = {"…", "bucket …: …."}  # MLflow's or the S3 server's own words
+OF_OTHERS = {"…", "bucket …: …", "a zero byte"}  # MLflow's or the S3 server's own words, and a cause within a line
+NAMES = ("the local S3 server",)  # that go into a line
 ALCOHOL = MEASUREMENTS["alcohol"]
 
 
@@ -27,7 +28,6 @@ def said(path: Path) -> Iterator[str]:
 
 
 def text_of(node: ast.expr) -> str:
-    """Return a text that stands in the code."""
     if isinstance(node, ast.JoinedStr):
         return "".join(text_of(part) for part in node.values)
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "…"
@@ -35,7 +35,6 @@ def text_of(node: ast.expr) -> str:
 
 @pytest.fixture(scope="module")
 def texts() -> str:
-    """All texts of the code."""
     paths = [path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")]
     nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
     found = [text_of(node) for node in nodes if isinstance(node, ast.JoinedStr | ast.Constant)]
@@ -44,6 +43,9 @@ def texts() -> str:
 
 @pytest.mark.parametrize("piece", TOLD)
 def test_what_the_table_quotes_is_said_somewhere(piece, texts):
+    if name := next((name for name in NAMES if piece.startswith(name)), ""):
+        assert name in texts
+        piece = piece.replace(name, "…")
     assert piece in texts or piece == f"is not {ALCOHOL.low:g} to {ALCOHOL.high:g} {ALCOHOL.unit}"
 
 
