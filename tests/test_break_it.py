@@ -90,7 +90,7 @@ def versions() -> int:
 
 STEPS = [
     *(f"train.{task}" for task in ("load", "check", "check_split", "baseline", "search", "final_fit", "score")),
-    *("train.find_identical", "tracking.log_wines", "tracking.log_model", "train.track", "train.compare"),
+    *("train.find_identical", "tracking.log_dataset", "tracking.log_model", "train.track", "train.compare"),
     *("train.record_comparison", "train.register", "storage.sha256", "train.add_to_outbox", "train.promote"),
     "train.tag_inputs",
     *("storage.push", "train.push", "train.delete_old_files", "train.report"),
@@ -218,7 +218,7 @@ def test_what_cannot_delete_old_files_fails_visibly_and_loses_nothing(named_s3, 
         next_run(seed=4)
     with tracking.store(config) as store:
         kept = {int(one.version) for one in retention.versions(store) if registry.FILES not in one.tags}
-        needed = {int(number) for number in retention.needed_again(config)}
+        needed = {int(number) for number in retention.needed_again(store)}
     assert kept == needed | {4}
     assert len(bucket_folders()) == len(kept)
 

@@ -118,9 +118,8 @@ def test_a_version_without_files_is_not_taken_for_the_same_one(config, store, bu
 
 def test_files_outside_of_the_home_are_left_alone(config, store, bucket, tmp_path, published):
     elsewhere = tmp_path / "elsewhere"
-    experiment = mlflow.create_experiment("elsewhere", elsewhere.as_uri())
-    mlflow.set_experiment(experiment_id=experiment)
-    one = registered(config, "mean")
+    mlflow.create_experiment("elsewhere", elsewhere.as_uri())
+    one = registered(settings(experiment="elsewhere"), "mean")
     published()
     assert delete(config, store, bucket, keep=1) == [1]
     assert model_path(one).is_file()

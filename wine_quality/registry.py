@@ -82,7 +82,8 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     if earlier:
         registered = earlier[0]
     else:
-        source, seen = f"models:/{run.model_id}", client.get_run(run.run_id).data.tags.get(SCORED_ON)
+        source = client.get_logged_model(run.model_id).artifact_location  # MLflow asks its current store for models:/
+        seen = client.get_run(run.run_id).data.tags.get(SCORED_ON)
         counted = {GATE_SET: seen} if seen else {}
         registered = client.create_model_version(
             store.model_name, source, run.run_id, tags={**tags, **counted}, model_id=run.model_id
