@@ -109,9 +109,8 @@ def test_a_version_without_files_is_not_taken_for_the_same_one(store, published,
 
 def test_files_outside_of_the_home_are_left_alone(config, tmp_path, published, delete):
     elsewhere = tmp_path / "elsewhere"
-    experiment = mlflow.create_experiment("elsewhere", elsewhere.as_uri())
-    mlflow.set_experiment(experiment_id=experiment)
-    one = registered(config, "mean")
+    mlflow.create_experiment("elsewhere", elsewhere.as_uri())
+    one = registered(settings(experiment="elsewhere"), "mean")
     published()
     assert delete(keep=1) == [1]
     assert model_path(one).is_file()

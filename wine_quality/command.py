@@ -1,6 +1,5 @@
 """The entry of every command: its `.env`, its signals, and its exit code."""
 
-import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -23,7 +22,6 @@ def exit_code(command: Callable[[], int | None]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    logging.getLogger("wine_quality").setLevel(logging.INFO)
     try:
         load_env_file()
         return command() or 0

@@ -141,8 +141,13 @@ class TrialRuns:
 
     def record(self, trial: Trial, started: int) -> None:
         """Log a trial as a run, which is RUNNING until all of it is there."""
-        tags = {"trial": trial.number, "draw": json.dumps(trial.draw), "candidate": json.dumps(asdict(trial.candidate))}
-        tags |= {MLFLOW_PARENT_RUN_ID: self.parent.info.run_id} | ({"error": trial.error} if trial.error else {})
+        tags = {
+            MLFLOW_PARENT_RUN_ID: self.parent.info.run_id,
+            "trial": str(trial.number),
+            "draw": json.dumps(trial.draw),
+            "candidate": json.dumps(asdict(trial.candidate)),
+        }
+        tags |= {"error": trial.error} if trial.error else {}
         name = f"trial-{trial.number:02}-{trial.candidate.name}"
         run = self.retrying(self.client.create_run, self.parent.info.experiment_id, started, tags, name)
         shown = {"model": trial.candidate.name, **trial.candidate.params}
