@@ -105,7 +105,7 @@ def score_once(bucket: Bucket, name: str, source: Path, scorer: Scorer, predicti
     """Score a file, store its predictions and upload the result, unless this version has scored the same content."""
     if source.suffix not in KINDS:
         raise DataError(f"{source}: its name must be a plain path, not too long, and end in .csv or .parquet.")
-    marker: dict[str, Any] = {"sha256": sha256(source), "version": scorer.version}
+    marker = {"sha256": sha256(source), "version": scorer.version}
     previous = read_marker(bucket, name)
     if marker.items() <= previous.items():
         return Outcome(name, previous["rows"], scorer.version, "unchanged")
@@ -114,10 +114,7 @@ def score_once(bucket: Bucket, name: str, source: Path, scorer: Scorer, predicti
         writer = PredictionWriter(scorer, now, f"{name} {marker['sha256']} {scorer.version}", file)
         rows = score_file(source, target, writer)
     predictions.insert_file(predictions_uri, lines)
-    bucket.write_path(f"{SCORED}{name}{MARKER}", b"{}")
-    bucket.upload_from_path(target, f"{SCORED}{name}")
-    marker |= {"rows": rows, "scored_at": writer.scored_at}
-    bucket.write_path(f"{SCORED}{name}{MARKER}", json.dumps(marker, indent=2).encode())
+    upload(bucket, name, target, marker | {"rows": rows, "scored_at": writer.scored_at})
     return Outcome(name, rows, scorer.version, "scored")
 
 
@@ -181,6 +178,13 @@ def read_marker(bucket: Bucket, name: str) -> dict[str, Any]:
         with suppress(ValueError):
             return json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
     return {}
+
+
+def upload(bucket: Bucket, name: str, scored: Path, marker: dict[str, Any]) -> None:
+    """Upload a scored file, then its marker; an earlier marker is emptied first."""
+    bucket.write_path(f"{SCORED}{name}{MARKER}", b"{}")
+    bucket.upload_from_path(scored, f"{SCORED}{name}")
+    bucket.write_path(f"{SCORED}{name}{MARKER}", json.dumps(marker, indent=2).encode())
 
 
 def reject(bucket: Bucket, entry: Entry, source: Path, reasons: str) -> Outcome:
