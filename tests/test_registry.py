@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from versions import model_path, registered_otherwise, version
 
-from wine_quality import registry, sources, tracking
+from wine_quality import registry, retention, scoring, sources, tracking
 from wine_quality.config import settings
 from wine_quality.errors import RegistryError, TrackingError
 from wine_quality.metrics import rmse_gain
@@ -105,6 +105,26 @@ def test_the_alias_moves_only_to_a_better_model(register, store):
     better, third = register("linear")
     assert better.promoted
     assert alias(store) == third
+
+
+def test_nothing_depends_on_the_current_store_of_mlflow_and_a_new_home_is_created(tmp_path, sides, linear):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
+    config = settings(home=tmp_path / "new" / "home")
+    with tracking.store(config) as store:
+        for name, pipeline in {"linear": linear, "xgboost": fit(build("xgboost_tuned", 1), sides[0])}.items():
+            run = tracking.log_run(store, name, pipeline, sides, "uci", {})
+            verdict = registry.compare(store, pipeline, *sides, "uci", **RULES)
+            registry.record_comparison(store, verdict)
+            number = registry.register(store, run, {})
+            registry.describe(store, number, verdict)
+            scoring.log_graph(store, number, sides[1])
+            registry.promote(store, number)
+        assert registry.rollback(store) == "1"
+        current = registry.champion(store)
+        assert registry.lineage(store, current)["run"] == "linear"
+        assert retention.beyond_newest(store, 1) == []
+    assert scoring.load_scorer(config, current).version == "1"
+    assert not (tmp_path / "elsewhere.db").exists()
 
 
 def test_the_same_model_again_stays_a_challenger(register):
