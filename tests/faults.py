@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["orchestration.train"])
 
 
-def start(log: Path, fault: tuple[str, Any] = ("none", None), **parameters: Any) -> multiprocessing.Process:
+def start(log: Path, fault: tuple[str, Any] = ("none", None), **parameters: Any) -> BaseProcess:
     """Start the flow in another process under the environment of this one, its lines in a log."""
     process = SERVER.Process(target=run, args=(dict(os.environ), log, fault, parameters))
     process.start()

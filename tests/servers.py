@@ -42,9 +42,10 @@ def command(*words: str, typed: str = "", seconds: float = 600, **environment: s
 def running(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen]:
     """Run a Python module or script in a session of its own, its lines in a log; end all of it at the end."""
     with log.open("wb") as screen:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": screen, "stderr": screen}
-        own = {**os.environ, **environment}
-        process = subprocess.Popen([sys.executable, *command], **streams, env=own, start_new_session=True)
+        words, own = [sys.executable, *command], {**os.environ, **environment}
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=screen, stderr=screen, env=own, start_new_session=True
+        )
     try:
         yield process
     finally:
@@ -88,7 +89,7 @@ def artifact_keys(flow_run: FlowRun) -> set[str]:
     """Return the keys of the artifacts that a run left."""
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
     with get_client(sync_client=True) as client:
-        return {artifact.key for artifact in client.read_artifacts(artifact_filter=of_run)}
+        return {str(artifact.key) for artifact in client.read_artifacts(artifact_filter=of_run)}
 
 
 def processes_at(home: Path) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -78,7 +79,7 @@ def python(models, tmp_path_factory) -> Path:
     return home / "bin" / "python"
 
 
-def options(python: Path) -> dict[str, object]:
+def options(python: Path) -> dict[str, Any]:
     """Return where a command of that Python runs, and its environment."""
     home, quiet = python.parent.parent, {"MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1"}
     return {"cwd": home, "env": {"PATH": f"{home}/bin:/usr/bin:/bin", "HOME": str(home), **quiet}}
@@ -130,6 +131,7 @@ def test_mlflow_serves_a_model_with_its_requirements_alone(python, models, rows,
     def answers() -> bool:
         with suppress(requests.ConnectionError):
             return requests.get(f"{url}/ping", timeout=10).ok
+        return False
 
     (folder, expected), port, log = models["extra_trees"], str(free_port()), tmp_path / "serve.log"
     url = f"http://127.0.0.1:{port}"

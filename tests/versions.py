@@ -47,10 +47,12 @@ def registered_otherwise(config: Settings, columns: list[str], scores: str) -> M
     predicted = pipeline.predict(train[columns]).astype(scores)
     with opened(config) as store:
         with mlflow.start_run(experiment_id=store.experiment_id) as run:
-            signature = infer_signature(train[columns], predicted)
-            trusted, needed = {"skops_trusted_types": tracking.TRUSTED_TYPES}, ["scikit-learn"]
             logged = mlflow.sklearn.log_model(
-                pipeline, name="model", signature=signature, pip_requirements=needed, **trusted
+                pipeline,
+                name="model",
+                signature=infer_signature(train[columns], predicted),
+                pip_requirements=["scikit-learn"],
+                skops_trusted_types=tracking.TRUSTED_TYPES,
             )
         number = registry.register(store, Tracked(run.info.run_id, store.experiment_id, logged.model_id), {})
     return version(config, number)
@@ -87,7 +89,8 @@ def graph_path(one: ModelVersion) -> Path:
 
 def artifacts(one: ModelVersion) -> Path:
     """Return the folder with the artifacts of the run behind a version."""
-    return Path(urlparse(MlflowClient().get_run(one.run_id).info.artifact_uri).path)
+    run = MlflowClient().get_run(str(one.run_id))
+    return Path(urlparse(str(run.info.artifact_uri)).path)
 
 
 def tamper(path: Path) -> None:
