@@ -1,7 +1,6 @@
 """A registered version scores as its pipeline does, and only from the files that were registered."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -21,14 +20,9 @@ from wine_quality.schema import FEATURES, MEASUREMENTS
 from wine_quality.scoring import NO_ONNX, ONNX_SUM, columns_of, load_scorer
 from wine_quality.tracking import Tracked
 
-CONVERTED = [
-    "decision_tree",
-    "random_forest",
-    "random_forest_classifier",
-    "extra_trees_classifier",
-    "extra_trees",
-    "extra_trees_tuned",
-]
+FORESTS = ("random_forest", "random_forest_classifier", "extra_trees_classifier", "extra_trees", "extra_trees_tuned")
+CONVERTED = ("decision_tree", *FORESTS)
+SLOW = pytest.param("extra_trees_tuned", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +38,43 @@ def asked(sides) -> pd.DataFrame:
     return pd.concat([gate_set, scoring.with_blanks(gate_set), nothing], ignore_index=True)
 
 
-def row(columns: scoring.Columns, number: int) -> scoring.Columns:
-    return {name: column[number : number + 1] for name, column in columns.items()}
+@pytest.fixture
+def linear(config):
+    return registered(config, "linear")
+
+
+@pytest.fixture
+def tree(config):
+    """A version with a graph."""
+    return registered(config, "decision_tree")
+
+
+def without_tags(config, one, *tags: str):
+    for tag in set(tags) & set(one.tags):
+        MlflowClient().delete_model_version_tag(one.name, str(one.version), tag)
+    return version(config, str(one.version))
+
+
+def unprepared(config, one):
+    """Return a version as it is when it never went through `prepare`: someone moves the alias to it by hand."""
+    return without_tags(config, one, ONNX_SUM, NO_ONNX)
 
 
 @pytest.mark.parametrize("features", ["measured", "chemist"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "extra_trees_tuned" else []) for name in MODELS]
-)
+@pytest.mark.parametrize("name", [SLOW if name == "extra_trees_tuned" else name for name in MODELS])
 def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, store, asked):
-    made = registered(config, name, features)
-    scorer = load_scorer(config, made)
+    one = registered(config, name, features)
+    scorer = load_scorer(config, one)
     assert scorer.engine == ("onnx" if name in CONVERTED and features == "measured" else "pipeline")
-    assert (scorer.version, scorer.run_id) == ("1", made.run_id)
+    assert (scorer.version, scorer.run_id) == ("1", one.run_id)
     assert scorer.signature.inputs.input_names() == FEATURES
     columns = columns_of(asked)
     scores = scorer.score(columns)
     assert scores.dtype == "float64"
-    assert np.abs(scores - predict(load_version(store, made), asked)).max() <= 1e-4
-    some = range(0, len(asked), 5)
-    assert [scorer.score(row(columns, number))[0] for number in some] == scores[some].tolist()
+    assert np.abs(scores - predict(load_version(store, one), asked)).max() <= 1e-4
+    for row in range(0, len(asked), 5):
+        alone = {name: column[row : row + 1] for name, column in columns.items()}
+        assert scorer.score(alone)[0] == scores[row]
 
 
 def test_a_graph_decides_as_its_pipeline_where_a_wine_lies_on_a_branch(sides, tmp_path):
@@ -71,6 +82,7 @@ def test_a_graph_decides_as_its_pipeline_where_a_wine_lies_on_a_branch(sides, tm
     pipeline = fit(build("extra_trees", 1), train)
     path = tmp_path / "m.onnx"
     path.write_bytes(scoring.to_onnx(pipeline))
+    assert [column.name for column in onnx.load(path).graph.input] == FEATURES
     wines = at_branches(train, pipeline["model"].estimators_)
     assert np.abs(scoring.graph_predict(path)(columns_of(wines)) - predict(pipeline, wines)).max() <= 1e-4
 
@@ -79,22 +91,17 @@ def at_branches(wines: pd.DataFrame, trees: list) -> pd.DataFrame:
     """Return wines each of which has, in one measurement, what a branch of a tree asks for, or hardly more."""
     moved = wines.reset_index(drop=True)
     for number, tree in zip(moved.index, trees * len(moved), strict=False):
-        column, asked = tree.tree_.feature[0], tree.tree_.threshold[0]
-        near = [asked, np.nextafter(asked, np.inf), np.nextafter(np.float32(asked), np.float32(np.inf))]
+        column, threshold = tree.tree_.feature[0], tree.tree_.threshold[0]
+        near = [threshold, np.nextafter(threshold, np.inf), np.nextafter(np.float32(threshold), np.float32(np.inf))]
         if column > 0:
             moved.loc[number, FEATURES[column]] = near[number % 3]
     return moved
 
 
-def test_a_graph_takes_the_twelve_columns_by_their_names(sides):
-    graph = onnx.load_from_string(scoring.to_onnx(fit(build("decision_tree", 1), sides[0])))
-    assert [given.name for given in graph.graph.input] == FEATURES
-
-
-def refusal(config, made) -> str:
+def refusal(config, one) -> str:
     """Return the line with which a version is refused, after a look at what every such line keeps to."""
     with pytest.raises(RegistryError) as caught:
-        load_scorer(config, made)
+        load_scorer(config, one)
     line = str(caught.value)
     assert line.startswith("wine-quality version 1 cannot be used: ")
     assert line.endswith(". Give the alias champion to another version, or train again with `make run`.")
@@ -113,142 +120,102 @@ def refusal(config, made) -> str:
     ],
 )
 @pytest.mark.parametrize("find", [model_path, graph_path])
-def test_a_version_with_a_file_that_is_not_the_registered_one_is_refused(spoil, what, find, config):
-    made = registered(config, "decision_tree")
-    assert load_scorer(config, made).engine == "onnx"
-    spoil(find(made))
-    line = refusal(config, made)
+def test_a_version_with_a_file_that_is_not_the_registered_one_is_refused(spoil, what, find, config, tree):
+    assert load_scorer(config, tree).engine == "onnx"
+    spoil(find(tree))
+    line = refusal(config, tree)
     assert what in line
-    assert find(made).name in line
+    assert find(tree).name in line
 
 
-def test_a_version_whose_folder_is_gone_is_refused(config):
-    made = registered(config, "linear")
-    folder = model_path(made).parent
-    folder.rename(folder.with_name("elsewhere"))
-    assert "model.skops is missing or out of reach" in refusal(config, made)
-
-
-def test_a_version_whose_signature_is_gone_is_refused(config):
-    made = registered(config, "linear")
-    model_path(made).with_name("MLmodel").unlink()
-    assert "MLmodel is missing or out of reach" in refusal(config, made)
+def test_a_version_whose_signature_is_gone_is_refused(config, linear):
+    model_path(linear).with_name("MLmodel").unlink()
+    assert "MLmodel is missing or out of reach" in refusal(config, linear)
 
 
 @pytest.mark.parametrize(("find", "tag"), [(model_path, MODEL_SHA256), (graph_path, ONNX_SUM)])
 def test_a_registered_file_that_does_not_load_is_refused(find, tag, config):
-    made = registered(config, "decision_tree" if tag == ONNX_SUM else "linear")
-    find(made).write_bytes(b"no model")
-    MlflowClient().set_model_version_tag(made.name, "1", tag, sha256(find(made)))
-    assert f"{find(made).name} does not load or score (" in refusal(config, version(config, "1"))
+    one = registered(config, "decision_tree" if tag == ONNX_SUM else "linear")
+    find(one).write_bytes(b"no model")
+    MlflowClient().set_model_version_tag(one.name, "1", tag, sha256(find(one)))
+    assert f"{find(one).name} does not load or score (" in refusal(config, version(config, "1"))
 
 
-def test_a_version_without_a_noted_sum_is_refused(config):
-    made = registered(config, "linear")
-    MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SHA256)
-    assert "no sum of model.skops was noted" in refusal(config, version(config, "1"))
+def test_a_version_without_a_noted_sum_is_refused(config, linear):
+    assert "no sum of model.skops was noted" in refusal(config, without_tags(config, linear, MODEL_SHA256))
 
 
 def test_a_version_of_other_columns_is_refused(config):
-    made = registered_otherwise(config, ["alcohol"], "float64")
-    assert "it takes other columns than those of wine" in refusal(config, made)
+    one = registered_otherwise(config, ["alcohol"], "float64")
+    assert "it takes other columns than those of wine" in refusal(config, one)
 
 
-def tracked(made) -> Tracked:
-    return Tracked(made.run_id, "1", made.source.removeprefix("models:/"))
+def test_a_version_has_the_sum_of_its_model_file_also_when_it_is_registered_again(config, store, linear):
+    (model,) = store.client.search_logged_models([store.experiment_id])
+    tracked = Tracked(linear.run_id, store.experiment_id, model.model_id)
+    assert linear.tags[MODEL_SHA256] == sha256(model_path(linear))
+    without_tags(config, linear, MODEL_SHA256)
+    assert registry.register(store, tracked, {}) == "1"
+    assert version(config, "1").tags == linear.tags
+    tamper(model_path(linear))
+    registry.register(store, tracked, {})
+    assert version(config, "1").tags == linear.tags, "a file that was changed does not become the registered one"
 
 
-def test_a_version_has_the_sum_of_its_model_file_also_when_it_is_registered_again(config, store):
-    made = registered(config, "linear")
-    assert made.tags[MODEL_SHA256] == sha256(model_path(made))
-    MlflowClient().delete_model_version_tag(made.name, "1", MODEL_SHA256)
-    assert registry.register(store, tracked(made), {}) == "1"
-    assert version(config, "1").tags == made.tags
-
-
-def test_a_file_that_was_changed_does_not_become_the_registered_one_by_registering_again(config, store):
-    made = registered(config, "linear")
-    tamper(model_path(made))
-    registry.register(store, tracked(made), {})
-    assert version(config, "1").tags == made.tags
-
-
-def test_a_version_with_a_graph_is_not_converted_twice(config, store, sides, monkeypatch):
-    made = registered(config, "decision_tree")
-    assert made.tags[ONNX_SUM] == sha256(graph_path(made))
+def test_a_version_with_a_graph_is_not_converted_twice(config, store, sides, tree, monkeypatch):
+    assert tree.tags[ONNX_SUM] == sha256(graph_path(tree))
     with monkeypatch.context() as broken:
         broken.setattr(scoring, "to_onnx", None)
         scoring.log_graph(store, "1", sides[1])
-    assert version(config, "1").tags == made.tags
+    assert version(config, "1").tags == tree.tags
 
 
-def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole(config, store, sides):
-    made = registered(config, "decision_tree")
-    MlflowClient().delete_model_version_tag(made.name, "1", ONNX_SUM)
-    graph_path(made).write_bytes(graph_path(made).read_bytes()[:100])
-    assert load_scorer(config, version(config, "1")).why.startswith("converted to ONNX when it was loaded")
+def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole(config, store, sides, tree):
+    graph_path(tree).write_bytes(graph_path(tree).read_bytes()[:100])
+    scorer = load_scorer(config, without_tags(config, tree, ONNX_SUM))
+    assert scorer.why.startswith("converted to ONNX when it was loaded")
     scoring.log_graph(store, "1", sides[1])
     assert load_scorer(config, version(config, "1")).engine == "onnx"
 
 
-def other_tree(train: pd.DataFrame) -> Callable:
-    graph = scoring.to_onnx(fit(build("decision_tree", 1, max_depth=2), train))
-    return lambda _pipeline: graph
-
-
 def test_a_graph_that_scores_otherwise_is_not_kept_and_the_version_says_why(config, sides, monkeypatch):
-    monkeypatch.setattr(scoring, "to_onnx", other_tree(sides[0]))
-    made = registered(config, "decision_tree")
-    assert ONNX_SUM not in made.tags
-    assert made.tags[NO_ONNX].startswith("it differs from the pipeline by ")
-    assert scoring.ONNX_FILE not in [file.path for file in MlflowClient().list_artifacts(made.run_id)]
-    assert load_scorer(config, made).engine == "pipeline"
+    other = scoring.to_onnx(fit(build("decision_tree", 1, max_depth=2), sides[0]))
+    monkeypatch.setattr(scoring, "to_onnx", lambda _pipeline: other)
+    one = registered(config, "decision_tree")
+    assert ONNX_SUM not in one.tags
+    assert one.tags[NO_ONNX].startswith("it differs from the pipeline by ")
+    assert scoring.ONNX_FILE not in [file.path for file in MlflowClient().list_artifacts(one.run_id)]
+    assert load_scorer(config, one).engine == "pipeline"
 
 
-def test_a_version_that_gains_nothing_as_a_graph_says_so(config):
-    made = registered(config, "xgboost")
-    assert made.tags[NO_ONNX] == "it would gain nothing, or has no converter"
-    assert mlflow.artifacts.list_artifacts(run_id=made.run_id, artifact_path=scoring.ONNX_FILE) == []
-
-
-def test_a_changed_model_is_not_converted(config, store, sides):
-    made = registered(config, "decision_tree")
-    MlflowClient().delete_model_version_tag(made.name, "1", ONNX_SUM)
-    tamper(model_path(made))
+def test_a_changed_model_is_not_converted(config, store, sides, tree):
+    without_tags(config, tree, ONNX_SUM)
+    tamper(model_path(tree))
     with pytest.raises(RegistryError, match=r"version 1 cannot be used: model\.skops is not the file that was noted"):
         scoring.log_graph(store, "1", sides[1])
     assert ONNX_SUM not in version(config, "1").tags
 
 
-def unprepared(config, made):
-    """Return a version as it is when it never went through `prepare`: someone moves the alias to it by hand."""
-    for tag in (ONNX_SUM, NO_ONNX):
-        if tag in made.tags:
-            MlflowClient().delete_model_version_tag(made.name, str(made.version), tag)
-    return version(config, str(made.version))
-
-
 def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(config, asked):
-    made = registered(config, "extra_trees", n_estimators=10)
-    prepared, by_hand = load_scorer(config, made), load_scorer(config, unprepared(config, made))
+    one = registered(config, "extra_trees", n_estimators=10)
+    prepared, by_hand = load_scorer(config, one), load_scorer(config, unprepared(config, one))
     assert (prepared.engine, by_hand.engine) == ("onnx", "onnx")
     assert by_hand.why.startswith("converted to ONNX when it was loaded, and checked against its pipeline on ")
     assert np.array_equal(by_hand.score(columns_of(asked)), prepared.score(columns_of(asked)))
     assert ONNX_SUM not in version(config, "1").tags
 
 
-def test_a_graph_made_at_loading_that_differs_from_its_pipeline_is_not_used(config, monkeypatch):
-    made = unprepared(config, registered(config, "decision_tree"))
+def test_a_graph_made_at_loading_that_differs_from_its_pipeline_is_not_used(config, tree, monkeypatch):
     exact = scoring.graph_predict
     monkeypatch.setattr(scoring, "graph_predict", lambda path: lambda columns: exact(path)(columns) + 0.01)
-    scorer = load_scorer(config, made)
-    assert (scorer.engine, scorer.why) == (
-        "pipeline",
-        "no ONNX graph: it differs from the pipeline by 0.01, more than 0.0001",
-    )
+    scorer = load_scorer(config, unprepared(config, tree))
+    why = "no ONNX graph: it differs from the pipeline by 0.01, more than 0.0001"
+    assert (scorer.engine, scorer.why) == ("pipeline", why)
 
 
-def test_a_model_without_a_converter_says_so_prepared_or_not(config):
-    made = registered(config, "linear")
-    why = "no ONNX graph: it would gain nothing, or has no converter"
-    assert [load_scorer(config, one).why for one in (made, unprepared(config, made))] == [why, why]
+def test_a_model_without_a_converter_says_so_prepared_or_not_and_has_no_graph(config, linear):
+    why = "it would gain nothing, or has no converter"
+    assert linear.tags[NO_ONNX] == why
+    assert mlflow.artifacts.list_artifacts(run_id=linear.run_id, artifact_path=scoring.ONNX_FILE) == []
+    for one in (linear, unprepared(config, linear)):
+        assert load_scorer(config, one).why == f"no ONNX graph: {why}"
