@@ -17,7 +17,7 @@ from versions import artifacts, crown, model_path, registered, version
 from chapters import clean_old
 from orchestration.bucket import bucket_of_environment
 from wine_quality import registry, retention, storage
-from wine_quality.config import Settings
+from wine_quality.config import Settings, settings
 from wine_quality.errors import SettingsError, StorageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_for_commands")]
