@@ -2,23 +2,11 @@
 
 from wine_quality.errors import SettingsError
 
-CHAPTERS = {  # and the folder of each
-    1: "notebooks",
-    2: "experiment_tracking",
-    3: "orchestration",
-    4: "deployment",
-    5: "monitoring",
-}
+CHAPTERS = {1: "notebooks", 2: "experiment_tracking", 3: "orchestration", 4: "deployment", 5: "monitoring"}
 
 
 def chapter_of(words: list[str], command: str) -> int:
-    """Return the chapter that the words after a command name; `command` is what `make` calls it.
-
-    Raises
-    ------
-    SettingsError
-        It names none.
-    """
+    """Return the chapter that the words after `make command` name; if they name none, raise a `SettingsError`."""
     if len(words) == 1 and words[0].isdecimal() and int(words[0]) in CHAPTERS:
         return int(words[0])
     asked = f"make {command}" + "".join(f" CH={word}" for word in words)

@@ -5,7 +5,7 @@ It looks through the tools' own clients: MLflow's, Prefect's, the bucket's, the 
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
@@ -17,7 +17,7 @@ from orchestration.bucket import wine_bucket
 from orchestration.startup import connect_quietly, is_up
 from wine_quality import predictions, registry, sources, storage, tracking
 from wine_quality.command import exit_code
-from wine_quality.config import Settings, settings
+from wine_quality.config import Settings
 
 FIRST_RUN = "first-forest"  # the run that notebook 4 logs by hand
 AFTER_SEARCH = "xgboost-by-autolog"  # a run of notebook 5; the pipeline searches as well
@@ -26,113 +26,100 @@ OF_LATER_CHAPTERS = {"first-forest", "wine-quality"}  # files in models/
 
 
 @dataclass(frozen=True)
-class Found:
-    """One thing that a chapter leaves: what it is, whether it is there, and what to do where it is not."""
+class Item:
+    """One thing that a chapter leaves: what it is, whether it is there, and what to do if it isn't."""
 
     what: str
-    there: bool
+    done: bool
     next_step: str
 
 
-def training(config: Settings) -> Iterator[Found]:
+def training(config: Settings) -> Iterator[Item]:
     """Chapter 1: wine, and the models of its notebooks."""
     wine = sources.load_dataset(config)
-    yield Found(f"wine: {len(wine.table):,} rows, {wine.why}", True, "")
+    yield Item(f"wine: {len(wine.table):,} rows, {wine.why}", True, "")
     models = sorted({path.stem for path in config.models.glob("*.skops")} - OF_LATER_CHAPTERS)
-    yield Found(
-        f"models of notebook 2: {', '.join(models) or 'none'}", bool(models), "run 02-train-baselines in make lab"
-    )
+    names = ", ".join(models) or "none"
+    yield Item(f"models of notebook 2: {names}", bool(models), "run 02-train-baselines in make lab")
     own = config.local / "three-worlds.png"  # the one under images/ comes with the checkout
-    yield Found("the figure of notebook 3", own.is_file(), "run 03-find-the-leak in make lab")
+    yield Item("the figure of notebook 3", own.is_file(), "run 03-find-the-leak in make lab")
 
 
-def experiment_tracking(config: Settings) -> Iterator[Found]:
+def experiment_tracking(config: Settings) -> Iterator[Item]:
     """Chapter 2: runs, the search, and the lesson's model."""
     with tracking.store(config) as store:
         runs = store.client.search_runs([store.experiment_id])
         lesson = store.client.search_registered_models(f"name = '{LESSON}'")
     trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     first = any(run.info.run_name == FIRST_RUN for run in runs)  # make run leaves runs as well
-    yield Found(f"runs in MLflow: {len(runs) - len(trials)}", first, "run 04-track-runs in make lab")
+    yield Item(f"runs in MLflow: {len(runs) - len(trials)}", first, "run 04-track-runs in make lab")
     searched = any(run.info.run_name == AFTER_SEARCH for run in runs)
-    yield Found(f"trials of a search: {len(trials)}", searched, "run 05-tune-with-hyperopt")
+    yield Item(f"trials of a search: {len(trials)}", searched, "run 05-tune-with-hyperopt")
     versions = ", ".join(f"{alias} is version {number}" for one in lesson for alias, number in one.aliases.items())
-    yield Found(f"the lesson's model: {versions or 'none'}", bool(versions), "run 06-register-the-model")
+    yield Item(f"the lesson's model: {versions or 'none'}", bool(versions), "run 06-register-the-model")
 
 
-def orchestration(config: Settings) -> Iterator[Found]:
+def orchestration(config: Settings) -> Iterator[Item]:
     """Chapter 3: a champion, its files in the bucket, deployments, and a run that ended well."""
     yield champion(config)
     with wine_bucket(config) as (bucket, _):
         whole = [run_id for run_id, files in storage.runs(bucket).items() if storage.MANIFEST in files]
-    yield Found(f"runs in the bucket: {len(whole)}", bool(whole), "make run")
-    yield Found("the servers of make up", is_up(config), "run make up in another terminal")
+    yield Item(f"runs in the bucket: {len(whole)}", bool(whole), "make run")
+    yield Item("the servers of make up", is_up(config), "run make up in another terminal")
     if not is_up(config):
         return
     with get_client(sync_client=True) as client:
         names = sorted(one.name for one in client.read_deployments())
-        done = [run for run in client.read_flow_runs() if run.deployment_id and run.state.is_completed()]
-    yield Found(f"deployments: {', '.join(names) or 'none'}", "nightly" in names, "make deploy")
-    yield Found(f"runs of deployments: {len(done)}", bool(done), "press Quick run on the page of nightly")
+        by_deployments = [run for run in client.read_flow_runs() if run.deployment_id]
+    done = [run for run in by_deployments if run.state and run.state.is_completed()]
+    yield Item(f"deployments: {', '.join(names) or 'none'}", "nightly" in names, "make deploy")
+    yield Item(f"runs of deployments: {len(done)}", bool(done), "press Quick run on the page of nightly")
 
 
-def deployment(config: Settings) -> Iterator[Found]:
+def deployment(config: Settings) -> Iterator[Item]:
     """Chapter 4: a service that is ready, predictions that were stored, and files that were scored."""
     yield champion(config)
     try:
         ready = httpx.get(f"http://127.0.0.1:{config.serve_port}/health/ready", timeout=5).json()["status"]
     except httpx.HTTPError:
         ready = "away"
-    yield Found(f"the service: {ready}", ready == "green", "run make serve in another terminal")
+    yield Item(f"the service: {ready}", ready == "green", "run make serve in another terminal")
     stored = predictions.count(config.predictions_uri)
-    yield Found(
-        f"predictions stored: {stored:,}",
-        stored > 0,
-        "ask /predict, as the chapter shows, or make score; the page stores nothing",
-    )
+    ask = "ask /predict, as the chapter shows, or make score; the page stores nothing"
+    yield Item(f"predictions stored: {stored:,}", stored > 0, ask)
     with wine_bucket(config) as (bucket, _):
         scored = [one["Key"] for one in bucket.list_objects("scored/") if one["Key"].endswith((".csv", ".parquet"))]
-    yield Found(f"files scored: {len(scored)}", bool(scored), "put a file under incoming/ in the bucket; make score")
+    yield Item(f"files scored: {len(scored)}", bool(scored), "put a file under incoming/ in the bucket; make score")
 
 
-def monitoring(config: Settings) -> Iterator[Found]:
+def monitoring(config: Settings) -> Iterator[Item]:
     """Chapter 5: the simulation, and monitoring runs on your own predictions."""
     complete = (config.local / "simulation" / "summary.json").is_file()
-    yield Found("the simulation, complete", complete, "make simulate")
+    yield Item("the simulation, complete", complete, "make simulate")
     report = config.home / "monitoring" / "report.html"
-    yield Found(f"its report: {report}", report.is_file(), "make simulate")
+    yield Item(f"its report: {report}", report.is_file(), "make simulate")
     records = load_records(config)
     last = f", the last one {records[-1].result.name}" if records else ""
-    yield Found(f"monitoring runs on your own predictions: {len(records)}{last}", bool(records), "make monitor")
+    yield Item(f"monitoring runs on your own predictions: {len(records)}{last}", bool(records), "make monitor")
 
 
-def champion(config: Settings) -> Found:
-    """Return whether a version is in use."""
+def champion(config: Settings) -> Item:
+    """Return whether there is a champion."""
     with tracking.store(config) as store:
         version = registry.champion(store)
-    return Found(f"champion: {f'version {version.version}' if version else 'none'}", version is not None, "make run")
+    return Item(f"champion: {f'version {version.version}' if version else 'none'}", version is not None, "make run")
 
 
-CHECKS: dict[int, Callable[[Settings], Iterator[Found]]] = {
-    1: training,
-    2: experiment_tracking,
-    3: orchestration,
-    4: deployment,
-    5: monitoring,
-}
+CHECKS = {1: training, 2: experiment_tracking, 3: orchestration, 4: deployment, 5: monitoring}
 
 
 def main() -> None:
-    """Print a line for each thing of a chapter, and what to do next.
-
-    That something is missing is an answer, not a failure: the exit code is 0, or `make` would call it an error.
-    """
-    config, missing = connect_quietly(), []
-    for found in CHECKS[chapter_of(sys.argv[1:], "check")](config):
-        print(f"{'done' if found.there else 'missing':<9} {found.what}")
-        if not found.there:
-            missing.append(found.next_step)
-    print(f"next      {missing[0]}" if missing else "next      all is there; go on with the next chapter")
+    """Print a line for each thing of a chapter, and what to do next; something missing is an answer, not a failure."""
+    next_step = ""
+    for item in CHECKS[chapter_of(sys.argv[1:], "check")](connect_quietly()):
+        print(f"{'done' if item.done else 'missing':<9} {item.what}")
+        next_step = next_step or ("" if item.done else item.next_step)
+    print(f"next      {next_step or 'all is there; go on with the next chapter'}")
 
 
 if __name__ == "__main__":

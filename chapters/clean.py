@@ -13,20 +13,19 @@ from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError
 from wine_quality.files import translate_disk_errors
 
-YES = "yes"
-
 
 def generated(config: Settings) -> list[Path]:
     """Return the files and folders that commands and notebooks created in the home."""
     home = config.home
-    named = [home / "mlruns", config.local, config.raw_data, config.reports]
-    files = [*home.glob("mlflow.db*"), *home.glob("predictions.db*"), *config.models.glob("*.skops"), *named]
-    return [path for path in [*files, home / "monitoring" / "report.html"] if path.is_file() or holds_something(path)]
+    files = [*home.glob("mlflow.db*"), *home.glob("predictions.db*"), *config.models.glob("*.skops")]
+    folders = [home / "mlruns", config.local, config.raw_data, config.reports]
+    report = home / "monitoring" / "report.html"
+    return [*files, *filter(has_files, folders), *([report] if report.is_file() else [])]
 
 
-def holds_something(path: Path) -> bool:
-    """Say whether a path is a folder with more in it than a lock, which every command leaves."""
-    return path.is_dir() and any(one.suffix != ".lock" for one in path.iterdir())
+def has_files(folder: Path) -> bool:
+    """Say whether a folder exists and has more in it than a lock, which every command leaves."""
+    return folder.is_dir() and any(path.suffix != ".lock" for path in folder.iterdir())
 
 
 def size(path: Path) -> int:
@@ -35,10 +34,10 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def confirmed(what: str) -> bool:
+def confirm(what: str) -> bool:
     """Ask for a yes, and say if there was none."""
     print(f"{what} Type yes to go on: ", end="", flush=True)
-    if sys.stdin.readline().strip() == YES:
+    if sys.stdin.readline().strip() == "yes":
         return True
     print("nothing was taken away")
     return False
@@ -54,7 +53,7 @@ def main() -> int:
         return 0
     for path in paths:
         print(f"{size(path) / 1e6:8.1f} MB  {path.relative_to(config.home)}")
-    if not confirmed("All runs, versions and predictions are lost with it."):
+    if not confirm("All runs, versions and predictions are lost with it."):
         return 1
     for path in paths:
         with translate_disk_errors(path):

@@ -7,7 +7,7 @@ rollback returns to and of the challenger stay, and so do all parameters and sco
 import sys
 from datetime import UTC, datetime, timedelta
 
-from chapters.clean import confirmed
+from chapters.clean import confirm
 from orchestration.bucket import wine_bucket
 from orchestration.startup import connect_quietly
 from wine_quality import retention, tracking
@@ -15,8 +15,6 @@ from wine_quality.command import exit_code
 from wine_quality.config import Settings
 from wine_quality.errors import SettingsError
 from wine_quality.files import exclusive_lock
-
-LONGEST = 36500  # days
 
 
 def clean_old(config: Settings, moment: datetime) -> int:
@@ -28,7 +26,7 @@ def clean_old(config: Settings, moment: datetime) -> int:
             print(f"clean     nothing is older than {moment:%Y-%m-%d}")
             return 0
         print(f"{len(old)} run(s) and {len(pages)} drift report(s) are older than {moment:%Y-%m-%d}.")
-        if not confirmed("Their files are deleted; parameters and scores stay."):
+        if not confirm("Their files are deleted; parameters and scores stay."):
             return 1
         if old:
             with wine_bucket(config) as (bucket, _):
@@ -43,8 +41,8 @@ def clean_old(config: Settings, moment: datetime) -> int:
 def main() -> int:
     """Clean up after the days that the command line gives."""
     words = sys.argv[1:]
-    if not (len(words) == 1 and words[0].isascii() and words[0].isdecimal() and 1 <= int(words[0]) <= LONGEST):
-        raise SettingsError(f"how old? Give a number of days from 1 to {LONGEST}, as in: make clean DAYS=30")
+    if not (len(words) == 1 and words[0].isascii() and words[0].isdecimal() and 1 <= int(words[0]) <= 36500):
+        raise SettingsError("how old? Give a number of days from 1 to 36500, as in: make clean DAYS=30")
     return clean_old(connect_quietly(), datetime.now(UTC) - timedelta(days=int(words[0])))
 
 

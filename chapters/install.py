@@ -17,7 +17,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / ".local" / "setup.log"
-SHOWN_LINES = 4
 # relative, because a path in letters that the locale does not know would keep Python from starting
 IMPORTABLE = "../../../..\nimport wine_quality.environment; wine_quality.environment.apply()\n"
 # by what a log holds, the first that fits
@@ -35,12 +34,10 @@ ADVICE = {
 def pip_settings() -> dict[str, str]:
     """Return what pip's variables and configuration files say of an install, by the names of pip's options."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    by_section: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
-    for line in listed.splitlines():
-        place, _, value = line.partition("=")
-        section, _, name = place.rpartition(".")
-        by_section.get(section, {})[name] = ast.literal_eval(value)
-    return by_section["global"] | by_section["install"] | by_section[":env:"]
+    settings: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for section, name, value in re.findall(r"^([^=\n]+)\.([^=.\n]+)=(.*)$", listed, re.MULTILINE):
+        settings.get(section, {})[name] = ast.literal_eval(value)
+    return settings["global"] | settings["install"] | settings[":env:"]
 
 
 def uv_environment(pip: dict[str, str]) -> dict[str, str]:
@@ -55,7 +52,7 @@ def uv_environment(pip: dict[str, str]) -> dict[str, str]:
         "SSL_CERT_DIR" if Path(cert).is_dir() else "SSL_CERT_FILE": cert,
         "SSL_CLIENT_CERT": pip.get("client-cert"),
         "ALL_PROXY": pip.get("proxy"),
-        "UV_CACHE_DIR": None if cache_can_be_written() else str(ROOT / ".local" / "uv-cache"),
+        "UV_CACHE_DIR": None if is_cache_writable() else str(ROOT / ".local" / "uv-cache"),
     }
     if settings["UV_INDEX"]:
         settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # all indexes are equal, as they are to pip
@@ -64,46 +61,40 @@ def uv_environment(pip: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in settings.items() if value} | dict(os.environ)
 
 
-def cache_can_be_written() -> bool:
-    """Say whether uv may write to the folder of its cache, or make it."""
+def is_cache_writable() -> bool:
+    """Say whether uv may write to the folder of its cache, or create it."""
     cache = subprocess.run([sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True)
-    if cache.returncode:
-        return False
     folder = Path(cache.stdout.strip())
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return os.access(there, os.W_OK | os.X_OK)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return cache.returncode == 0 and os.access(existing, os.W_OK | os.X_OK)
 
 
-def logged(words: list[str], environment: dict[str, str]) -> None:
-    """Run a module of this Python, its lines in the log; where it fails, say why and end."""
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    said = re.sub(r"://[^/@\s]+@", "://…@", done.stdout.decode("utf-8", "replace"))
+def run_logged(words: list[str], environment: dict[str, str]) -> None:
+    """Run a module of this Python, its lines in the log; if it fails, say why and end."""
+    command, pipe = [sys.executable, "-m", *words], subprocess.PIPE
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=pipe, stderr=subprocess.STDOUT)
+    output = re.sub(r"://[^/@\s]+@", "://…@", done.stdout.decode("utf-8", "replace"))
     with LOG.open("a", encoding="utf-8") as log:
-        log.write(said)
+        log.write(output)
     if done.returncode:
-        last = [line.strip() for line in said.splitlines() if line.strip()][-SHOWN_LINES:]
-        advice = next(
-            (advice for cause, advice in ADVICE.items() if re.search(cause, said, re.IGNORECASE)), "See the log"
-        )
-        print(
-            f"error: packages could not be installed. {advice}. The details are in .local/setup.log:", file=sys.stderr
-        )
-        print(*(f"  {line}" for line in last), sep="\n", file=sys.stderr)
+        last = [line.strip() for line in output.splitlines() if line.strip()][-4:]
+        fitting = (advice for cause, advice in ADVICE.items() if re.search(cause, output, re.IGNORECASE))
+        advice = next(fitting, "See the log")
+        first = f"error: packages could not be installed. {advice}. The details are in .local/setup.log:"
+        print(first, *(f"  {line}" for line in last), sep="\n", file=sys.stderr)
         sys.exit(1)
 
 
 def main(uv: str) -> None:
     """Install uv by pip, all else by uv, and make the package importable."""
-    sys.stderr.reconfigure(errors="backslashreplace")
+    sys.stderr.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_text("", encoding="utf-8")
-    logged(["pip", "install", "--no-input", "--retries", "1", uv], dict(os.environ))
-    install = ["uv", "pip", "install", "--compile-bytecode", "--python", sys.executable, "-r", "requirements.txt"]
+    run_logged(["pip", "install", "--no-input", "--retries", "1", uv], dict(os.environ))
     pip = pip_settings()
     no_index = ["--no-index"] if pip.get("no-index", "").lower() in ("1", "true", "yes", "on") else []
-    logged([*install, *no_index], uv_environment(pip))
+    install = ["uv", "pip", "install", "--compile-bytecode", "--python", sys.executable, "-r", "requirements.txt"]
+    run_logged([*install, *no_index], uv_environment(pip))
     Path(sysconfig.get_path("purelib"), "wine_quality.pth").write_text(IMPORTABLE, encoding="ascii")
 
 

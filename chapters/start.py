@@ -5,7 +5,6 @@ Run it with `python -m chapters.start 4`, or `make start CH=4`.
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import httpx
@@ -15,11 +14,9 @@ from orchestration.prefect_server import assert_answers
 from orchestration.startup import is_up, prepare_home
 from wine_quality import predictions, registry, sources, splits, tracking
 from wine_quality.command import exit_code
-from wine_quality.config import Settings, settings
+from wine_quality.config import Settings
 from wine_quality.processes import module, run_module, server
 from wine_quality.schema import FEATURES
-
-SERVE_SECONDS = 60
 
 
 def run(name: str) -> None:
@@ -29,16 +26,11 @@ def run(name: str) -> None:
 
 
 def train(config: Settings) -> None:
-    """Train a first champion, where there is none."""
+    """Train a first champion if there is none."""
     with tracking.store(config) as store:
-        there = registry.champion(store) is not None
-    if not there:
+        has_champion = registry.champion(store) is not None
+    if not has_champion:
         run("orchestration.train")
-
-
-def deploy(config: Settings) -> None:
-    """Make the deployments what the code says."""
-    run("orchestration.deploy")
 
 
 def predict(config: Settings) -> None:
@@ -47,21 +39,19 @@ def predict(config: Settings) -> None:
         return
     print("start     deployment.serve", flush=True)
     _, wines = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
-    log = config.local / "serve.log"
-    with server(module("deployment.serve"), [config.serve_port], log, {}):
-        address, as_json = f"http://127.0.0.1:{config.serve_port}/predict", {"Content-Type": "application/json"}
-        body = wines[FEATURES].to_json(orient="records")
-        response = httpx.post(address, content=body, headers=as_json, timeout=SERVE_SECONDS).raise_for_status()
+    with server(module("deployment.serve"), [config.serve_port], config.local / "serve.log", {}):
+        body, as_json = wines[FEATURES].to_json(orient="records"), {"Content-Type": "application/json"}
+        address = f"http://127.0.0.1:{config.serve_port}/predict"
+        response = httpx.post(address, content=body, headers=as_json, timeout=60).raise_for_status()
     print(f"scored    {len(response.json()['predictions']):,} wines", flush=True)
 
 
-STEPS: dict[int, Callable[[Settings], None]] = {3: train, 4: deploy, 5: predict}  # by the first chapter that needs it
+STEPS = {3: train, 4: lambda _: run("orchestration.deploy"), 5: predict}  # by the first chapter that needs it
 
 
 def main() -> None:
     """Make what is missing, one thing after the other, and say what to read."""
-    prepare_home()
-    chapter, config = chapter_of(sys.argv[1:], "start"), settings()
+    config, chapter = prepare_home(), chapter_of(sys.argv[1:], "start")
     if url := os.environ.get("PREFECT_API_URL"):
         assert_answers(url)
     wine = sources.load_dataset(config)

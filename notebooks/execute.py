@@ -15,6 +15,7 @@ import matplotlib.font_manager  # noqa: F401  (makes the font cache; made in a n
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
 from tqdm import tqdm
 from traitlets.config import Config
 
@@ -24,28 +25,28 @@ from wine_quality.errors import NotebookError
 from wine_quality.files import atomic_write
 
 CHAPTERS = ("notebooks", "experiment_tracking", "monitoring")
-WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it is over when the notebook is kept
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it is over when the notebook is stored
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
 
 
-def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Run all cells of a notebook in a fresh kernel that stands in the notebook's folder, and keep their outputs in it.
+def execute(notebook: NotebookNode, path: Path) -> None:
+    """Run all cells of a notebook in a fresh kernel in the notebook's folder, and store their outputs in it.
 
-    Raises
-    ------
-    NotebookError
-        A cell failed or wrote to stderr, or the kernel died; the line names the notebook and the cell.
+    Raises `NotebookError` if a cell fails or writes to stderr, or if the kernel dies.
     """
+
+    def failure(cell: int, what: str) -> NotebookError:
+        place = f"{path.name}, cell [{cell}]"
+        return NotebookError(f"{place}: {what}. The file is as it was; mend the cause and run again.")
+
     started, on_interrupt = [], signal.getsignal(signal.SIGINT)
     log = settings().local / "notebooks.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        log.open("w") as last_words,
-        tqdm(total=len(notebook.cells), desc=path.stem, unit="cell", leave=False, disable=None) as bar,
-    ):
+    bar = tqdm(total=len(notebook.cells), desc=path.stem, unit="cell", leave=False, disable=None)
+    with log.open("w") as last_words, bar:
         client = NotebookClient(
             notebook,
             timeout=None,
@@ -53,34 +54,29 @@ def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
             coalesce_streams=True,
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
             resources={"metadata": {"path": str(path.parent)}},
-            on_notebook_start=lambda notebook: give_back_interrupts(on_interrupt),
+            on_notebook_start=lambda notebook: restore_interrupts(on_interrupt),
             on_cell_execute=lambda cell, cell_index: started.append(cell),
             on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
         )
         try:
             client.execute(stderr=last_words)
         except CellExecutionError as error:
-            raise failed(path, len(started), f"{error.ename}: {error.evalue}") from error
+            raise failure(len(started), f"{error.ename}: {error.evalue}") from error
         except DeadKernelError as error:
-            raise failed(path, len(started), f"the kernel died, perhaps for want of memory; see {log}") from error
+            raise failure(len(started), f"the kernel died, perhaps for want of memory; see {log}") from error
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":
-                raise failed(path, cell.execution_count, f"a warning: {output.text.strip()}")
         if cell.cell_type == "code":
+            for output in cell.outputs:
+                if output.get("name") == "stderr":
+                    raise failure(cell.execution_count, f"a warning: {output.text.strip()}")
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata = nbformat.from_dict(METADATA)
 
 
-def give_back_interrupts(handler: Any) -> None:
+def restore_interrupts(handler: Any) -> None:
     """Let Ctrl-C stop this program again: nbclient takes it, stops the kernel, and reports that the kernel died."""
     asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
     signal.signal(signal.SIGINT, handler)
-
-
-def failed(path: Path, cell: int, what: str) -> NotebookError:
-    """Return the error of one cell, counted as Jupyter counts them."""
-    return NotebookError(f"{path.name}, cell [{cell}]: {what}. The file is as it was; mend the cause and run again.")
 
 
 def all_notebooks() -> list[Path]:
@@ -90,8 +86,7 @@ def all_notebooks() -> list[Path]:
 
 def run() -> None:
     """Execute the notebooks named on the command line, by default all, and write each back when it is done."""
-    named = [Path(name).resolve() for name in sys.argv[1:]]
-    for path in named or all_notebooks():
+    for path in [Path(name).resolve() for name in sys.argv[1:]] or all_notebooks():
         started = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         execute(notebook, path)

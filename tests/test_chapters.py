@@ -79,11 +79,11 @@ def test_what_make_run_leaves_is_not_taken_for_the_runs_of_the_notebooks(config,
         tracking.running(store, "trial-00-svr", {"mlflow.parentRunId": parent}),
     ):
         pass
-    missing = {found.what for found in check.experiment_tracking(config) if not found.there}
+    missing = {item.what for item in check.experiment_tracking(config) if not item.done}
     assert {"runs in MLflow: 1", "trials of a search: 1"} <= missing
     with tracking.running(store, "first-forest", {}):
         pass
-    assert "runs in MLflow: 2" in {found.what for found in check.experiment_tracking(config) if found.there}
+    assert "runs in MLflow: 2" in {item.what for item in check.experiment_tracking(config) if item.done}
 
 
 @pytest.mark.parametrize("target", ["check", "start"])

@@ -27,29 +27,20 @@ from wine_quality.splits import distinct_rows, row_keys
 
 COMPONENTS = 16
 NUMBERS = [*MEASUREMENTS, TARGET]
-MOST_DECIMALS = 5
-SPARE = 110  # draw 110 for 100, since some fall away
 
 
-def decimals(column: pd.Series) -> int:
-    """Return with how many decimals a column is written: those that all but one in a hundred values make do with."""
-    for places in range(MOST_DECIMALS):
-        if np.isclose(column, column.round(places), rtol=0, atol=1e-9).mean() >= 0.99:
+def decimals(values: np.ndarray) -> int:
+    """Return with how many decimals, at most 5, a column is written: what all but one in a hundred values need."""
+    for places in range(5):
+        if np.isclose(values, np.round(values, places), rtol=0, atol=1e-9).mean() >= 0.99:
             return places
-    return MOST_DECIMALS
+    return 5
 
 
 def draw(real: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
-    """Return made-up wines, at most `rows` of them: all distinct, and none a copy of a real one.
+    """Return made-up wines of one colour, from its distinct real wines `real`: distinct, possible, none a real one.
 
-    Parameters
-    ----------
-    real : DataFrame of shape (n wines, 13)
-        Distinct wines of one colour.
-    rows : int
-        How many to draw; what is impossible, drawn twice or real is left out.
-    seed : int
-        Same seed, same wines.
+    It draws `rows` of them, of which some fall away.
     """
     rng = np.random.default_rng(seed)
     # quality is a whole number, and a quantile transform needs a spread
@@ -63,12 +54,12 @@ def draw(real: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     scores = QuantileTransformer(n_quantiles=rows, output_distribution="normal").fit_transform(mixture.sample(rows)[0])
     made = pd.DataFrame(normal.inverse_transform(scores), columns=NUMBERS).sample(frac=1, random_state=seed)
     for name in MEASUREMENTS:
-        made[name] = made[name].round(decimals(real[name]))
+        made[name] = made[name].round(decimals(real[name].to_numpy()))
     made[TARGET] = made[TARGET].round().clip(real[TARGET].min(), real[TARGET].max())
     made.insert(0, "type", real["type"].iloc[0])
-    possible = made[made["free_sulfur_dioxide"] <= made["total_sulfur_dioxide"]]
-    fresh = possible[~row_keys(possible).isin(row_keys(real))]
-    return fresh[~row_keys(fresh).duplicated()].reset_index(drop=True)
+    possible = made["free_sulfur_dioxide"] <= made["total_sulfur_dioxide"]
+    keys = row_keys(made)
+    return made.loc[possible & ~keys.isin(row_keys(real)) & ~keys.duplicated()].reset_index(drop=True)
 
 
 def copies(real: pd.DataFrame) -> np.ndarray:
@@ -79,11 +70,11 @@ def copies(real: pd.DataFrame) -> np.ndarray:
 def sample_of(real: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return made-up wines of one colour, as many as the real ones and repeated as those are, in random order."""
     counts = np.random.default_rng(seed).permutation(copies(real))
-    made = draw(distinct_rows(real), SPARE * len(counts) // 100, seed)
+    made = draw(distinct_rows(real), 110 * len(counts) // 100, seed)  # a tenth more, because some fall away
     if len(made) < len(counts):
         raise DataError(f"only {len(made)} of {len(counts)} made-up wines differ from the real ones. Try another seed.")
-    rows = np.repeat(np.arange(len(counts)), counts)
-    return made.iloc[np.random.default_rng(seed).permutation(rows)].reset_index(drop=True)
+    rows = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    return made.iloc[rows].reset_index(drop=True)
 
 
 def write(made: pd.DataFrame, path: Path) -> None:
@@ -101,7 +92,7 @@ def main() -> None:
     if wine.source == "sample":
         raise DataError("the sample is not made of itself. Name real wine: make sample WINE_DATA=folder")
     for name, colour in zip(UCI_PAIR, TYPES, strict=True):
-        write(sample_of(wine.table[wine.table["type"] == colour], config.seed), SAMPLE / name)
+        write(sample_of(wine.table.loc[wine.table["type"] == colour], config.seed), SAMPLE / name)
     print(f"made from {wine.why}: {SAMPLE}")
 
 
