@@ -19,10 +19,13 @@ def some_wines() -> pd.DataFrame:
     return distinct_rows(sources.sample("a test").table).iloc[::20].reset_index(drop=True)
 
 
-def test_red_is_one_and_white_is_zero(wines):
-    encoded = preprocessor().fit_transform(wines[FEATURES])
+def test_red_is_one_white_is_zero_and_an_unknown_type_is_refused(wines):
+    fitted = preprocessor().fit(wines[FEATURES])
+    encoded = fitted.transform(wines[FEATURES])
     assert encoded.shape == (len(wines), 12)
     assert encoded[:, 0].tolist() == (wines["type"] == "red").astype(float).tolist()
+    with pytest.raises(ValueError, match="unknown categories"):
+        fitted.transform(wines.assign(type="rosé")[FEATURES])
 
 
 def test_a_blank_gets_the_mean_of_the_wines_fitted_on_and_not_of_those_scored(wines):
@@ -32,25 +35,14 @@ def test_a_blank_gets_the_mean_of_the_wines_fitted_on_and_not_of_those_scored(wi
     assert preprocessor().fit(fitted_on[FEATURES]).transform(scored[FEATURES])[0, column] == pytest.approx(3.1)
 
 
-def test_an_unknown_type_is_refused_and_not_taken_for_white(wines):
-    fitted = preprocessor().fit(wines[FEATURES])
-    with pytest.raises(ValueError, match="unknown categories"):
-        fitted.transform(wines.assign(type="rosé")[FEATURES])
-
-
 @pytest.mark.parametrize("name", MODELS)
-def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(name, some_wines):
-    first, second = (predict(fit(build(name, seed=3), some_wines), some_wines) for _ in range(2))
+def test_the_same_seed_gives_the_same_numbers_to_the_last_bit_and_another_one_another_model(name, some_wines):
+    first, second, other = (predict(fit(build(name, s), some_wines.iloc[::2]), some_wines) for s in (3, 3, 4))
     assert np.array_equal(first, second)
     assert first.dtype == "float64"
     assert first.shape == (len(some_wines),)
-
-
-@pytest.mark.parametrize("name", ["random_forest", "extra_trees", "xgboost_tuned"])
-def test_another_seed_gives_another_model(name, some_wines):
-    half = some_wines.iloc[::2]
-    first, second = (predict(fit(build(name, seed), half), some_wines) for seed in (3, 4))
-    assert not np.array_equal(first, second)
+    if name in ("random_forest", "extra_trees", "xgboost_tuned"):
+        assert not np.array_equal(first, other)
 
 
 def test_every_wine_is_scored_by_a_model_that_never_saw_it(some_wines):
@@ -60,29 +52,19 @@ def test_every_wine_is_scored_by_a_model_that_never_saw_it(some_wines):
     assert (predicted == some_wines[TARGET]).mean() < 0.8
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_has_its_librarys_defaults_unless_its_name_says_tuned(name):
-    model = MODELS[name]
-    tuned = model.params.keys() - {"n_jobs"}  # how many cores: it changes no prediction
-    assert bool(tuned) == name.endswith("_tuned")
-
-
-def test_each_hand_tuned_baseline_stands_beside_the_same_model_with_library_defaults():
-    tuned = [name for name in BASELINES if name.endswith("_tuned")]
-    assert tuned == ["extra_trees_tuned", "xgboost_tuned"]
-    for name in tuned:
-        plain = name.removesuffix("_tuned")
+def test_a_model_has_its_librarys_defaults_unless_its_name_says_tuned():
+    for name, model in MODELS.items():
+        tuned = model.params.keys() - {"n_jobs"}  # how many cores: it changes no prediction
+        assert bool(tuned) == name.endswith("_tuned")
+    assert [name for name in BASELINES if name.endswith("_tuned")] == ["extra_trees_tuned", "xgboost_tuned"]
+    for plain in ("extra_trees", "xgboost"):
         assert plain in BASELINES
-        assert MODELS[plain].estimator is MODELS[name].estimator
-
-
-def test_library_defaults_are_those_of_the_installed_library():
-    assert build("extra_trees", 1)["model"].get_params() == ExtraTreesRegressor(random_state=1).get_params()
-    assert build("xgboost", 1)["model"].get_params() == XGBRegressor(random_state=1, n_jobs=1).get_params()
-    assert build("svr", 1)["model"].get_params() == SVR().get_params()
+        assert MODELS[plain].estimator is MODELS[f"{plain}_tuned"].estimator
+    defaults = {"extra_trees": ExtraTreesRegressor(random_state=1), "xgboost": XGBRegressor(random_state=1, n_jobs=1)}
+    for name, model in {**defaults, "svr": SVR()}.items():
+        assert build(name, 1)["model"].get_params() == model.get_params()
     ridge = build("kernel_ridge", 1)["model"].regressor
-    assert ridge.alpha == KernelRidge().alpha
-    assert ridge.kernel.length_scale == Matern().length_scale
+    assert (ridge.alpha, ridge.kernel.length_scale) == (KernelRidge().alpha, Matern().length_scale)
 
 
 def test_parameters_given_win_over_hand_tuned_ones():
