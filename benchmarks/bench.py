@@ -200,7 +200,7 @@ def bench_sample() -> None:
     results = {
         "rows": len(sample),
         "distinct_rows": made["type"].value_counts().to_dict(),
-        "equal_to_a_real_wine": splits.leaked(real, made).sum(),
+        "equal_to_a_real_wine": int(splits.leaked(real, made).sum()),
         "trained_on_sample_tested_on_real": {"r2": r2_score(real[TARGET], on_real)},
         "sample_in_5_folds": {"r2": r2_score(made[TARGET], within)},
         "largest_relative_difference_of_a_column_mean": means.abs().max(axis=None),
