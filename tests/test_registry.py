@@ -108,8 +108,8 @@ def test_the_alias_moves_only_to_a_better_model(register, store):
 
 
 def test_nothing_depends_on_the_current_store_of_mlflow_and_a_new_home_is_created(tmp_path, sides, linear):
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
     config = settings(home=tmp_path / "new" / "home")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
     with tracking.store(config) as store:
         for name, pipeline in {"linear": linear, "xgboost": fit(build("xgboost_tuned", 1), sides[0])}.items():
             run = tracking.log_run(store, name, pipeline, sides, "uci", {})
