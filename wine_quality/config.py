@@ -74,6 +74,11 @@ class Settings(BaseSettings):
         return self.home / "mlruns"
 
     @property
+    def images(self) -> Path:
+        """Where the notebooks save the figures that a README shows."""
+        return self.home / "images"
+
+    @property
     def local(self) -> Path:
         """State that is no one's to edit: Prefect's home and the local bucket."""
         return self.home / ".local"
