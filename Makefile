@@ -88,8 +88,8 @@ rollback: setup ## give the alias champion back to the version before
 
 ## To work on the code
 
-lint: setup ## check style
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+lint: setup ## check style and types
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m chapters.check_types
 
 check-docs: setup ## do all that the READMEs say, block by block, in a checkout of its own; 20 minutes
 	@$(PY) -m pytest -m docs -p no:randomly

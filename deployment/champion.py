@@ -41,14 +41,15 @@ class Champion:
 
     `scorer` is None until a champion is loaded. A request takes it once and stays with it: a swap puts another in its
     place and changes nothing in the old one. `rows` are those that were logged with it, None where there are none, and
-    `since` is when it was loaded. `problem` says why it is not the version of the alias; it is empty when it is.
+    `since` is when it was loaded, or this object created. `problem` says why it is not the version of the alias; it is
+    empty when it is.
     """
 
     def __init__(self, config: Settings, seconds: float = 5) -> None:
         self.config, self.seconds = config, seconds
         self.scorer: Scorer | None = None
         self.rows: RowIndex | None = None
-        self.since: datetime | None = None
+        self.since = datetime.now(UTC)
         self.problem = "the champion is being loaded"
         self.failed: FailedVersion | None = None
 
