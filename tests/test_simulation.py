@@ -47,7 +47,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def simulate(home: Path, **more: str) -> str:
-    done = command("monitoring.simulation", "--short", **environment(home), **more)
+    done = command("monitoring.simulation", "--short", seconds=1800, **environment(home), **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
