@@ -104,7 +104,7 @@ class RowIndex:
 def load_rows(config: Settings, version: ModelVersion) -> RowIndex:
     """Load the rows that were logged with the run behind a version; raise a `RegistryError` if there are none."""
     with tracking.store(config) as store, tempfile.TemporaryDirectory() as folder:
-        run = store.client.get_run(str(version.run_id))
+        run = store.run_of(version)
         table = pd.read_csv(fetch_file(store, version, str(run.info.artifact_uri), WINES, folder))
     return RowIndex(table, run.data.tags.get(SOURCE) == "sample")
 

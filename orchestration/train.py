@@ -141,8 +141,10 @@ def tracked_trials(train: pd.DataFrame, max_evals: int, seed: int) -> list[Trial
         update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)  # pyright: ignore[reportArgumentType]
 
     with tracking.store(config) as store:
-        mlflow = store.client, store.experiment_id
-        return searching.search(*mlflow, train, max_evals, seed, config.local, resume=resume, on_trial=on_trial)[0]
+        trials, _parent = searching.search(
+            store.client, store.experiment_id, train, max_evals, seed, config.local, resume=resume, on_trial=on_trial
+        )
+    return trials
 
 
 @task(name="fit", task_run_name="fit {choice.name}", **UNCACHED)
@@ -224,7 +226,7 @@ def find_identical(inputs: str) -> tuple[str, Tracked, bool] | None:
     with tracking.store(settings()) as store:
         if (version := registry.trained_on_same_inputs(store, inputs)) is None:
             return None
-        run, champion = store.client.get_run(str(version.run_id)), registry.champion(store)
+        run, champion = store.run_of(version), registry.champion(store)
         tracked = Tracked(run.info.run_id, run.info.experiment_id, retention.model_ids(run)[0])
         return str(version.version), tracked, champion is not None and champion.version == version.version
 

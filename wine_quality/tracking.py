@@ -165,12 +165,11 @@ def open_store(config: Settings) -> Store:
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
-    config.local.mkdir(parents=True, exist_ok=True)
-    if config.mlflow_uri.startswith("sqlite:"):  # if it cannot be opened, MLflow would go on trying for minutes
-        with closing(sqlite3.connect(str(make_url(config.mlflow_uri).database))) as database:
-            database.execute("PRAGMA schema_version")
     on_server = config.mlflow_uri.startswith("http")
     with nullcontext() if on_server else exclusive_lock(config.local / "mlflow.lock"):
+        if config.mlflow_uri.startswith("sqlite:"):  # if it cannot be opened, MLflow would go on trying for minutes
+            with closing(sqlite3.connect(str(make_url(config.mlflow_uri).database))) as database:
+                database.execute("PRAGMA schema_version")
         client = MlflowClient(move_credentials_to_environment(config.mlflow_uri))
         if experiment := client.get_experiment_by_name(config.experiment):
             return Store(client, experiment.experiment_id, config.registered_model)
