@@ -307,6 +307,8 @@ def test_a_server_that_goes_away_stops_the_search_and_the_next_one_resumes(
     config = settings()
     with mlflow_server(port, tmp_path) as server:
         store = tracking.open_store(config)
+        mlflow.set_tracking_uri(config.mlflow_uri)
+        mlflow.set_experiment(experiment_id=store.experiment_id)  # where the test looks for the runs
         run = partial(search, store.client, store.experiment_id, rows, 5, 5, config.local, space=SVR)
 
         def stop_it(trial):
