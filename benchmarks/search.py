@@ -117,7 +117,7 @@ def score_choices(trials: list[Trial], seed: int, learn: pd.DataFrame, score: pd
     def predict(candidate: Candidate) -> np.ndarray:
         return fit_predict(build(candidate.name, seed, **candidate.params), learn, score)
 
-    finalists = tuning.finalists(trials, learn, seed)
+    finalists = tuning.finalists(trials, Objective(learn, seed))
     bests = {mark: tuning.with_trees(tuning.best(trials[:mark]).candidate, tuning.FINAL_TREES) for mark in SCORED_MARKS}
     return {
         "pick": predict(finalists[0].candidate),

@@ -22,6 +22,7 @@ from wine_quality.ports import free_port
 from wine_quality.processes import server
 from wine_quality.search import search
 from wine_quality.tracking import open_store
+from wine_quality.tuning import Objective
 
 TRIALS = 50
 
@@ -62,7 +63,7 @@ def share_of_tracking(through_server: bool) -> float:
             # to create a database takes MLflow some seconds, once, and is no part of a search
             store = open_store(config.model_copy(update={"tracking_uri": address}))
             timed, began = TimedClient(store.client), time.perf_counter()
-            search(cast(MlflowClient, timed), store.experiment_id, train, TRIALS, config.seed, config.local)
+            search(cast(MlflowClient, timed), store.experiment_id, Objective(train, config.seed), TRIALS, config.local)
             return timed.seconds / (time.perf_counter() - began)
 
 

@@ -4,28 +4,28 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 STEPS = {  # where each stands, what it is called, its chapter and what it leaves
-    "data": (0.0, 1.0, "wine", "checked, each once", "#eef3f7"),
+    "data": (0.0, 1.0, "data", "checked, no duplicates", "#eef3f7"),
     "train": (1.0, 1.0, "train", "chapters 1 and 3", "#dbe9f6"),
     "track": (2.0, 1.0, "track, register", "chapter 2", "#dbe9f6"),
-    "gate": (3.0, 1.0, "gate", "better by more than luck", "#fff1d6"),
+    "gate": (3.0, 1.0, "gate", "better by more than chance", "#fff1d6"),
     "serve": (3.0, 0.0, "serve", "chapter 4", "#dbe9f6"),
-    "watch": (1.0, 0.0, "watch", "chapter 5: drift, errors", "#dbe9f6"),
-    "labels": (0.0, 0.0, "true qualities", "weeks later", "#eef3f7"),
+    "monitor": (1.0, 0.0, "monitor", "chapter 5: drift, errors", "#dbe9f6"),
+    "labels": (0.0, 0.0, "labels", "weeks later", "#eef3f7"),
 }
 ARROWS = [
     ("data", "train", ""),
     ("train", "track", ""),
     ("track", "gate", "challenger"),
     ("gate", "serve", "champion"),
-    ("serve", "watch", "predictions"),
-    ("labels", "watch", ""),
-    ("watch", "train", "an event"),
+    ("serve", "monitor", "predictions"),
+    ("labels", "monitor", ""),
+    ("monitor", "train", "an event"),
 ]
 LINE = "#56606b"
 WIDTH, HEIGHT, APART = 0.78, 0.42, 1.15
 
 
-def place(name: str) -> tuple[float, float]:
+def centre(name: str) -> tuple[float, float]:
     """Return the middle of a box."""
     column, row, *_ = STEPS[name]
     return column * APART, row
@@ -33,7 +33,7 @@ def place(name: str) -> tuple[float, float]:
 
 def edge(start: str, end: str) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return from where to where an arrow goes: from the middle of a side of one box to that of the other."""
-    (x, y), (u, v) = place(start), place(end)
+    (x, y), (u, v) = centre(start), centre(end)
     if y == v:
         side = WIDTH / 2 * (1 if u > x else -1)
         return (x + side, y), (u - side, v)
@@ -46,7 +46,7 @@ def loop() -> Figure:
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
     axes = figure.subplots()
     for step, (*_, title, more, colour) in STEPS.items():
-        x, y = place(step)
+        x, y = centre(step)
         corner, shape = (x - WIDTH / 2, y - HEIGHT / 2), "round,pad=0,rounding_size=0.06"
         axes.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, boxstyle=shape, fc=colour, ec=LINE))
         axes.text(x, y + 0.06, title, ha="center", va="center", fontsize=12, weight="bold")

@@ -73,12 +73,11 @@ RETRIES: dict[str, Any] = {
     "retry_delay_seconds": exponential_backoff(backoff_factor=0.5),
     "retry_condition_fn": is_transient,
 }
-RETRY_TRANSIENT: dict[str, Any] = {**UNCACHED, **RETRIES, "tags": ["retried"]}
+RETRY_TRANSIENT: dict[str, Any] = {**UNCACHED, **RETRIES}
 CACHED: dict[str, Any] = {
     "cache_key_fn": cache_key,
     "persist_result": True,
     "on_completion": [log_cache_hit],
-    "tags": ["cached"],
 }
 
 

@@ -122,7 +122,8 @@ def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
 @task(name="search", task_run_name="search, {max_evals} trials", **CACHED, **RETRIES)
 def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Candidate]:
     """Search for better models, add the best of each family to the leaderboard, and choose the best of all."""
-    finalists = tuning.finalists(tracked_trials(train, max_evals, seed), train, seed)
+    objective = tuning.Objective(train, seed)
+    finalists = tuning.finalists(tracked_trials(objective, max_evals), objective)
     candidates = {f"{one.candidate.name}, searched": one.candidate for one in finalists}
     rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in finalists]
     searched = pd.DataFrame(rows, index=list(candidates))
@@ -132,7 +133,7 @@ def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed:
     return leaderboard, candidates.get(best) or Candidate(best, MODELS[best].params)
 
 
-def tracked_trials(train: pd.DataFrame, max_evals: int, seed: int) -> list[Trial]:
+def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
     """Return the trials of the search, each a run in MLflow, and report its progress to Prefect."""
     config, resume = settings(), not get_current_settings().tasks.refresh_cache
     progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
@@ -142,7 +143,7 @@ def tracked_trials(train: pd.DataFrame, max_evals: int, seed: int) -> list[Trial
 
     with tracking.store(config) as store:
         trials, _parent = searching.search(
-            store.client, store.experiment_id, train, max_evals, seed, config.local, resume=resume, on_trial=on_trial
+            store.client, store.experiment_id, objective, max_evals, config.local, resume=resume, on_trial=on_trial
         )
     return trials
 

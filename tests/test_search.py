@@ -44,7 +44,7 @@ def rows() -> pd.DataFrame:
 def run(config, store, rows):
     def run(trials, seed=5, client=store.client, space=SVR, **options):
         options = {"space": space, "retrying": AT_ONCE, **options}
-        return search(client, store.experiment_id, rows, trials, seed, config.local, **options)
+        return search(client, store.experiment_id, tuning.Objective(rows, seed), trials, config.local, **options)
 
     return run
 
@@ -229,10 +229,11 @@ from hyperopt import hp
 from wine_quality import sources, splits, tracking
 from wine_quality.config import settings
 from wine_quality.search import search
+from wine_quality.tuning import Objective
 rows = splits.distinct_rows(sources.sample("a test").table).iloc[::40].reset_index(drop=True)
 config, seed, trials = settings(), int(sys.argv[1]), int(sys.argv[2])
 store, space = tracking.open_store(config), {"svr": {"C": hp.loguniform("C", -1, 1)}}
-print(search(store.client, store.experiment_id, rows, trials, seed, config.local, space=space)[1])
+print(search(store.client, store.experiment_id, Objective(rows, seed), trials, config.local, space=space)[1])
 """
 
 
@@ -309,7 +310,8 @@ def test_a_server_that_goes_away_stops_the_search_and_the_next_one_resumes(
         store = tracking.open_store(config)
         mlflow.set_tracking_uri(config.mlflow_uri)
         mlflow.set_experiment(experiment_id=store.experiment_id)  # where the test looks for the runs
-        run = partial(search, store.client, store.experiment_id, rows, 5, 5, config.local, space=SVR)
+        objective = tuning.Objective(rows, 5)
+        run = partial(search, store.client, store.experiment_id, objective, 5, config.local, space=SVR)
 
         def stop_it(trial):
             if trial.number == 2:

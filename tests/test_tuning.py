@@ -113,14 +113,29 @@ def test_forests_are_small_in_a_trial_and_of_full_size_in_the_finals(rows, monke
         return cross_predict(pipeline, *args)
 
     monkeypatch.setattr(tuning, "cross_predict", spy)
-    tuning.finalists(trials_of(Objective(rows, 5), {"name": "extra_trees", "max_features": 0.5}), rows, 5)
+    objective = Objective(rows, 5)
+    tuning.finalists(trials_of(objective, {"name": "extra_trees", "max_features": 0.5}), objective)
     assert sizes == [60, 300]
+
+
+def test_a_trial_that_is_a_finalist_as_it_is_is_not_fitted_again(rows, monkeypatch):
+    calls = []
+    monkeypatch.setattr(tuning, "cross_predict", lambda *args: calls.append(args) or cross_predict(*args))
+    objective, draws = Objective(rows, 5), [{"name": "svr", "C": 1.0}, {"name": "svr", "C": 3.0}]
+    trials = trials_of(objective, *draws)
+    (finalist,) = tuning.finalists(trials, objective)
+    assert len(calls) == 2
+    assert finalist.rmse == min(trial.loss for trial in trials)
+    (again,) = tuning.finalists(trials, Objective(rows, 5))
+    assert len(calls) == 3
+    assert (again.predicted == finalist.predicted).all()
 
 
 def test_finalists_are_one_a_model_the_best_first_and_the_blend_is_no_worse(rows):
     draws = [{"name": "svr", "C": 1.0}, {"name": "svr", "C": 30.0}, {"name": "kernel_ridge"}, {"name": "linear"}]
-    trials = trials_of(Objective(rows, 5), *draws)
-    found = tuning.finalists(trials, rows, 5)
+    objective = Objective(rows, 5)
+    trials = trials_of(objective, *draws)
+    found = tuning.finalists(trials, objective)
     assert sorted(one.candidate.name for one in found) == ["kernel_ridge", "linear", "svr"]
     assert [one.rmse for one in found] == sorted(one.rmse for one in found)
     assert all(one.candidate == tuning.best(trials, one.candidate.name).candidate for one in found)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from hyperopt import JOB_STATE_DONE, STATUS_FAIL, STATUS_OK, Trials, fmin, tpe
 from hyperopt.exceptions import AllTrialsFailed
 from mlflow import MlflowClient
@@ -48,11 +47,11 @@ RETRYING = Retrying(
 
 
 def search(
-    client: MlflowClient, experiment_id: str, train: pd.DataFrame, max_evals: int, seed: int, locks: Path,
+    client: MlflowClient, experiment_id: str, objective: Objective, max_evals: int, locks: Path,
     *, space: SearchSpace | None = None, resume: bool = True, on_trial: Callable[[Trial], None] = lambda trial: None,
     retrying: Retrying = RETRYING,
 ) -> tuple[list[Trial], str]:  # fmt: skip
-    """Search for the lowest RMSE over 5 folds, and return the trials and the id of their parent run.
+    """Search for the lowest loss of an objective, and return the trials and the id of their parent run.
 
     The Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter Optimization. A draw
     follows from the seed, its number and the trials before it. With `resume`, the search goes on from the runs of the
@@ -65,14 +64,13 @@ def search(
     if max_evals < 1:
         raise SearchError(f"a search of {max_evals} trials. Give it at least one.")
     expression = hyperopt_space(default_space() if space is None else space)
-    key = search_key(train, expression, seed)
+    key = search_key(objective, expression)
     lock = locks / f"search-{key}.lock"
     if is_locked(lock):
         log.warning("The same search is running in another process. Waiting for it, to take over its trials.")
     with exclusive_lock(lock), translate_errors(*OUTAGE, consequence=RESUMES):
-        parent = retrying(find_or_create_parent, client, experiment_id, key, train, seed, resume)
+        parent = retrying(find_or_create_parent, client, experiment_id, key, objective, resume)
         try:
-            objective = Objective(train, seed)
             trials = TrialRuns(client, parent, retrying).run(objective, expression, max_evals, on_trial)
         except OUTAGE:
             raise  # the status cannot be set
@@ -82,21 +80,23 @@ def search(
     return trials, parent.info.run_id
 
 
-def search_key(train: pd.DataFrame, expression: Any, seed: int) -> str:
+def search_key(objective: Objective, expression: Any) -> str:
     """Return a checksum of all that the trials of a search depend on."""
-    parts = [table_checksum(train), str(expression), seed, [version(name) for name in LIBRARIES], CODE]
+    libraries = [version(name) for name in LIBRARIES]
+    parts = [table_checksum(objective.train), str(expression), objective.seed, libraries, CODE]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def find_or_create_parent(
-    client: MlflowClient, experiment_id: str, key: str, train: pd.DataFrame, seed: int, resume: bool
+    client: MlflowClient, experiment_id: str, key: str, objective: Objective, resume: bool
 ) -> Run:
     """Return the parent run of a search: the one with its key, or a new one."""
     if resume and (runs := client.search_runs([experiment_id], f"tags.{KEY} = '{key}'", max_results=1)):
         return runs[0]
     run = client.create_run(experiment_id, tags={KEY: key}, run_name="search")
-    client.log_batch(run.info.run_id, params=[Param("seed", str(seed)), Param("rows", str(len(train)))])
-    client.log_inputs(run.info.run_id, [dataset_input(train, "training set", "training")])
+    params = [Param("seed", str(objective.seed)), Param("rows", str(len(objective.train)))]
+    client.log_batch(run.info.run_id, params=params)
+    client.log_inputs(run.info.run_id, [dataset_input(objective.train, "training set", "training")])
     return run
 
 

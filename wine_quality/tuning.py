@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from wine_quality.errors import SearchError
 from wine_quality.models import MODELS, build, cross_predict, in_row_order, map_folds, predict
 from wine_quality.schema import FEATURES, TARGET
-from wine_quality.splits import Fold, folds
+from wine_quality.splits import folds
 
 SEARCH_TREES, FINAL_TREES = 60, 300  # extra trees
 ROUNDS, PATIENCE, STOP_SHARE = 1000, 50, 0.15  # XGBoost's early stopping
@@ -85,11 +85,13 @@ class Objective:
     """What a search minimises: the RMSE of a candidate over 5 folds, as hyperopt's result.
 
     Extra trees grow 60 trees in a trial, not 300: good parameters show at that size, in a fifth of the time. XGBoost
-    adds up to 1000 trees and stops when 50 more have not helped on a seventh of the training rows.
+    adds up to 1000 trees and stops when 50 more have not helped on a seventh of the training rows. Predictions over the
+    folds are computed once for each candidate, because a trial may be a finalist as it is.
     """
 
     def __init__(self, train: pd.DataFrame, seed: int) -> None:
         self.train, self.seed, self.folds = train, seed, folds(train, seed)
+        self.predicted: dict[str, np.ndarray] = {}
 
     def __call__(self, draw: dict[str, Any]) -> dict[str, Any]:
         """Return hyperopt's result of a draw, with the candidate that it stands for."""
@@ -106,13 +108,22 @@ class Objective:
         """Return the RMSE over the folds, and the number of rounds if the model stopped early."""
         actual = self.train[TARGET]
         if candidate.name != "xgboost":
-            return root_mean_squared_error(actual, fold_predictions(candidate, self.train, self.folds, self.seed)), {}
+            return root_mean_squared_error(actual, self.predictions(candidate)), {}
         early_stopping = {"n_estimators": ROUNDS, "early_stopping_rounds": PATIENCE}
         pipeline = build(candidate.name, self.seed, **{**early_stopping, **candidate.params})
         outcomes = map_folds(partial(early_stopped_fold, seed=self.seed), pipeline, self.train, self.folds)
         predicted = in_row_order([scores for scores, _ in outcomes], self.folds, len(self.train))
         rounds = int(np.median([fitted["model"].best_iteration + 1 for _, fitted in outcomes]))
         return root_mean_squared_error(actual, predicted), {"n_estimators": rounds}
+
+    def predictions(self, candidate: Candidate) -> np.ndarray:
+        """Return the score of each row, shape (n rows,), by a candidate that was fitted on the other folds."""
+        key = repr((candidate.name, sorted(candidate.params.items())))
+        if key not in self.predicted:
+            pipeline = build(candidate.name, self.seed, **candidate.params)
+            side_by_side = MODELS[candidate.name].side_by_side
+            self.predicted[key] = cross_predict(pipeline, self.train, self.folds, side_by_side)
+        return self.predicted[key]
 
 
 def early_stopped_fold(
@@ -125,12 +136,6 @@ def early_stopped_fold(
     watched = [(before.transform(stop[FEATURES]), stop[TARGET])]
     pipeline["model"].fit(before.transform(grow[FEATURES]), grow[TARGET], eval_set=watched, verbose=False)
     return predict(pipeline, score), pipeline
-
-
-def fold_predictions(candidate: Candidate, train: pd.DataFrame, parts: list[Fold], seed: int) -> np.ndarray:
-    """Return the score of each row by a candidate that was fitted on the other folds."""
-    pipeline = build(candidate.name, seed, **candidate.params)
-    return cross_predict(pipeline, train, parts, MODELS[candidate.name].side_by_side)
 
 
 def with_trees(candidate: Candidate, trees: int) -> Candidate:
@@ -156,16 +161,16 @@ class Finalist:
     rmse: float
 
 
-def finalists(trials: list[Trial], train: pd.DataFrame, seed: int) -> list[Finalist]:
-    """Return the best candidate of each model, the best first, compared at full size on the 5 folds of the search.
+def finalists(trials: list[Trial], objective: Objective) -> list[Finalist]:
+    """Return the best candidate of each model, the best first, compared at full size on the folds of the objective.
 
     The trials themselves would be unfair to forests, which are small there.
     """
-    parts, result = folds(train, seed), []
+    result, actual = [], objective.train[TARGET]
     for name in sorted({trial.candidate.name for trial in trials if trial.loss is not None}):
         candidate = with_trees(best(trials, name).candidate, FINAL_TREES)
-        predicted = fold_predictions(candidate, train, parts, seed)
-        result.append(Finalist(candidate, predicted, float(root_mean_squared_error(train[TARGET], predicted))))
+        predicted = objective.predictions(candidate)
+        result.append(Finalist(candidate, predicted, float(root_mean_squared_error(actual, predicted))))
     return sorted(result, key=lambda finalist: finalist.rmse)
 
 
