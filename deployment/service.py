@@ -213,6 +213,7 @@ def app(config: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=service.running,
         swagger_ui_parameters={"validatorUrl": None},
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # each looks into the environment at a request
     )
     add_routes(api, service)
     api.exception_handler(RequestError)(on_request_error)
