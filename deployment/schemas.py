@@ -184,7 +184,7 @@ def problem_lines(error: ValidationError, start: int = 0) -> list[str]:
 def problem_line(details: ErrorDetails, start: int) -> str:
     """Return one thing that is wrong as a line: the wine where there are many, the field, what it is and should be."""
     place = details["loc"]
-    names = [f"wine {start + part + 1}" if isinstance(part, int) else shown_name(part) for part in place]
+    names = [f"wine {start + part + 1}" if isinstance(part, int) else display_name(part) for part in place]
     what = describe_problem(details["type"], place[-1] if place else "", details["input"])
     return f"{', '.join(names)}: {what}" if names else what
 
@@ -197,10 +197,10 @@ def describe_problem(kind: str, name: str | int, value: object) -> str:
         case "extra_forbidden":
             return "not a field of a wine"
         case "dict_type":
-            return f"{shown(value)} is not a wine, an object with the fields {', '.join(FEATURES)}"
+            return f"{display(value)} is not a wine, an object with the fields {', '.join(FEATURES)}"
         case "float_type":
-            return f"{shown(value)} is not a number ({allowed(name)}), nor null"
-    return f"{shown(value)} is not {allowed(name)}"
+            return f"{display(value)} is not a number ({allowed(name)}), nor null"
+    return f"{display(value)} is not {allowed(name)}"
 
 
 def allowed(name: str | int) -> str:
@@ -211,7 +211,7 @@ def allowed(name: str | int) -> str:
     return f"{measurement.low:g} to {measurement.high:g} {measurement.unit}"
 
 
-def shown(value: object) -> str:
+def display(value: object) -> str:
     """Return a value as JSON writes it, shortened; of an object or a list only that it is one."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
@@ -219,9 +219,9 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def shown_name(name: str) -> str:
+def display_name(name: str) -> str:
     """Return the name of a field as it is where it is one, and shortened where it is not."""
-    return name if name in FEATURES else shown(name)
+    return name if name in FEATURES else display(name)
 
 
 def columns(wines: list[Wine]) -> dict[str, np.ndarray]:

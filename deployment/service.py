@@ -114,7 +114,7 @@ class Service:
             Prediction(str(uuid4()), now, scorer.version, wine, score) for wine, score in zip(rows, scores, strict=True)
         ]
         source = {"version": scorer.version, "stored": self.predictions.add(predictions)}
-        self.telemetry.stored(len(predictions), source["stored"])
+        self.telemetry.count_predictions(len(predictions), source["stored"])
         scored = [
             {"score": score, "quality": round(score), "id": one.id}
             for one, score in zip(predictions, scores, strict=True)
@@ -123,7 +123,7 @@ class Service:
 
     def scores(self, rows: list[Wine], scorer: Scorer) -> list[float]:
         """Score rows and count them."""
-        self.telemetry.scored(scorer.engine, len(rows))
+        self.telemetry.count_rows(scorer.engine, len(rows))
         return scorer.score(schemas.columns(rows)).tolist()
 
     async def preview(self, request: Request) -> PreviewResponse:

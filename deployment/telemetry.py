@@ -30,11 +30,11 @@ class Telemetry:
         labels = ["version", "run_id", "engine"]
         self.model = Gauge("wine_model_info", "The version that is serving.", labels, registry=own)
 
-    def scored(self, engine: str, count: int) -> None:
+    def count_rows(self, engine: str, count: int) -> None:
         """Count rows that were scored."""
         self.series(self.rows, engine).inc(count)
 
-    def stored(self, count: int, stored: bool) -> None:
+    def count_predictions(self, count: int, stored: bool) -> None:
         """Count predictions that were to be stored, by whether they are."""
         self.series(self.predictions, "true" if stored else "false").inc(count)
 

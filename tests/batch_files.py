@@ -13,7 +13,7 @@ def put(bucket: Any, name: str, content: str | bytes | pd.DataFrame) -> None:
     bucket.credentials.get_s3_client().put_object(Bucket=bucket.bucket_name, Key=f"incoming/{name}", Body=body)
 
 
-def held(bucket: Any) -> dict[str, bytes]:
+def contents(bucket: Any) -> dict[str, bytes]:
     """Return the content of each file in a bucket."""
     client = bucket.credentials.get_s3_client()
     keys = [entry["Key"] for entry in bucket.list_objects("")]

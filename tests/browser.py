@@ -55,11 +55,11 @@ def site(folder: Path) -> Iterator[int]:
         yield server.server_port
 
 
-def fetched(page: webdriver.Chrome, url: str, **options: object) -> str:
+def fetch(page: webdriver.Chrome, url: str, **options: object) -> str:
     """Return what JavaScript of the open page can read of a response, or `blocked: ` and why it cannot."""
     return page.execute_async_script(FETCH, url, options)
 
 
-def opened_socket(page: webdriver.Chrome, url: str) -> bool:
+def can_open_socket(page: webdriver.Chrome, url: str) -> bool:
     """Say whether JavaScript of the open page can open a WebSocket."""
     return page.execute_async_script(SOCKET, url) == "open"

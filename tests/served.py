@@ -13,7 +13,7 @@ from unittest import mock
 import mlflow
 import requests
 from servers import wait_until
-from versions import crown, registered, version
+from versions import crown, register_model, version
 
 from deployment import service as module
 from deployment.openapi import EXAMPLE
@@ -37,8 +37,8 @@ def own_home(home: Path, wines: Path) -> Iterator[Settings]:
 def two_versions(home: Path, wines: Path) -> Iterator[Settings]:
     """Yield settings of a home with two versions: the first scores by its pipeline, the second by an ONNX graph."""
     with own_home(home, wines) as config:
-        crown(registered(config, "linear"))
-        registered(config, "extra_trees", n_estimators=10)
+        crown(register_model(config, "linear"))
+        register_model(config, "extra_trees", n_estimators=10)
         yield config
 
 
@@ -73,7 +73,7 @@ def service(config: Settings) -> Iterator[str]:
     loop.close()
 
 
-def told(url: str) -> dict[str, Any]:
+def get_json(url: str) -> dict[str, Any]:
     """Return the response of a path, whatever its status."""
     return requests.get(url, timeout=30).json()
 
@@ -82,6 +82,6 @@ def wait_for(url: str, version: str) -> None:
     """Return once a version serves and all is well."""
 
     def serves() -> bool:
-        return told(f"{url}/health/ready")["status"] == "green" and told(f"{url}/model")["version"] == version
+        return get_json(f"{url}/health/ready")["status"] == "green" and get_json(f"{url}/model")["version"] == version
 
     wait_until(serves, f"version {version}")

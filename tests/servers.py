@@ -79,8 +79,8 @@ def prefect_server(home: Path, port: int | None = None) -> Iterator[int]:
                 sender.drain_all(timeout=30, at_exit=False)
 
 
-def ended(client: SyncPrefectClient, flow_run: FlowRun) -> FlowRun:
-    """Return a run as it is once it has ended."""
+def wait_for_run(client: SyncPrefectClient, flow_run: FlowRun) -> FlowRun:
+    """Return a run as it is once it has wait_for_run."""
     wait_until(lambda: client.read_flow_run(flow_run.id).state.is_final(), f"run {flow_run.name}")
     return client.read_flow_run(flow_run.id)
 

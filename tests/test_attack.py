@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 import requests
-from served import WINE, own_home, service, told
-from versions import crown, registered
+from served import WINE, get_json, own_home, service
+from versions import crown, register_model
 
 from deployment import limits, serve
 from wine_quality.config import ROOT
@@ -26,7 +26,7 @@ BIG = b"[" + b" " * limits.MAX_BODY_BYTES
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, few_wines):
     with own_home(tmp_path_factory.mktemp("attacked"), few_wines) as config:
-        crown(registered(config, "extra_trees", n_estimators=10))
+        crown(register_model(config, "extra_trees", n_estimators=10))
         yield config
 
 
@@ -38,7 +38,7 @@ def url(config):
         with service(config) as url:
             yield url
             assert 'status="500"' not in requests.get(f"{url}/metrics", timeout=30).text
-            assert told(f"{url}/health/ready") == {"status": "green"}
+            assert get_json(f"{url}/health/ready") == {"status": "green"}
             assert post(url, WINE).status_code == 200
 
 

@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort, LogSort
 from prefect.settings import PREFECT_API_URL
-from versions import crown, registered
+from versions import crown, register_model
 
 from deployment.batch import score_wine_batches
 from wine_quality import batches
@@ -49,7 +49,7 @@ def last_table() -> list[dict]:
 
 
 def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(config, wines):
-    crown(registered(config, "linear"))
+    crown(register_model(config, "linear"))
     bucket = incoming(config.home, bad="a;b\n1;2\n", good=wines.to_csv(index=False))
     done = command()
     assert (done.returncode, done.stderr) == (0, "")
@@ -88,11 +88,11 @@ def test_prefect_keeps_its_state_in_the_home_of_the_settings(tmp_path):
 
 def test_files_are_scored_once_a_version_and_without_files_no_champion_is_needed(moto_bucket, config, wines):
     assert score_wine_batches() == []
-    crown(registered(config, "linear"))
+    crown(register_model(config, "linear"))
     put(moto_bucket, "wines.parquet", wines)
     assert [outcome.state for outcome in score_wine_batches()] == ["scored"]
     assert [outcome.state for outcome in score_wine_batches()] == ["unchanged"]
-    crown(registered(config, "mean"))
+    crown(register_model(config, "mean"))
     assert [(outcome.state, outcome.version) for outcome in score_wine_batches()] == [("scored", "2")]
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_the_bucket_does_not_give_fails_the_run_after_the_others_are
         bucket.credentials.get_s3_client().delete_object(Bucket=bucket.bucket_name, Key="incoming/a.csv")
         return entries
 
-    crown(registered(config, "linear"))
+    crown(register_model(config, "linear"))
     for name in ("a.csv", "b.csv"):
         put(moto_bucket, name, wines)
     list_incoming = batches.list_incoming
@@ -115,7 +115,7 @@ def test_a_file_that_the_bucket_does_not_give_fails_the_run_after_the_others_are
 
 
 def test_a_champion_that_scores_by_an_onnx_graph_logs_no_error(moto_bucket, config, wines, caplog):
-    crown(registered(config, "extra_trees", n_estimators=10))
+    crown(register_model(config, "extra_trees", n_estimators=10))
     put(moto_bucket, "wines.csv", wines)
     began = datetime.now(UTC)  # the server has the logs of other tests as well
     assert [outcome.state for outcome in score_wine_batches()] == ["scored"]

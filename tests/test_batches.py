@@ -9,11 +9,11 @@ from unittest import mock
 import faults
 import pandas as pd
 import pytest
-from batch_files import held, put
+from batch_files import contents, put
 from botocore.client import BaseClient
 from conftest import CLEAN
 from pydantic import SecretStr
-from versions import crown, registered
+from versions import crown, register_model
 
 from orchestration.bucket import bucket_of_environment
 from wine_quality import batches, labels, predictions, registry, tracking
@@ -30,7 +30,7 @@ def trained(tmp_path_factory, empty_store) -> bytes:
     (home / "mlflow.db").write_bytes(empty_store.read_bytes())
     with mock.patch.dict(os.environ, CLEAN | {"WINE_HOME": str(home)}):
         tracking.open_store(settings())
-        crown(registered(settings(), "linear"))
+        crown(register_model(settings(), "linear"))
     return (home / "mlflow.db").read_bytes()
 
 
@@ -61,7 +61,7 @@ def run(bucket, config: Settings, scorer: Scorer | None = None) -> dict[str, str
     return {outcome.file: outcome.state for outcome in outcomes}
 
 
-def stored(config: Settings) -> pd.DataFrame:
+def stored_predictions(config: Settings) -> pd.DataFrame:
     return predictions.load(config.predictions_uri).set_index("id")
 
 
@@ -69,7 +69,7 @@ def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
     put(bucket, "wines.csv", wines[FEATURES].assign(id="a"))
     put(bucket, "folder/wein rot ü.parquet", wines[FEATURES])
     assert run(bucket, config) == {"folder/wein rot ü.parquet": "scored", "wines.csv": "scored"}
-    objects = held(bucket)
+    objects = contents(bucket)
     scored = pd.read_csv(io.BytesIO(objects["scored/wines.csv"]))
     again = pd.read_parquet(io.BytesIO(objects["scored/folder/wein rot ü.parquet"]))
     assert scored.columns.tolist() == [*FEATURES, "id", *batches.ADDED]
@@ -87,9 +87,9 @@ def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
 def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(moto_bucket, config, wines, suffix, read):
     put(moto_bucket, f"wines.{suffix}", wines[FEATURES].assign(pH=[None, *wines["pH"].iloc[1:]]))
     run(moto_bucket, config)
-    scored = read(io.BytesIO(held(moto_bucket)[f"scored/wines.{suffix}"])).set_index("prediction_id")
-    rows = stored(config).loc[scored.index]
-    assert len(rows) == len(stored(config)) == len(wines)
+    scored = read(io.BytesIO(contents(moto_bucket)[f"scored/wines.{suffix}"])).set_index("prediction_id")
+    rows = stored_predictions(config).loc[scored.index]
+    assert len(rows) == len(stored_predictions(config)) == len(wines)
     pd.testing.assert_frame_equal(rows[FEATURES], scored[FEATURES], check_dtype=False, check_names=False)
     assert rows["score"].tolist() == scored["score"].tolist()
     assert set(rows["version"]) == {"1"}
@@ -104,50 +104,50 @@ def test_a_failure_leaves_the_file_to_the_next_run_and_stores_each_row_once_a_ve
     away = config.model_copy(update={"predictions": SecretStr(f"sqlite:///{config.home}/missing/predictions.db")})
     with pytest.raises(PredictionsError, match=r"predictions cannot be stored .* and run again"):
         run(moto_bucket, away)
-    assert set(held(moto_bucket)) == {"incoming/wines.csv"}
+    assert set(contents(moto_bucket)) == {"incoming/wines.csv"}
     with monkeypatch.context() as broken:
         broken.setattr(batches, "upload", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(moto_bucket, config)
-    first = stored(config)
+    first = stored_predictions(config)
     assert len(first) == 6
     assert run(moto_bucket, config) == {"wines.csv": "scored"}
-    pd.testing.assert_frame_equal(stored(config), first)
-    crown(registered(config, "mean"))
+    pd.testing.assert_frame_equal(stored_predictions(config), first)
+    crown(register_model(config, "mean"))
     run(moto_bucket, config)
-    assert stored(config)["version"].value_counts().to_dict() == {"1": 6, "2": 6}
+    assert stored_predictions(config)["version"].value_counts().to_dict() == {"1": 6, "2": 6}
 
 
 def test_rows_and_files_alike_are_stored_each_and_those_of_a_rejected_file_not(moto_bucket, config, wines, monkeypatch):
     monkeypatch.setattr("wine_quality.table_files.CHUNK", 2)
     put(moto_bucket, "bad.csv", wines.assign(pH=[*wines["pH"].iloc[:5], 99.0]))
     assert run(moto_bucket, config) == {"bad.csv": "rejected"}
-    assert stored(config).empty
+    assert stored_predictions(config).empty
     for name in ("a.csv", "b.csv"):
         put(moto_bucket, name, pd.concat([wines, wines]))
     run(moto_bucket, config)
-    assert len(stored(config)) == 24
+    assert len(stored_predictions(config)) == 24
 
 
 def test_a_file_is_scored_again_once_it_or_its_result_or_the_version_changed(bucket, config, wines):
     client, there = bucket.credentials.get_s3_client(), {"Bucket": bucket.bucket_name}
     put(bucket, "wines.csv", wines)
     assert run(bucket, config) == {"wines.csv": "scored"}
-    before = held(bucket)
+    before = contents(bucket)
     put(bucket, "wines.csv", wines)
     assert run(bucket, config) == {"wines.csv": "unchanged"}
-    assert held(bucket) == before
+    assert contents(bucket) == before
     put(bucket, "wines.csv", wines.head(4))
     assert run(bucket, config) == {"wines.csv": "scored"}
-    assert held(bucket)["scored/wines.csv"].count(b"\n") == 5
+    assert contents(bucket)["scored/wines.csv"].count(b"\n") == 5
     client.delete_object(**there, Key="scored/wines.csv")
     assert run(bucket, config) == {"wines.csv": "scored"}
     client.put_object(**there, Key="scored/wines.csv.json", Body=b'{"sha256')
     assert run(bucket, config) == {"wines.csv": "scored"}
     assert run(bucket, config) == {"wines.csv": "unchanged"}
-    crown(registered(config, "mean"))
+    crown(register_model(config, "mean"))
     assert run(bucket, config) == {"wines.csv": "scored"}
-    scored = pd.read_csv(io.BytesIO(held(bucket)["scored/wines.csv"]))
+    scored = pd.read_csv(io.BytesIO(contents(bucket)["scored/wines.csv"]))
     assert set(scored["model_version"]) == {2}
     assert scored["score"].nunique() == 1
 
@@ -157,7 +157,7 @@ def test_bad_files_are_moved_with_their_reasons_and_the_good_ones_scored(bucket,
     for name, content in {**bad, "c.csv": wines}.items():
         put(bucket, name, content)
     assert run(bucket, config) == dict.fromkeys(bad, "rejected") | {"c.csv": "scored"}
-    objects = held(bucket)
+    objects = contents(bucket)
     assert {name: objects[f"rejected/{name}"] for name in bad} == bad
     reasons = objects["rejected/a.csv.reasons.txt"].decode()
     assert reasons.startswith("'incoming/a.csv': 6 problems: row 2, pH: 99.0 is not 2 to 5 pH; row 3, ")
@@ -172,7 +172,7 @@ def test_a_name_that_is_no_plain_path_goes_no_further(moto_bucket, config, wines
     put(moto_bucket, name, wines)
     ((safe_name, state),) = run(moto_bucket, config).items()
     assert state == "rejected"
-    assert set(held(moto_bucket)) == {f"rejected/{safe_name}", f"rejected/{safe_name}.reasons.txt"}
+    assert set(contents(moto_bucket)) == {f"rejected/{safe_name}", f"rejected/{safe_name}.reasons.txt"}
     assert safe_name.startswith("unfit-name-")
     assert not list(config.home.rglob("*.csv"))
 
@@ -187,7 +187,7 @@ def test_a_bad_file_whose_place_another_took_meanwhile_is_left_to_the_next_run(b
     with monkeypatch.context() as patch:
         patch.setattr(batches, "score_once", slowly)
         assert run(bucket, config) == {"wines.csv": "changed"}
-    assert set(held(bucket)) == {"incoming/wines.csv"}
+    assert set(contents(bucket)) == {"incoming/wines.csv"}
     assert run(bucket, config) == {"wines.csv": "scored"}
 
 
@@ -197,7 +197,7 @@ def test_a_full_disk_is_an_error_and_rejects_nothing(moto_bucket, config, wines)
     for size in (100, 500):  # while it is fetched, and while it is scored
         with faults.largest_file(size), pytest.raises(DataError, match=r"batch: cannot be used \(File too large\)"):
             run(moto_bucket, config, scorer)
-    assert set(held(moto_bucket)) == {"incoming/wines.csv"}
+    assert set(contents(moto_bucket)) == {"incoming/wines.csv"}
 
 
 def test_a_bucket_without_files_and_one_that_is_missing(moto_bucket, config, monkeypatch):
@@ -241,9 +241,9 @@ def test_runs_that_are_killed_each_a_change_later_leave_nothing_half_and_the_nex
         process.join(120)
         killed = process.exitcode == -signal.SIGKILL
         assert killed or process.exitcode == 0
-        assert_nothing_half(held(moto_bucket))
+        assert_nothing_half(contents(moto_bucket))
         assert "failed" not in run(moto_bucket, config, scorer).values()
-        objects = held(moto_bucket)
+        objects = contents(moto_bucket)
         rejected = {"rejected/bad.csv", "rejected/bad.csv.reasons.txt"}
         assert set(objects) == {"incoming/good.csv", "scored/good.csv", "scored/good.csv.json"} | rejected
         assert json.loads(objects["scored/good.csv.json"])["rows"] == 3

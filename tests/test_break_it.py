@@ -41,7 +41,7 @@ def log(tmp_path) -> Path:
     return tmp_path / "log"
 
 
-def ended(run, log: Path, code: int = 0) -> str:
+def log_at_end(run, log: Path, code: int = 0) -> str:
     """Return the log of a run once it has ended with an exit code."""
     run.join(180)
     assert run.exitcode == code, log.read_text()
@@ -98,7 +98,7 @@ def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_
     monkeypatch.setenv("WINE_DATA", str(write_uci(tmp_path / "wine", rows)))
     for number, step in enumerate(STEPS):
         log = tmp_path / f"log-{number}"
-        ended(faults.start(log, ("killed after", step), max_evals=1), log, -signal.SIGKILL)
+        log_at_end(faults.start(log, ("killed after", step), max_evals=1), log, -signal.SIGKILL)
         wait_until(lambda: processes_at(tmp_path) == [], "the end of what it had started")
         assert not is_locked(settings().local / "registry.lock")
         assert_registry_whole()
@@ -133,7 +133,7 @@ def test_s3_that_is_away_or_unavailable_for_a_while_is_waited_for(named_s3, log,
         wait_until(lambda: log.read_text().count("Trying again.") >= 2, "the second try")
         assert ("nobody listens" in log.read_text()) is not answers
     with local_s3(settings(), named_s3):
-        ended(run, log)
+        log_at_end(run, log)
     assert_whole(pushed=1)
 
 
@@ -155,7 +155,7 @@ def test_a_run_that_cannot_delete_old_files_fails_visibly_and_loses_nothing(name
         for seed in (1, 2):
             next_run(seed=seed)
         run = faults.start(log, ("keys refused at", "storage.delete"), max_evals=1, seed=3)
-        assert "error: bucket wine-quality: the keys are refused (AccessDenied)." in ended(run, log, 1)
+        assert "error: bucket wine-quality: the keys are refused (AccessDenied)." in log_at_end(run, log, 1)
         with tracking.store(config) as store:
             newest = max(retention.versions(store), key=lambda one: int(one.version))
             report = store.read_text(newest.run_id, "report.md")
@@ -175,7 +175,7 @@ def test_a_store_that_is_locked_is_waited_for(tmp_path, log):
         run = faults.start(log, max_evals=1)
         wait_until(lambda: "database is locked" in log.read_text(), "the first try")
         other.execute("ROLLBACK")
-        ended(run, log)
+        log_at_end(run, log)
     assert_whole(versions=1)
 
 
@@ -186,7 +186,7 @@ def test_a_prefect_server_that_is_restarted_loses_no_run(tmp_path, log, monkeypa
         run = faults.start(log, max_evals=1, seed=11)
         wait_until(lambda: "baseline" in log.read_text(), "the baseline")
     with prefect_server(home, port), get_client(sync_client=True) as client:
-        ended(run, log)
+        log_at_end(run, log)
         states = {flow_run.name: flow_run.state_name for flow_run in client.read_flow_runs()}
     assert len(states) == 4
     assert set(states.values()) == {"Completed"}
@@ -197,13 +197,13 @@ def test_two_runs_at_once_both_complete_and_one_is_champion(tmp_path):
     logs = tmp_path / "one", tmp_path / "other"
     runs = [faults.start(log, max_evals=1, seed=seed) for seed, log in enumerate(logs, 1)]
     for run, log in zip(runs, logs, strict=True):
-        ended(run, log)
+        log_at_end(run, log)
     assert_whole(versions=2, pushed=2)
 
 
 def test_a_disk_that_is_full_at_the_model_registers_nothing(log):
     run = faults.start(log, ("full disk at", "tracking.save_model"), max_evals=1)
-    assert "File too large" in ended(run, log, 1)
+    assert "File too large" in log_at_end(run, log, 1)
     assert_registry_whole(0)
     next_run()
     assert_whole(versions=1)
@@ -212,7 +212,7 @@ def test_a_disk_that_is_full_at_the_model_registers_nothing(log):
 def test_a_run_may_pass_midnight(log):
     with get_client(sync_client=True) as client:
         before = {run.id for run in client.read_flow_runs()}
-        ended(faults.start(log, ("midnight", 3), max_evals=1), log)
+        log_at_end(faults.start(log, ("midnight", 3), max_evals=1), log)
         (flow_run,) = [one for one in client.read_flow_runs() if one.id not in before and not one.parent_task_run_id]
     with tracking.store(settings()) as store:
         name = store.client.get_run(registry.champion(store).run_id).info.run_name

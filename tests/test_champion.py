@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from versions import crown, few_sides, model_path, registered, registered_otherwise, tamper, version
+from versions import crown, few_sides, model_path, register_model, register_with_columns, tamper, version
 
 import deployment.champion
 from deployment.champion import Champion
@@ -25,7 +25,7 @@ from wine_quality.scoring import columns_of, load_scorer
 
 @pytest.fixture
 def first(config):
-    crown(one := registered(config, "linear"))
+    crown(one := register_model(config, "linear"))
     return one
 
 
@@ -71,7 +71,7 @@ def test_a_swap_is_logged_and_a_request_that_holds_the_old_version_finishes_with
     old, since, before = champion.scorer, champion.since, load_scorer(config, first).score(wine)
     assert since.utcoffset().total_seconds() == 0
     assert old.score(wine) == before
-    crown(registered(config, "decision_tree"))
+    crown(register_model(config, "decision_tree"))
     for _ in range(2):
         champion.refresh()
         assert serves(champion, "2")
@@ -120,10 +120,10 @@ def trouble(kind: str, config) -> Iterator[None]:
     store, away = config.home / "mlflow.db", config.home / "away.db"
     with closing(sqlite3.connect(store, isolation_level=None)) as other, pytest.MonkeyPatch.context() as patch:
         if kind == "tampered version":
-            tamper(model_path(second := registered(config, "xgboost")))
+            tamper(model_path(second := register_model(config, "xgboost")))
             crown(second)
         elif kind == "other signature":
-            crown(registered_otherwise(config, FEATURES, "float32"))
+            crown(register_with_columns(config, FEATURES, "float32"))
         elif kind == "no alias":
             MlflowClient().delete_registered_model_alias(config.registered_model, registry.CHAMPION)
         elif kind == "locked store":
@@ -171,7 +171,7 @@ def test_a_version_that_failed_is_tried_again_after_a_while_or_when_the_alias_co
         loads.append(str(version.version))
         return load_scorer(config, version)
 
-    loads, second = [], registered(config, "linear")
+    loads, second = [], register_model(config, "linear")
     monkeypatch.setattr(deployment.champion, "load_scorer", load)
     whole = model_path(second).read_bytes()
     tamper(model_path(second))
@@ -207,7 +207,7 @@ def test_a_new_store_is_followed_though_its_versions_have_the_same_numbers(serve
     tracking.open_store(config)
     served.refresh()
     assert serves(served, "1", "no version has the alias champion")
-    crown(registered(config, "decision_tree"))
+    crown(register_model(config, "decision_tree"))
     served.refresh()
     assert serves(served, "1")
     assert served.scorer is not old
@@ -217,7 +217,7 @@ def test_a_new_store_is_followed_though_its_versions_have_the_same_numbers(serve
 
 @pytest.mark.slow
 def test_requests_of_many_threads_get_whole_answers_while_versions_change(config, first, wine):
-    second = registered(config, "decision_tree")
+    second = register_model(config, "decision_tree")
     scores = {str(one.version): load_scorer(config, one).score(wine)[0] for one in (first, second)}
     champion, over, wrong, seen = Champion(config), threading.Event(), [], set()
     champion.refresh()

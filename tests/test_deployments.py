@@ -17,13 +17,13 @@ import requests
 import servers
 import yaml
 from batch_files import put
-from browser import ELSEWHERE, fetched, opened_socket, site
+from browser import ELSEWHERE, can_open_socket, fetch, site
 from conftest import CLEAN
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun, actions, filters, schedules
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_aws import AwsCredentials, S3Bucket
-from servers import artifact_keys, ended, running, wait_until
+from servers import artifact_keys, running, wait_for_run, wait_until
 
 from orchestration import deploy
 from wine_quality import registry, sources, splits, tracking
@@ -66,7 +66,7 @@ def client(own) -> Iterator[SyncPrefectClient]:
 @pytest.fixture(scope="module")
 def first_run(client) -> FlowRun:
     """A run that was started as the UI's Quick run does."""
-    return ended(client, quick_run(client, "nightly", max_evals=1))
+    return wait_for_run(client, quick_run(client, "nightly", max_evals=1))
 
 
 def command(module: str, code: int = 0) -> str:
@@ -96,8 +96,8 @@ def runs_of(client: SyncPrefectClient, name: str) -> list[FlowRun]:
 
 
 def assert_complete(client: SyncPrefectClient, flow_run: FlowRun) -> None:
-    """Assert that a run ended well, with its report, a champion, and all in the bucket."""
-    done, config = ended(client, flow_run), settings()
+    """Assert that a run wait_for_run well, with its report, a champion, and all in the bucket."""
+    done, config = wait_for_run(client, flow_run), settings()
     assert done.state.is_completed(), done.state
     assert artifact_keys(done) >= {"training-report", "models", "predicted-against-actual", "mlflow-run"}
     with tracking.store(config) as store:
@@ -214,9 +214,9 @@ def test_a_page_of_another_origin_reads_nothing_and_starts_nothing(client, addre
         for url, request in attacks(client, addresses).items():
             for content_type in ("application/json", "text/plain"):
                 headers = {"headers": {"Content-Type": content_type}} if request["method"] == "POST" else {}
-                assert fetched(chromium, url, **request, **headers).startswith("blocked"), url
-            assert fetched(chromium, url, mode="no-cors", **request) == ""
-        assert not opened_socket(chromium, f"ws://{addresses['PREFECT']}/api/events/in")
+                assert fetch(chromium, url, **request, **headers).startswith("blocked"), url
+            assert fetch(chromium, url, mode="no-cors", **request) == ""
+        assert not can_open_socket(chromium, f"ws://{addresses['PREFECT']}/api/events/in")
     assert {run.id for run in client.read_flow_runs() if not run.auto_scheduled} <= before
     search = f"http://{addresses['MLFLOW']}/api/2.0/mlflow/experiments/search?max_results=99"
     experiments = requests.get(search, timeout=30).json()["experiments"]
@@ -235,10 +235,10 @@ def test_pages_of_the_servers_themselves_may_do_all_of_that(client, addresses, c
     wait_until(lambda: "nightly" in chromium.page_source, "the deployments on the page")
     assert "monitor-weekly" in chromium.page_source
     read = {"method": "POST", "headers": {"Content-Type": "application/json"}, "body": '{"include_secrets": true}'}
-    assert "wine-credentials" in fetched(chromium, "/api/block_documents/filter", **read)
-    assert opened_socket(chromium, f"ws://{prefect}/api/events/in")
+    assert "wine-credentials" in fetch(chromium, "/api/block_documents/filter", **read)
+    assert can_open_socket(chromium, f"ws://{prefect}/api/events/in")
     chromium.get(f"http://{mlflow}/")
-    assert "Default" in fetched(chromium, "/ajax-api/2.0/mlflow/experiments/search?max_results=9")
+    assert "Default" in fetch(chromium, "/ajax-api/2.0/mlflow/experiments/search?max_results=9")
 
 
 def test_the_secret_of_the_block_is_masked(client, home):
@@ -254,7 +254,7 @@ def test_the_batch_job_scores_what_lies_in_the_bucket(client, first_run, home, w
     assert first_run.state.is_completed()
     put(S3Bucket.load("wine-bucket"), "wines.csv", wines)
     batches = deployment(client, "score-batches", "score-wine-batches")
-    done = ended(client, client.create_flow_run_from_deployment(batches.id))
+    done = wait_for_run(client, client.create_flow_run_from_deployment(batches.id))
     assert done.state.is_completed(), done.state
     assert artifact_keys(done) == {"scored-files"}
     assert (home / RUNS.with_name("scored") / "wines.csv.json").is_file()
@@ -307,7 +307,7 @@ def test_a_run_that_is_killed_is_reported_as_crashed(client):
     for process in psutil.process_iter(["environ"]):  # None where it may not be read
         if (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID") == str(run.id):
             process.send_signal(signal.SIGKILL)
-    assert ended(client, run).state.is_crashed()
+    assert wait_for_run(client, run).state.is_crashed()
 
 
 def test_the_bucket_is_listed_and_a_file_that_changed_is_named(client, first_run, home):

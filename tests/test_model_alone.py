@@ -17,7 +17,7 @@ import pytest
 import requests
 from packaging.requirements import Requirement
 from servers import stop, wait_until
-from versions import few_sides, model_path, registered
+from versions import few_sides, model_path, register_model
 
 from wine_quality import registry, tracking
 from wine_quality.config import settings
@@ -43,7 +43,8 @@ def models(tmp_path_factory, rows) -> dict[str, tuple[Path, np.ndarray]]:
         config = settings()
         store = tracking.open_store(config)
         for name in NAMES:
-            version = registered(config, name, features="chemist", **({"n_estimators": 5} if "tree" in name else {}))
+            params = {"n_estimators": 5} if "tree" in name else {}
+            version = register_model(config, name, features="chemist", **params)
             found[name] = model_path(version).parent, predict(registry.load_version(store, version), rows)
     return found
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from prefect.client.orchestration import get_client
 from servers import artifact_keys
-from versions import artifacts, opened
+from versions import artifacts, project_store
 
 from monitoring import alerts, monitor
 from monitoring.records import Record, load_records
@@ -143,7 +143,7 @@ def test_the_reference_does_not_need_the_bucket_and_a_champion_without_its_rows_
     set_aws(f"http://127.0.0.1:{free_port()}")
     store_predictions(config, wines[:60])
     assert run_flow("moved")[0].result.predictions == 60
-    with opened(config) as store:
+    with project_store(config) as store:
         rows = artifacts(registry.champion(store)) / "wines.csv"
     shutil.rmtree(config.local / "reference")
     aside = rows.rename(rows.with_suffix(".aside"))

@@ -4,12 +4,12 @@ import json
 
 import pytest
 import requests
-from browser import ELSEWHERE, fetched, site
+from browser import ELSEWHERE, fetch, site
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
-from served import WINE, own_home, service, told
+from served import WINE, get_json, own_home, service
 from servers import wait_until
-from versions import crown, registered
+from versions import crown, register_model
 
 from wine_quality import predictions
 from wine_quality.ports import free_port
@@ -23,7 +23,7 @@ SLIDERS = ["pH" if name == "pH" else name.capitalize().replace("_", " ") for nam
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, few_wines):
     with own_home(tmp_path_factory.mktemp("page"), few_wines) as config:
-        crown(registered(config, "linear"))
+        crown(register_model(config, "linear"))
         yield config
 
 
@@ -35,10 +35,10 @@ def url(config):
 
 @pytest.fixture
 def page(chromium, url):
-    return opened(chromium, url)
+    return open_page(chromium, url)
 
 
-def opened(chromium, url):
+def open_page(chromium, url):
     chromium.get("about:blank")
     for kind in ("browser", "performance"):
         chromium.get_log(kind)
@@ -86,7 +86,7 @@ def asked_hosts(page):
 
 
 def test_the_page_shows_the_score_of_the_median_wine_and_its_nearest(page, url):
-    medians = {one["name"]: one["median"] for one in told(f"{url}/wines/ranges")["ranges"]}
+    medians = {one["name"]: one["median"] for one in get_json(f"{url}/wines/ranges")["ranges"]}
     wine = {"type": "white", **medians}
     score = post(f"{url}/predict", wine)
     assert text(page, "score") == f"{score['score']:.2f}"
@@ -139,7 +139,7 @@ def test_what_the_sliders_ask_for_is_neither_stored_nor_counted_as_a_request_for
 
 
 def test_a_slider_tells_its_value_with_its_unit_within_the_limits_of_real_wine(page, url):
-    for one in told(f"{url}/wines/ranges")["ranges"]:
+    for one in get_json(f"{url}/wines/ranges")["ranges"]:
         slider = page.find_element(By.ID, one["name"])
         for key, value in ((Keys.HOME, one["low"]), (Keys.END, one["high"])):
             slider.send_keys(key)
@@ -184,7 +184,7 @@ def test_the_page_and_the_documentation_ask_nobody_else_and_complain_of_nothing(
 def test_without_the_service_the_last_answer_stays_and_the_page_comes_back_by_itself(chromium, config):
     own = config.model_copy(update={"serve_port": free_port()})
     with service(own) as url:
-        page = opened(chromium, url)
+        page = open_page(chromium, url)
         before = text(page, "score")
     page.find_element(By.ID, "alcohol").send_keys(Keys.END)
     wait_until(lambda: text(page, "trouble"), "the trouble")
@@ -197,9 +197,9 @@ def test_without_the_service_the_last_answer_stays_and_the_page_comes_back_by_it
 
 def test_made_up_wine_is_called_so(chromium, config):
     own = config.model_copy(update={"registered_model": "made-up", "serve_port": free_port()})
-    crown(registered(own, "linear", source="sample"))
+    crown(register_model(own, "linear", source="sample"))
     with service(own) as url:
-        page = opened(chromium, url)
+        page = open_page(chromium, url)
         assert text(page, "caption") == "The nearest wines of the sample, which is made up and not real wine"
 
 
@@ -218,11 +218,11 @@ def test_a_page_of_another_origin_reads_nothing_and_scores_nothing(chromium, url
     before = counter(url, "wine_rows_scored_total")
     with site(tmp_path) as port:
         chromium.get(f"http://{name}:{port}")
-        assert fetched(chromium, f"{url}/model").startswith("blocked")
+        assert fetch(chromium, f"{url}/model").startswith("blocked")
         for content_type in ("application/json", "text/plain"):
             sent = {"method": "POST", "headers": {"Content-Type": content_type}, "body": wine}
-            assert fetched(chromium, f"{url}/predict", **sent).startswith("blocked")
-            assert fetched(chromium, f"{url}/predict", mode="no-cors", **sent) == ""
+            assert fetch(chromium, f"{url}/predict", **sent).startswith("blocked")
+            assert fetch(chromium, f"{url}/predict", mode="no-cors", **sent) == ""
     chromium.get(url.replace("127.0.0.1", ELSEWHERE))
     assert "another origin" in chromium.page_source
     assert counter(url, "wine_rows_scored_total") == before

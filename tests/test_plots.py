@@ -11,7 +11,7 @@ TRIALS = pd.DataFrame(
 
 
 @pytest.fixture
-def drawn():
+def figure():
     return parallel_coordinates(TRIALS, ["alpha"], "trials")
 
 
@@ -20,20 +20,21 @@ def heights(figure) -> dict[float, list[float]]:
     return dict(zip(sorted(TRIALS["RMSE"], reverse=True), map(list, lines), strict=True))
 
 
-def test_a_logarithmic_column_has_a_logarithmic_axis(drawn):
-    assert [line[1] for line in heights(drawn).values()] == pytest.approx([0, 1, 0.5])
-    assert [label.get_text() for label in drawn.axes[0].get_xticklabels()][1] == "alpha\n(log scale)"
+def test_a_logarithmic_column_has_a_logarithmic_axis(figure):
+    assert [line[1] for line in heights(figure).values()] == pytest.approx([0, 1, 0.5])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()][1] == "alpha\n(log scale)"
 
 
-def test_texts_and_a_column_of_one_value_have_a_place_too(drawn):
-    assert [(line[0], line[2]) for line in heights(drawn).values()] == [(1, 0), (0, 0), (0, 0)]
-    ends = [text.get_text() for text in drawn.axes[0].texts]
+def test_texts_and_a_column_of_one_value_have_a_place_too(figure):
+    assert [(line[0], line[2]) for line in heights(figure).values()] == [(1, 0), (0, 0), (0, 0)]
+    ends = [text.get_text() for text in figure.axes[0].texts]
     assert ends == ["chemist", "measured", "0.01", "1", "60", "60", "0.68", "0.7"]
 
 
-def test_the_colours_have_a_key_and_the_best_trial_is_the_darkest_and_on_top(drawn):
-    assert drawn.axes[1].get_ylabel() == "RMSE"
-    colours = [np.sum(line.get_color()[:3]) for line in drawn.axes[0].lines if len(line.get_ydata()) == TRIALS.shape[1]]
+def test_the_colours_have_a_key_and_the_best_trial_is_the_darkest_and_on_top(figure):
+    assert figure.axes[1].get_ylabel() == "RMSE"
+    lines = [line for line in figure.axes[0].lines if len(line.get_ydata()) == TRIALS.shape[1]]
+    colours = [np.sum(line.get_color()[:3]) for line in lines]
     assert colours == sorted(colours, reverse=True)
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from mlflow import MlflowClient
 from servers import command
-from versions import artifacts, model_path, registered
+from versions import artifacts, model_path, register_model
 
 from wine_quality.files import sha256
 
@@ -16,7 +16,7 @@ push, list_bucket = partial(command, "orchestration.push"), partial(command, "or
 
 @pytest.fixture
 def one(config):
-    one = registered(config, "linear")
+    one = register_model(config, "linear")
     for name in ("wines.csv", "report.md"):
         MlflowClient().log_text(one.run_id, f"the {name}", name)
     return one

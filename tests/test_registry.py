@@ -8,7 +8,7 @@ import pytest
 import skops.io
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from versions import model_path, registered_otherwise, version
+from versions import model_path, register_with_columns, version
 
 from wine_quality import registry, retention, scoring, sources, tracking
 from wine_quality.config import settings
@@ -269,7 +269,7 @@ def test_a_version_of_an_unfinished_run_is_not_promoted(version_of, store, statu
 
 def test_a_version_of_another_signature_is_not_promoted(version_of, config, store):
     registry.promote(store, version_of())
-    version = registered_otherwise(config, ["alcohol"], "float64").version
+    version = register_with_columns(config, ["alcohol"], "float64").version
     with pytest.raises(RegistryError, match="its signature differs from that of the champion, version 1"):
         registry.promote(store, str(version))
     assert alias(store) == "1"

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from servers import command
-from versions import artifacts, crown, model_path, registered, version
+from versions import artifacts, crown, model_path, register_model, version
 
 from chapters import clean_old
 from orchestration.bucket import bucket_of_environment
@@ -31,7 +31,7 @@ def bucket(config, rclone) -> object:
 @pytest.fixture
 def published(config, bucket) -> Callable[[], ModelVersion]:
     def publish() -> ModelVersion:
-        one = registered(config, "mean")
+        one = register_model(config, "mean")
         storage.add_to_outbox(config.outbox, one.run_id, {"wines.csv": b"a;b"})
         storage.push_waiting(bucket, config.outbox)
         return one
@@ -77,7 +77,7 @@ def test_the_challenger_keeps_its_files_however_old_it_is(config, published, del
     first = published()
     published()
     MlflowClient().set_registered_model_alias(first.name, registry.CHALLENGER, first.version)
-    published_last = registered(config, "mean")
+    published_last = register_model(config, "mean")
     MlflowClient().set_registered_model_alias(first.name, registry.CHALLENGER, first.version)
     assert delete(keep=1) == [2]
     assert has_files(config, first) == [True] * 3
@@ -110,7 +110,7 @@ def test_a_version_without_files_is_not_taken_for_the_same_one(store, published,
 def test_files_outside_of_the_home_are_left_alone(config, tmp_path, published, delete):
     elsewhere = tmp_path / "elsewhere"
     mlflow.create_experiment("elsewhere", elsewhere.as_uri())
-    one = registered(settings(experiment="elsewhere"), "mean")
+    one = register_model(settings(experiment="elsewhere"), "mean")
     published()
     assert delete(keep=1) == [1]
     assert model_path(one).is_file()

@@ -22,26 +22,26 @@ def scenario(request) -> Scenario:
 
 
 @pytest.fixture(scope="module")
-def drawn(scenario, table):
+def draw(scenario, table):
     return draw_weeks(scenario, table, 1)
 
 
-def test_no_row_occurs_twice(drawn):
-    training, weeks = drawn
+def test_no_row_occurs_twice(draw):
+    training, weeks = draw
     keys = row_keys(pd.concat([training, *(week.table for week in weeks)]))
     assert keys.is_unique
 
 
-def test_the_same_seed_gives_the_same_weeks_and_another_one_others(scenario, table, drawn):
+def test_the_same_seed_gives_the_same_weeks_and_another_one_others(scenario, table, draw):
     again, other = draw_weeks(scenario, table, 1), draw_weeks(scenario, table, 2)
-    assert_frame_equal(again[0], drawn[0])
-    for one, same in zip(drawn[1], again[1], strict=True):
+    assert_frame_equal(again[0], draw[0])
+    for one, same in zip(draw[1], again[1], strict=True):
         assert_frame_equal(one.table, same.table)
-    assert not other[0].equals(drawn[0])
+    assert not other[0].equals(draw[0])
 
 
-def test_the_first_champion_is_trained_on_red_wine_only_and_white_comes_in(scenario, drawn):
-    training, weeks = drawn
+def test_the_first_champion_is_trained_on_red_wine_only_and_white_comes_in(scenario, draw):
+    training, weeks = draw
     assert set(training["type"]) == {"red"}
     whites = [int((week.table["type"] == "white").sum()) for week in weeks]
     assert whites[: scenario.shift - 1] == [0] * (scenario.shift - 1)
@@ -49,8 +49,8 @@ def test_the_first_champion_is_trained_on_red_wine_only_and_white_comes_in(scena
     assert whites[-1] > len(weeks[-1].table) / 2
 
 
-def test_in_the_week_of_bad_data_half_of_the_rows_have_their_density_in_the_wrong_unit(scenario, drawn):
-    weeks = {week.number: week for week in drawn[1]}
+def test_in_the_week_of_bad_data_half_of_the_rows_have_their_density_in_the_wrong_unit(scenario, draw):
+    weeks = {week.number: week for week in draw[1]}
     invalid = weeks[scenario.bad_data].invalid
     assert list(invalid.columns) == FEATURES
     assert (invalid["density"] > 900).all()
@@ -58,8 +58,8 @@ def test_in_the_week_of_bad_data_half_of_the_rows_have_their_density_in_the_wron
     assert [number for number, week in weeks.items() if len(week.invalid)] == [scenario.bad_data]
 
 
-def test_the_sulphured_week_has_the_most_sulphured_of_the_red_wines(scenario, drawn):
-    weeks = {week.number: week.table for week in drawn[1]}
+def test_the_sulphured_week_has_the_most_sulphured_of_the_red_wines(scenario, draw):
+    weeks = {week.number: week.table for week in draw[1]}
     sulphur = "total_sulfur_dioxide"
     others = pd.concat(weeks[number] for number in weeks if number != scenario.sulphured)
     assert weeks[scenario.sulphured][sulphur].min() >= others.loc[others["type"] == "red", sulphur].max()
@@ -75,8 +75,8 @@ def test_labels_come_late_some_of_them_wrong_at_first_and_then_corrected(scenari
         assert all(due[scenario.correction][week] for week in scenario.wrong_labels)
 
 
-def test_a_taster_who_counts_from_the_best_down_inverts_every_label(drawn):
-    table = drawn[1][0].table
+def test_a_taster_who_counts_from_the_best_down_inverts_every_label(draw):
+    table = draw[1][0].table
     inverted = taster_labels(table, correct=False)
     assert [10 - quality for quality in inverted] == taster_labels(table, correct=True) == table["quality"].tolist()
     assert all(isinstance(quality, int) for quality in inverted)

@@ -9,7 +9,7 @@ import onnx
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from versions import few_sides, graph_path, model_path, registered, registered_otherwise, tamper, version
+from versions import few_sides, graph_path, model_path, register_model, register_with_columns, tamper, version
 
 from wine_quality import registry, scoring
 from wine_quality.errors import RegistryError
@@ -31,7 +31,7 @@ def sides():
 
 
 @pytest.fixture(scope="module")
-def asked(sides) -> pd.DataFrame:
+def requests(sides) -> pd.DataFrame:
     """Wines of the gate set as they are, with a blank each, and with nothing but blanks."""
     _, gate_set = sides
     nothing = gate_set.assign(**dict.fromkeys(MEASUREMENTS, np.nan))
@@ -40,13 +40,13 @@ def asked(sides) -> pd.DataFrame:
 
 @pytest.fixture
 def linear(config):
-    return registered(config, "linear")
+    return register_model(config, "linear")
 
 
 @pytest.fixture
 def tree(config):
     """A version with a graph."""
-    return registered(config, "decision_tree")
+    return register_model(config, "decision_tree")
 
 
 def without_tags(config, one, *tags: str):
@@ -62,17 +62,17 @@ def unprepared(config, one):
 
 @pytest.mark.parametrize("features", ["measured", "chemist"])
 @pytest.mark.parametrize("name", [SLOW if name == "extra_trees_tuned" else name for name in MODELS])
-def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, store, asked):
-    one = registered(config, name, features)
+def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, store, requests):
+    one = register_model(config, name, features)
     scorer = load_scorer(config, one)
     assert scorer.engine == ("onnx" if name in CONVERTED and features == "measured" else "pipeline")
     assert (scorer.version, scorer.run_id) == ("1", one.run_id)
     assert scorer.signature.inputs.input_names() == FEATURES
-    columns = columns_of(asked)
+    columns = columns_of(requests)
     scores = scorer.score(columns)
     assert scores.dtype == "float64"
-    assert np.abs(scores - predict(load_version(store, one), asked)).max() <= 1e-4
-    for row in range(0, len(asked), 5):
+    assert np.abs(scores - predict(load_version(store, one), requests)).max() <= 1e-4
+    for row in range(0, len(requests), 5):
         alone = {name: column[row : row + 1] for name, column in columns.items()}
         assert scorer.score(alone)[0] == scores[row]
 
@@ -135,7 +135,7 @@ def test_a_version_whose_signature_is_gone_is_refused(config, linear):
 
 @pytest.mark.parametrize(("find", "tag"), [(model_path, MODEL_SHA256), (graph_path, ONNX_SUM)])
 def test_a_registered_file_that_does_not_load_is_refused(find, tag, config):
-    one = registered(config, "decision_tree" if tag == ONNX_SUM else "linear")
+    one = register_model(config, "decision_tree" if tag == ONNX_SUM else "linear")
     find(one).write_bytes(b"no model")
     MlflowClient().set_model_version_tag(one.name, "1", tag, sha256(find(one)))
     assert f"{find(one).name} does not load or score (" in refusal(config, version(config, "1"))
@@ -146,7 +146,7 @@ def test_a_version_without_a_noted_sum_is_refused(config, linear):
 
 
 def test_a_version_of_other_columns_is_refused(config):
-    one = registered_otherwise(config, ["alcohol"], "float64")
+    one = register_with_columns(config, ["alcohol"], "float64")
     assert "it takes other columns than those of wine" in refusal(config, one)
 
 
@@ -181,7 +181,7 @@ def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole
 def test_a_graph_that_scores_otherwise_is_not_kept_and_the_version_says_why(config, sides, monkeypatch):
     other = scoring.to_onnx(fit(build("decision_tree", 1, max_depth=2), sides[0]))
     monkeypatch.setattr(scoring, "to_onnx", lambda _pipeline: other)
-    one = registered(config, "decision_tree")
+    one = register_model(config, "decision_tree")
     assert ONNX_SUM not in one.tags
     assert one.tags[NO_ONNX].startswith("it differs from the pipeline by ")
     assert scoring.ONNX_FILE not in [file.path for file in MlflowClient().list_artifacts(one.run_id)]
@@ -196,12 +196,12 @@ def test_a_changed_model_is_not_converted(config, store, sides, tree):
     assert ONNX_SUM not in version(config, "1").tags
 
 
-def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(config, asked):
-    one = registered(config, "extra_trees", n_estimators=10)
+def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(config, requests):
+    one = register_model(config, "extra_trees", n_estimators=10)
     prepared, by_hand = load_scorer(config, one), load_scorer(config, unprepared(config, one))
     assert (prepared.engine, by_hand.engine) == ("onnx", "onnx")
     assert by_hand.why.startswith("converted to ONNX when it was loaded, and checked against its pipeline on ")
-    assert np.array_equal(by_hand.score(columns_of(asked)), prepared.score(columns_of(asked)))
+    assert np.array_equal(by_hand.score(columns_of(requests)), prepared.score(columns_of(requests)))
     assert ONNX_SUM not in version(config, "1").tags
 
 

@@ -82,7 +82,7 @@ def all_runs() -> pd.DataFrame:
     return mlflow.search_runs(experiment_names=["wine-quality-experiment"])
 
 
-def counted(monkeypatch) -> list:
+def count_evaluations(monkeypatch) -> list:
     """Return a list to which each draw is added that is evaluated from now on."""
     evaluated, real = [], tuning.Objective.__call__
     monkeypatch.setattr(tuning.Objective, "__call__", lambda self, draw: evaluated.append(draw) or real(self, draw))
@@ -169,7 +169,7 @@ def test_an_interrupted_search_resumes_as_if_it_had_not_been(run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(22, on_trial=stop_at(2))
     assert status(parent_id()) == "KILLED"
-    seen, evaluated = [], counted(monkeypatch)
+    seen, evaluated = [], count_evaluations(monkeypatch)
     resumed, parent = run(22, on_trial=lambda trial: seen.append(trial.number))
     assert (parent, status(parent)) == (parent_id(), "FINISHED")
     assert (seen, len(evaluated)) == (list(range(22)), 19)
@@ -217,7 +217,7 @@ def test_a_long_outage_stops_the_search_with_one_line_and_no_recorded_trial_is_l
         run(4, client=client, on_trial=cut_off)
     assert client.create_run.call_count == 5
     assert list(trial_runs(parent_id())["trial"]) == [0, 1]
-    evaluated = counted(monkeypatch)
+    evaluated = count_evaluations(monkeypatch)
     trials, parent = run(4)
     assert (len(evaluated), status(parent)) == (2, "FINISHED")
     assert trials == run(4, resume=False)[0]

@@ -17,9 +17,9 @@ import requests
 from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families
 from readmes import blocks
-from served import WINE, alias_moved, service, told, two_versions, wait_for, watchful_service
+from served import WINE, alias_moved, get_json, service, two_versions, wait_for, watchful_service
 from servers import running, wait_until
-from versions import artifacts, few_sides, graph_path, registered, tamper
+from versions import artifacts, few_sides, graph_path, register_model, tamper
 
 from deployment import service as module
 from deployment.serve import serve
@@ -140,7 +140,7 @@ def test_five_thousand_wines_are_scored_and_one_more_is_not(url):
 
 
 def test_the_model_is_told_with_its_columns_and_their_limits(url):
-    model = told(f"{url}/model")
+    model = get_json(f"{url}/model")
     assert [model[key] for key in ("name", "version", "engine")] == ["wine-quality", "1", "pipeline"]
     assert model["engine_reason"] == "no ONNX graph: it would gain nothing, or has no converter"
     assert model["run_id"] == MlflowClient().get_model_version("wine-quality", "1").run_id
@@ -228,7 +228,7 @@ def test_metrics_count_requests_by_route_and_status_wines_predictions_and_the_ve
 
 
 def test_requests_and_answers_are_as_the_documentation_says(url):
-    documented = told(f"{url}/openapi.json")
+    documented = get_json(f"{url}/openapi.json")
 
     def check(said, value):
         schema = said["content"]["application/json"]["schema"]
@@ -244,7 +244,7 @@ def test_requests_and_answers_are_as_the_documentation_says(url):
             check(operation["requestBody"], {**WINE, "pH": 9})
         check(operation["responses"]["422"], post(url, 5, path).json())
     for path in ("/model", "/wines/ranges", "/health", "/health/ready"):
-        check(documented["paths"][path]["get"]["responses"]["200"], told(url + path))
+        check(documented["paths"][path]["get"]["responses"]["200"], get_json(url + path))
 
 
 def logged_rows():
@@ -267,7 +267,7 @@ def test_the_nearest_row_to_one_that_was_logged_with_the_champion_is_that_row(ur
 
 def test_ranges_go_from_the_first_to_the_ninety_ninth_percentile(url):
     wines = logged_rows()
-    spread = told(f"{url}/wines/ranges")
+    spread = get_json(f"{url}/wines/ranges")
     assert (spread["wines"], spread["made_up"]) == (len(wines), False)
     for one in spread["ranges"]:
         low, median, high = wines[one["name"]].quantile([0.01, 0.5, 0.99])
@@ -303,11 +303,11 @@ def test_a_taken_port_is_told(config, url):
 def test_the_service_needs_no_dataset(config, tmp_path):
     with service(config.model_copy(update={"data": str(tmp_path), "serve_port": free_port()})) as url:
         wait_for(url, "1")
-        assert told(f"{url}/wines/ranges")["wines"] == len(logged_rows())
+        assert get_json(f"{url}/wines/ranges")["wines"] == len(logged_rows())
 
 
 def test_a_version_without_its_rows_scores_and_says_why_nothing_is_compared(url, config, move):
-    bare = registered(config, "linear")
+    bare = register_model(config, "linear")
     (artifacts(bare) / WINES).unlink()
     move(str(bare.version))
     wait_for(url, str(bare.version))
@@ -340,9 +340,9 @@ def test_a_moved_alias_is_followed_under_load_without_a_failed_request(url, move
 def serves_on(url, why):
     """Say whether the first version still answers, and `/health/ready` is amber and tells why."""
     ready = f"{url}/health/ready"
-    wait_until(lambda: why in told(ready).get("reason", ""), why)
-    assert told(ready)["status"] == "amber"
-    assert not re.search(r"/tmp|/home|site-packages", told(ready)["reason"])
+    wait_until(lambda: why in get_json(ready).get("reason", ""), why)
+    assert get_json(ready)["status"] == "amber"
+    assert not re.search(r"/tmp|/home|site-packages", get_json(ready)["reason"])
     answer = post(url, WINE)
     return (answer.status_code, answer.json()["version"]) == (200, "1")
 
@@ -356,7 +356,7 @@ def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber
         for answer in (post(without, WINE), get(f"{without}/model")):
             assert answer.status_code == 503
             assert answer.json()["error"].startswith("no model is loaded: no version has the alias champion.")
-        assert told(f"{without}/health") == {"status": "live"}
+        assert get_json(f"{without}/health") == {"status": "live"}
         move("2")
         wait_for(without, "2")
 
@@ -372,7 +372,7 @@ def test_folders_of_the_machine_are_not_told():
 
 
 def test_a_version_that_was_tampered_with_is_refused_and_the_old_one_serves_on(url, config, move):
-    new = registered(config, "extra_trees", n_estimators=5)
+    new = register_model(config, "extra_trees", n_estimators=5)
     tamper(graph_path(new))
     move(new.version)
     assert serves_on(url, f"{graph_path(new).name} is not the file that was noted (its sha256 sum differs)")

@@ -33,7 +33,7 @@ def scorer(wines) -> Scorer:
 def score(scorer, tmp_path):
     def score(content: Content) -> Path:
         writer = PredictionWriter(scorer, NOW, "a file", io.BytesIO())
-        score_file(written(tmp_path, content), tmp_path / "scored", writer)
+        score_file(write_file(tmp_path, content), tmp_path / "scored", writer)
         return tmp_path / "scored"
 
     return score
@@ -58,7 +58,7 @@ def features(wines) -> pd.DataFrame:
     return wines[FEATURES]
 
 
-def written(folder: Path, content: Content) -> Path:
+def write_file(folder: Path, content: Content) -> Path:
     """Write text as a CSV, a table as Parquet, bytes as what only claims to be Parquet."""
     path = folder / ("wines.csv" if isinstance(content, str) else "wines.parquet")
     if isinstance(content, str | bytes):
@@ -191,7 +191,7 @@ def test_what_is_no_table_of_wine_is_refused(reasons, content, problem):
 
 
 def test_a_torn_parquet_file_is_refused(reasons, features, tmp_path):
-    whole = written(tmp_path, pd.concat([features] * 500)).read_bytes()
+    whole = write_file(tmp_path, pd.concat([features] * 500)).read_bytes()
     middle = len(whole) // 3
     for torn in (whole[: len(whole) // 2], whole[:middle] + b"\xff" * 200 + whole[middle + 200 :]):
         assert "not a readable Parquet file" in reasons(torn)

@@ -129,7 +129,7 @@ def wines_of(folder: Path) -> pd.DataFrame:
     return sources.load_dataset(settings(data=str(folder))).table
 
 
-def written(folder: Path, *pair: pd.DataFrame) -> dict[str, Path]:
+def write_pair(folder: Path, *pair: pd.DataFrame) -> dict[str, Path]:
     files = {"train_file": folder / "train_wine_data.csv", "validation_file": folder / "test_wine_data.csv"}
     for path, table in zip(files.values(), pair, strict=True):
         table.to_csv(path, index=False)
@@ -137,7 +137,7 @@ def written(folder: Path, *pair: pd.DataFrame) -> dict[str, Path]:
 
 
 def test_files_with_the_same_wine_on_both_sides_or_one_of_the_two_alone_are_refused(folder, tmp_path):
-    files = written(tmp_path, *sources.kaggle_pair(wines_of(folder), seed=1))
+    files = write_pair(tmp_path, *sources.kaggle_pair(wines_of(folder), seed=1))
     line = r"train_wine_data\.csv and .*test_wine_data\.csv: .* scored wines \(9\d\.\d+%\) are also"
     with pytest.raises(LeakError, match=line):
         train_wine_quality(**files)
@@ -148,7 +148,7 @@ def test_files_with_the_same_wine_on_both_sides_or_one_of_the_two_alone_are_refu
 
 def test_files_without_a_common_wine_are_taken_as_they_are(folder, tmp_path):
     wines = splits.distinct_rows(wines_of(folder))
-    run_id = train_wine_quality(**written(tmp_path, wines.iloc[::2], wines.iloc[1::2]), max_evals=1)
+    run_id = train_wine_quality(**write_pair(tmp_path, wines.iloc[::2], wines.iloc[1::2]), max_evals=1)
     trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
     assert trained_on == splits.row_keys(wines.iloc[::2]).tolist()
 
@@ -156,7 +156,7 @@ def test_files_without_a_common_wine_are_taken_as_they_are(folder, tmp_path):
 def test_a_kaggle_pair_is_split_anew_and_its_leak_told(folder, tmp_path):
     pair = sources.kaggle_pair(wines_of(folder), seed=1)
     (tmp_path / "pair").mkdir()
-    written(tmp_path / "pair", *pair)
+    write_pair(tmp_path / "pair", *pair)
     run_id = train_wine_quality(data=str(tmp_path / "pair"), max_evals=1)
     report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
     share = splits.leaked_fraction(*pair)

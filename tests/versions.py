@@ -24,13 +24,13 @@ def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
     return train_gate_split(distinct_rows(sources.sample("a test").table).iloc[::21].reset_index(drop=True))
 
 
-def registered(
+def register_model(
     config: Settings, name: str, features: str = "measured", source: str = "uci", **params: object
 ) -> ModelVersion:
     """Fit a model by its name, register it with its rows, make its graph, and return the version."""
     train, gate_set = few_sides()
     pipeline = fit(build(name, 1, features, **params), train)
-    with opened(config) as store:
+    with project_store(config) as store:
         run = tracking.log_run(store, name, pipeline, (train, gate_set), source, {})
         store.client.log_text(run.run_id, pd.concat([train, gate_set]).to_csv(index=False), WINES)
         number = registry.register(store, run, {})
@@ -38,14 +38,14 @@ def registered(
     return version(config, number)
 
 
-def registered_otherwise(config: Settings, columns: list[str], scores: str) -> ModelVersion:
+def register_with_columns(config: Settings, columns: list[str], scores: str) -> ModelVersion:
     """Register a linear model of some columns whose scores are signed as numbers of the type given."""
     train, _ = few_sides()
     pipeline = fit(build("linear", 1), train)
     if columns != FEATURES:
         pipeline = pipeline["model"].fit(train[columns], train["quality"])
     predicted = pipeline.predict(train[columns]).astype(scores)
-    with opened(config) as store:
+    with project_store(config) as store:
         with mlflow.start_run(experiment_id=store.experiment_id) as run:
             logged = mlflow.sklearn.log_model(
                 pipeline,
@@ -59,7 +59,7 @@ def registered_otherwise(config: Settings, columns: list[str], scores: str) -> M
 
 
 @contextmanager
-def opened(config: Settings) -> Iterator[Store]:
+def project_store(config: Settings) -> Iterator[Store]:
     """Open the project's store, and let MLflow's own functions in the test look into the same."""
     mlflow.set_tracking_uri(config.mlflow_uri)
     with tracking.store(config) as store:
