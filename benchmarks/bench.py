@@ -190,9 +190,9 @@ def bench_simulation() -> None:
 
 def bench_sample() -> None:
     config = settings()
-    wine, sample = sources.load_dataset(config), sources.sample("to measure").table
-    assert wine.source != "sample", "set WINE_DATA to a folder of real wine"
-    real, made = splits.distinct_rows(wine.table), splits.distinct_rows(sample)
+    dataset, sample = sources.load_dataset(config), sources.sample("to measure").table
+    assert dataset.source != "sample", "set WINE_DATA to a folder of real wine"
+    real, made = splits.distinct_rows(dataset.table), splits.distinct_rows(sample)
     extra_trees = build("extra_trees_tuned", config.seed)
     within = cross_predict(extra_trees, made, splits.folds(made, config.seed))
     on_real = predict(fit(extra_trees, made), real)

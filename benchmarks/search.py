@@ -176,14 +176,14 @@ def gains(actual: np.ndarray, steps: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def main() -> None:
-    wines = splits.distinct_rows(sources.load_dataset(settings()).collection)
-    parts, actual = splits.folds(wines, REFERENCE_SEED), wines[TARGET].to_numpy()
+    rows = splits.distinct_rows(sources.load_dataset(settings()).collection)
+    parts, actual = splits.folds(rows, REFERENCE_SEED), rows[TARGET].to_numpy()
     outcomes = {
-        name: [search(name, seed, *(wines.iloc[rows] for rows in parts[seed])) for seed in SEEDS] for name in SEARCHES
+        name: [search(name, seed, *(rows.iloc[part] for part in parts[seed])) for seed in SEEDS] for name in SEARCHES
     }
 
     def pooled(name: str, what: str | int) -> np.ndarray:
-        return in_row_order([one[what] for one in outcomes[name]], parts, len(wines))
+        return in_row_order([one[what] for one in outcomes[name]], parts, len(rows))
 
     def pick_by_fold(name: str) -> np.ndarray:
         own = zip(parts, outcomes[name], strict=True)
@@ -200,14 +200,14 @@ def main() -> None:
         searches[name]["against_random"] = against_random(outcomes[name], outcomes["random"]) | {"pick": picks}
 
     baselines = ("extra_trees", "extra_trees_tuned")
-    steps = {name: cross_predict(build(name, REFERENCE_SEED), wines, parts) for name in baselines}
+    steps = {name: cross_predict(build(name, REFERENCE_SEED), rows, parts) for name in baselines}
     steps |= {what: pooled("hyperopt", what) for what in ("pick", "blend")}
     results = {
         "library_defaults_rmse": rmse(actual, steps["extra_trees"]),
         "gains": gains(actual, steps),
         "searches": searches,
     }
-    write_results("search", {"wines": len(wines), "trials": TRIALS, **results})
+    write_results("search", {"wines": len(rows), "trials": TRIALS, **results})
 
 
 def draw(results: dict[str, Any]) -> Figure:

@@ -51,11 +51,11 @@ async def echoed(request: Request) -> dict:
 
 def make_champion(config: Settings) -> tuple[pd.DataFrame, Pipeline]:
     """Register extra trees as the champion; return the wines that it was not fitted on, and its pipeline."""
-    wine = sources.load_dataset(config)
-    sides = train, gate_set = splits.train_gate_split(splits.distinct_rows(wine.collection))
+    dataset = sources.load_dataset(config)
+    split = train, gate_set = splits.train_gate_split(splits.distinct_rows(dataset.collection))
     pipeline = fit(build("extra_trees_tuned", config.seed), train)
     with tracking.store(config) as store:
-        run = tracking.log_run(store, "extra_trees_tuned", pipeline, sides, wine.source, {"model": "extra_trees_tuned"})
+        run = tracking.log_run(store, "extra_trees_tuned", pipeline, split, dataset.source, {})
         version = registry.register(store, run, {})
         scoring.log_graph(store, version, gate_set)
         registry.promote(store, version)

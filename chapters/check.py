@@ -36,8 +36,8 @@ class Item:
 
 def training(config: Settings) -> Iterator[Item]:
     """Chapter 1: wine, and the models of its notebooks."""
-    wine = sources.load_dataset(config)
-    yield Item(f"wine: {len(wine.table):,} rows, {wine.why}", True, "")
+    dataset = sources.load_dataset(config)
+    yield Item(f"wine: {len(dataset.table):,} rows, {dataset.why}", True, "")
     models = sorted({path.stem for path in config.models.glob("*.skops")} - OF_LATER_CHAPTERS)
     names = ", ".join(models) or "none"
     yield Item(f"models of notebook 2: {names}", bool(models), "run 02-train-baselines in make lab")

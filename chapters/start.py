@@ -38,9 +38,9 @@ def predict(config: Settings) -> None:
     if predictions.count(config.predictions_uri):
         return
     print("start     deployment.serve", flush=True)
-    _, wines = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
+    _, gate_set = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
     with server(module("deployment.serve"), [config.serve_port], config.local / "serve.log", {}):
-        body, as_json = wines[FEATURES].to_json(orient="records"), {"Content-Type": "application/json"}
+        body, as_json = gate_set[FEATURES].to_json(orient="records"), {"Content-Type": "application/json"}
         address = f"http://127.0.0.1:{config.serve_port}/predict"
         response = httpx.post(address, content=body, headers=as_json, timeout=60).raise_for_status()
     print(f"scored    {len(response.json()['predictions']):,} wines", flush=True)
@@ -54,8 +54,8 @@ def main() -> None:
     config, chapter = prepare_home(), chapter_of(sys.argv[1:], "start")
     if url := os.environ.get("PREFECT_API_URL"):
         assert_answers(url)
-    wine = sources.load_dataset(config)
-    print(f"wine      {len(wine.table):,} rows: {wine.why}", flush=True)
+    dataset = sources.load_dataset(config)
+    print(f"wine      {len(dataset.table):,} rows: {dataset.why}", flush=True)
     steps = [step for first, step in STEPS.items() if chapter >= first]
     ports = [config.mlflow_port, config.prefect_port]  # MLflow first: two that create its database at once clash
     ready = server(module("orchestration.up"), ports, config.local / "start.log", {})

@@ -1,6 +1,6 @@
 """Look whether the wine has changed since a model was last trained on it, and tell Prefect with an event.
 
-The event `wine.data.changed` starts the deployment `on-new-wine`. Run this with `python -m orchestration.data_changed`,
+The event `wine.data.changed` starts the deployment `on-new-data`. Run this with `python -m orchestration.data_changed`,
 after wine has come in.
 """
 
@@ -25,15 +25,15 @@ def main() -> None:
     if not PREFECT_API_URL.value():
         raise DeploymentError("Prefect does not run, so nobody would hear the event. Start it: make up.")
     config = connect_quietly()
-    wine = sources.load_dataset(config)
-    checksum = sources.table_checksum(distinct_rows(wine.table))
+    dataset = sources.load_dataset(config)
+    checksum = sources.table_checksum(distinct_rows(dataset.table))
     with tracking.store(config) as store:
         trained_before = registry.versions_tagged(store, DISTINCT_ROWS, checksum)
     if trained_before:
-        print(f"unchanged {len(wine.table):,} rows, on whose distinct ones a version was trained before: {wine.why}")
+        print(f"unchanged {len(dataset.table):,} rows, whose distinct ones trained a version before: {dataset.why}")
     else:
         emit_event(EVENT, {"prefect.resource.id": RESOURCE}, payload={"data": config.data, "sha256": checksum})
-        print(f"event     {EVENT}: {len(wine.table):,} rows: {wine.why}")
+        print(f"event     {EVENT}: {len(dataset.table):,} rows: {dataset.why}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ HEADINGS = {
 class Prepared:
     """A dataset, what its checks found (duplicates, leakage, the balance of the split), and the split of its rows."""
 
-    wine: Dataset
+    dataset: Dataset
     notes: list[str]
     train: pd.DataFrame
     gate_set: pd.DataFrame

@@ -63,9 +63,9 @@ Split = tuple[pd.DataFrame, pd.DataFrame]
 @task(name="load", task_run_name="load {source}", **RETRY_TRANSIENT)
 def load(source: str) -> Dataset:
     """Get the dataset that a source names, as `WINE_DATA` does."""
-    wine = sources.load_dataset(settings(data=source))
-    log.info("load      %s rows: %s", f"{len(wine.table):,}", wine.why)
-    return wine
+    dataset = sources.load_dataset(settings(data=source))
+    log.info("load      %s rows: %s", f"{len(dataset.table):,}", dataset.why)
+    return dataset
 
 
 @task(name="load two files", task_run_name="load two files", **UNCACHED)
@@ -75,19 +75,19 @@ def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[D
         raise DataError("train_file and validation_file go together. Give both, or neither: the flow splits by itself.")
     split = read_table(train_file), read_table(validation_file)
     splits.assert_no_leak(*split, f"{train_file} and {validation_file}")
-    wine = Dataset(pd.concat(split), "files", f"trained on {train_file}, scored on {validation_file}")
+    dataset = Dataset(pd.concat(split), "files", f"trained on {train_file}, scored on {validation_file}")
     train, gate_set = map(splits.distinct_rows, split)
-    return wine, (train, gate_set), []
+    return dataset, (train, gate_set), []
 
 
 @task(name="check", task_run_name="check", **UNCACHED)
-def check(wine: Dataset) -> tuple[pd.DataFrame, list[str]]:
+def check(dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
     """Remove duplicates, and note how many there are and how much the given split leaks."""
-    distinct = splits.distinct_rows(wine.table)
-    repeats, blanks = len(wine.table) - len(distinct), sources.blank_cells(distinct)
-    notes = [f"{len(wine.table):,} rows, of which {repeats:,} are duplicates: {len(distinct):,} distinct rows"]
-    if wine.pair:
-        share = splits.leaked_fraction(*wine.pair)
+    distinct = splits.distinct_rows(dataset.table)
+    repeats, blanks = len(dataset.table) - len(distinct), sources.blank_cells(distinct)
+    notes = [f"{len(dataset.table):,} rows, of which {repeats:,} are duplicates: {len(distinct):,} distinct rows"]
+    if dataset.pair:
+        share = splits.leaked_fraction(*dataset.pair)
         notes.append(
             f"{share:.2%} of the given validation set is also in its training set, so all rows were split again"
         )
@@ -169,7 +169,7 @@ def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict
     metrics = {f"cv_{measure}": value for measure, value in trained.leaderboard.iloc[0].items()}
     with tracking.store(settings()) as store:
         run = tracking.log_run(
-            store, name, trained.pipeline, prepared.split, prepared.wine.source, params, metrics, tags
+            store, name, trained.pipeline, prepared.split, prepared.dataset.source, params, metrics, tags
         )
         store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), WINES)
     log.info("track     run %s", name)
@@ -182,7 +182,7 @@ def compare(pipeline: Pipeline, prepared: Prepared, seed: int) -> Verdict:
     config = settings(seed=seed)
     with tracking.store(config) as store:
         return registry.compare(
-            store, pipeline, *prepared.split, prepared.wine.source, seed=seed, minimum_gain=config.minimum_gain
+            store, pipeline, *prepared.split, prepared.dataset.source, seed=seed, minimum_gain=config.minimum_gain
         )
 
 
@@ -276,12 +276,12 @@ def report(trained: Trained, published: Published, text: str) -> None:
 def prepare_data(source: str, train_file: Path | None, validation_file: Path | None) -> Prepared:
     """Load the dataset, check it, and split it."""
     if train_file or validation_file:
-        wine, (train, gate_set), notes = load_split(train_file, validation_file)
+        dataset, (train, gate_set), notes = load_split(train_file, validation_file)
     else:
-        wine = load(source)
-        distinct, notes = check(wine)
+        dataset = load(source)
+        distinct, notes = check(dataset)
         train, gate_set = splits.train_gate_split(distinct)
-    return Prepared(wine, [*notes, check_split(train, gate_set)], train, gate_set)
+    return Prepared(dataset, [*notes, check_split(train, gate_set)], train, gate_set)
 
 
 @flow(name="train-models", flow_run_name="compare, search, fit", validate_parameters=False)
@@ -312,10 +312,10 @@ def publish_model(prepared: Prepared, trained: Trained, seed: int, started: date
 def publish_new(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
     """Track, compare, register, and promote the version if it is better: last of all, when its files are safe."""
     tags = {
-        "data_source": prepared.wine.source,
-        "data": prepared.wine.why,
-        "data_sha256": sources.table_checksum(prepared.wine.table),
-        registry.DISTINCT_ROWS: sources.table_checksum(splits.distinct_rows(prepared.wine.table)),
+        "data_source": prepared.dataset.source,
+        "data": prepared.dataset.why,
+        "data_sha256": sources.table_checksum(prepared.dataset.table),
+        registry.DISTINCT_ROWS: sources.table_checksum(splits.distinct_rows(prepared.dataset.table)),
         "code_sha256": CODE_SHA256,
         "git_commit": tracking.git_commit(),
     }

@@ -106,7 +106,7 @@ def assert_complete(client: SyncPrefectClient, flow_run: FlowRun) -> None:
 
 
 def test_the_deployments_and_automations_are_those_of_the_file(client):
-    nightly, lesson, new, retrain = (deployment(client, n) for n in ("nightly", "lesson", "on-new-wine", "retrain"))
+    nightly, lesson, new, retrain = (deployment(client, n) for n in ("nightly", "lesson", "on-new-data", "retrain"))
     batches = deployment(client, "score-batches", "score-wine-batches")
     weekly = deployment(client, "monitor-weekly", "monitor-wine-quality")
     assert {one.work_pool_name for one in (nightly, lesson, new)} == {"wine"}
@@ -118,7 +118,7 @@ def test_the_deployments_and_automations_are_those_of_the_file(client):
     assert strategies == ["ENQUEUE", "ENQUEUE", "CANCEL_NEW"]
     pool = client.read_work_pool("wine")
     assert (pool.type, pool.concurrency_limit) == ("process", 2)
-    for name, title in {"on-new-wine": "train on new wine", "retrain": "retrain on drift or a higher error"}.items():
+    for name, title in {"on-new-data": "train on new wine", "retrain": "retrain on drift or a higher error"}.items():
         found = [(one.name, one.description.startswith(f"Starts {name} ")) for one in automations(client, name)]
         assert found == [(title, True)]
 
@@ -292,8 +292,8 @@ def test_an_event_starts_a_run_on_the_wine_that_it_names(client, tmp_path, write
     with_repeats = write_uci(tmp_path / "with repeats", pd.concat([rows, rows.head(3)]))
     with mock.patch.dict(os.environ, WINE_DATA=str(more)):
         assert "event     wine.data.changed: " in command("data_changed")
-        wait_until(lambda: runs_of(client, "on-new-wine"), "a run after the event")
-        (run,) = runs_of(client, "on-new-wine")
+        wait_until(lambda: runs_of(client, "on-new-data"), "a run after the event")
+        (run,) = runs_of(client, "on-new-data")
         assert run.parameters["data"] == str(more)
         assert_complete(client, run)
         assert command("data_changed").startswith("unchanged ")

@@ -42,9 +42,9 @@ def test_a_label_joins_its_prediction_and_a_correction_replaces_it(database_url,
 def test_the_order_is_by_time_and_features_and_not_by_the_random_ids(database_url):
     assert labels.labelled_predictions(database_url).empty
     first, *others = new_predictions(4)
-    alcohol = [first.wine | {"alcohol": value} for value in (12.0, None, 9.0)]
+    alcohol = [first.features | {"alcohol": value} for value in (12.0, None, 9.0)]
     rows = [Prediction(one.id, first.time, "1", wine, 5.0) for one, wine in zip(others, alcohol, strict=True)]
-    later = Prediction(first.id, first.time + timedelta(seconds=1), "1", first.wine, 5.0)
+    later = Prediction(first.id, first.time + timedelta(seconds=1), "1", first.features, 5.0)
     insert(database_url, [later, *rows])
     labels.add(database_url, dict.fromkeys((one.id for one in (later, *rows)), 5))
     assert list(labels.labelled_predictions(database_url)["id"]) == [rows[2].id, rows[0].id, rows[1].id, later.id]

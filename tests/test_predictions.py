@@ -137,7 +137,7 @@ def test_missing_values_are_null_in_the_queue_and_nan_in_the_table(open_store, a
     wine = WINE | {"type": None, "pH": float("nan"), "alcohol": np.float64("nan"), "density": np.float64(0.99)}
     left_in_queue(open_store, away, [Prediction("blank", NOON, "3", wine, np.float64(5.5))])
     (line,) = waiting(folder).splitlines()
-    queued = json.loads(line, parse_constant=pytest.fail)["wine"]
+    queued = json.loads(line, parse_constant=pytest.fail)["features"]
     assert queued == WINE | {"type": None, "pH": None, "alcohol": None, "density": 0.99}
     open_store(url)
     wait_until(lambda: count(url), "the prediction")

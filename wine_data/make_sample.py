@@ -88,12 +88,12 @@ def write(made: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     """Write the sample."""
     config = settings()
-    wine = load_dataset(config)
-    if wine.source == "sample":
+    dataset = load_dataset(config)
+    if dataset.source == "sample":
         raise DataError("the sample is not made of itself. Name real wine: make sample WINE_DATA=folder")
     for name, colour in zip(UCI_PAIR, TYPES, strict=True):
-        write(sample_of(wine.table.loc[wine.table["type"] == colour], config.seed), SAMPLE / name)
-    print(f"made from {wine.why}: {SAMPLE}")
+        write(sample_of(dataset.table.loc[dataset.table["type"] == colour], config.seed), SAMPLE / name)
+    print(f"made from {dataset.why}: {SAMPLE}")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from wine_quality.schema import FEATURES, MEASUREMENTS, TYPES
 from wine_quality.sources import Dataset
 
 
-def summary(wine: Dataset) -> list[str]:
+def summary(dataset: Dataset) -> list[str]:
     """Return the source of a dataset, its rows, duplicates, blank cells and colours, a line each."""
-    table = wine.table
+    table = dataset.table
     blanks = table.filter(list(MEASUREMENTS)).isna().sum().to_dict()
     where = ", ".join(f"{count} {name}" for name, count in blanks.items() if count)
     colours = ", ".join(f"{(table['type'] == name).sum():,} {name}" for name in TYPES)
     return [
-        f"source      {wine.why}",
+        f"source      {dataset.why}",
         f"rows        {len(table):,}",
         f"duplicates  {table.duplicated(FEATURES).sum():,} rows repeat another in all but quality",
         f"blanks      {sum(blanks.values()):,} cells" + (f" ({where})" if where else ""),

@@ -20,24 +20,24 @@ CHEMISTRY = {
 }
 
 
-def with_chemistry(wines: pd.DataFrame) -> pd.DataFrame:
+def with_chemistry(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of `FEATURES` with the columns of `CHEMISTRY`, blank where a measurement they need is blank.
 
     The molecular sulfur dioxide, which alone protects wine, follows from the free one and the pH (Henderson and
     Hasselbalch); the extract, all that is left when wine boils dry, from density and alcohol (Tabarié's relation, in a
     linear form that holds for wine). The dry extract is that without the sugar.
     """
-    free, total = wines["free_sulfur_dioxide"], wines["total_sulfur_dioxide"]
-    acid, sugar = wines["fixed_acidity"], wines["residual_sugar"]
-    extract = EXTRACT_PER_DENSITY * (wines["density"] + ALCOHOL_LIGHTENS * wines["alcohol"] - 1)
-    return wines.assign(
-        molecular_sulfur_dioxide=free / (1 + 10 ** (wines["pH"] - PKA_SULFUROUS_ACID)),
+    free, total = table["free_sulfur_dioxide"], table["total_sulfur_dioxide"]
+    acid, sugar = table["fixed_acidity"], table["residual_sugar"]
+    extract = EXTRACT_PER_DENSITY * (table["density"] + ALCOHOL_LIGHTENS * table["alcohol"] - 1)
+    return table.assign(
+        molecular_sulfur_dioxide=free / (1 + 10 ** (table["pH"] - PKA_SULFUROUS_ACID)),
         bound_sulfur_dioxide=total - free,
         free_share=free / total.clip(lower=LEAST_SULFUR_DIOXIDE),
-        volatile_share=wines["volatile_acidity"] / acid,
-        citric_share=wines["citric_acid"] / acid,
+        volatile_share=table["volatile_acidity"] / acid,
+        citric_share=table["citric_acid"] / acid,
         sugar_to_acid=sugar / acid,
-        sulphates_to_chlorides=wines["sulphates"] / wines["chlorides"].clip(lower=LEAST_CHLORIDES),
+        sulphates_to_chlorides=table["sulphates"] / table["chlorides"].clip(lower=LEAST_CHLORIDES),
         extract=extract,
         dry_extract=extract - sugar,
     )

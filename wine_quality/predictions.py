@@ -43,12 +43,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction of a version of the model at a time (UTC); `wine` is the 12 features by name, NaN if missing."""
+    """A prediction of a version of the model at a time (UTC); `features` are the 12 by name, NaN if missing."""
 
     id: str
     time: datetime
     version: str
-    wine: dict[str, float | str | None]
+    features: dict[str, float | str | None]
     score: float | None
 
 
@@ -83,7 +83,7 @@ PARSER = TypeAdapter(Prediction)
 def to_row(line: bytes) -> dict[str, Any]:
     """Return a line of the queue as a row of the table."""
     one = PARSER.validate_json(line)
-    features = {name: one.wine.get(name) for name in FEATURES}
+    features = {name: one.features.get(name) for name in FEATURES}
     return {"id": one.id, "time": one.time, "version": one.version, "score": one.score, **features}
 
 

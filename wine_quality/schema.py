@@ -63,9 +63,9 @@ schema = pa.DataFrameSchema(
 Problems = dict[tuple[int, str], str]
 
 
-def column_problems(wines: pd.DataFrame, columns: list[str]) -> Problems:
+def column_problems(table: pd.DataFrame, columns: list[str]) -> Problems:
     """Return which of the columns are missing or repeated in a table, and what it has besides, as problems of row 1."""
-    counts = Counter(wines.columns)
+    counts = Counter(table.columns)
     wrong = {
         "missing": ", ".join(name for name in columns if name not in counts),
         "repeated": ", ".join(name for name in columns if counts[name] > 1),
@@ -74,41 +74,41 @@ def column_problems(wines: pd.DataFrame, columns: list[str]) -> Problems:
     return {(1, f"columns {what}"): names for what, names in wrong.items() if names}
 
 
-def as_numbers(wines: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
+def as_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     """Turn all columns but `type` into floats, and that into text; return the table and problems by (row, column)."""
-    problems, numbers = {}, wines.astype({"type": "str"} if "type" in wines else {})
+    problems, numbers = {}, table.astype({"type": "str"} if "type" in table else {})
     for name in numbers.columns.drop("type", errors="ignore"):
-        numbers[name] = pd.Series(pd.to_numeric(wines[name], errors="coerce")).astype(float)
-        text = wines[name].notna() & numbers[name].isna()
-        texts = wines.loc[text, name].items()
+        numbers[name] = pd.Series(pd.to_numeric(table[name], errors="coerce")).astype(float)
+        text = table[name].notna() & numbers[name].isna()
+        texts = table.loc[text, name].items()
         problems |= {(row, name): f"{reprlib.repr(cell)} is not a number" for row, cell in texts}
     return numbers, problems
 
 
-def validate(wines: pd.DataFrame, where: str, earlier: Problems | None = None) -> pd.DataFrame:
+def validate(table: pd.DataFrame, where: str, earlier: Problems | None = None) -> pd.DataFrame:
     """Check a table of the 13 `COLUMNS`, of text or numbers, against the schema, and return it tidy.
 
     In the result `type` is text, the measurements are float64 in the units of `MEASUREMENTS` (nulls allowed), and
     `quality` is int64. Raise `DataError` with all problems, and those of `earlier` checks, in one line: `where`, the
     row by its index, the column, the value and what is wrong with it, for the first ten.
     """
-    numbers, problems = check_columns(wines, COLUMNS)
+    numbers, problems = check_columns(table, COLUMNS)
     if problems := problems | (earlier or {}):
         raise DataError(problem_line(where, problems))
     return numbers.astype({TARGET: "int64"})
 
 
-def check_columns(wines: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Problems]:
+def check_columns(table: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Problems]:
     """Return the columns of a table in the types of the schema, and all that is wrong with them by (row, column)."""
-    known = [name for name in columns if name in wines]
-    numbers, problems = as_numbers(wines.loc[:, ~wines.columns.duplicated()][known])
+    known = [name for name in columns if name in table]
+    numbers, problems = as_numbers(table.loc[:, ~table.columns.duplicated()][known])
     try:
         schema.select_columns(known).validate(numbers, lazy=True)
     except pa.errors.SchemaErrors as error:
         for case in error.failure_cases.itertuples():
             what = "empty" if case.check == "not_nullable" else f"{reprlib.repr(case.failure_case)} is {case.check}"
             problems.setdefault((case.index, case.column), what)
-    return numbers, column_problems(wines, columns) | problems
+    return numbers, column_problems(table, columns) | problems
 
 
 def problem_line(where: str, problems: Problems, further: int = 0) -> str:

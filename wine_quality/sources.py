@@ -159,10 +159,10 @@ def single_table(folder: Path, names: dict[str, Path]) -> Path | None:
     return complete[0] if complete else None
 
 
-def write_table(wines: pd.DataFrame, folder: Path) -> None:
+def write_table(table: pd.DataFrame, folder: Path) -> None:
     """Write a table into a folder, for `read_folder` to read."""
     with atomic_write(folder / OWN_TABLE) as part:
-        wines.to_csv(part, index=False)
+        table.to_csv(part, index=False)
 
 
 def kaggle_files(names: dict[str, Path]) -> list[Path] | None:
@@ -179,31 +179,31 @@ def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     if path and path.is_dir() and (pair := kaggle_files(files_in(path))):
         train, validation = pair
         return read_table(train), read_table(validation), "the real Kaggle pair"
-    wine = load_dataset(config)
-    if wine.pair:
-        return *wine.pair, "the real Kaggle pair"
-    return *kaggle_pair(wine.table, config.seed), f"a pair built as Kaggle's was, from {wine.why}"
+    dataset = load_dataset(config)
+    if dataset.pair:
+        return *dataset.pair, "the real Kaggle pair"
+    return *kaggle_pair(dataset.table, config.seed), f"a pair built as Kaggle's was, from {dataset.why}"
 
 
-def kaggle_pair(wines: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def kaggle_pair(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Build a training and a validation set the way the two Kaggle sets came about, from n UCI rows, repeats included.
 
     The training set, of shape (5 n, 13), is 5 n rows drawn with replacement; the validation set the n rows themselves
     with 38 blank cells, as many per column as in the real file (`KAGGLE_BLANKS`).
     """
     rng = np.random.default_rng(seed)
-    train = wines.iloc[rng.integers(len(wines), size=KAGGLE_COPIES * len(wines))].reset_index(drop=True)
-    validation = wines.reset_index(drop=True)
+    train = table.iloc[rng.integers(len(table), size=KAGGLE_COPIES * len(table))].reset_index(drop=True)
+    validation = table.reset_index(drop=True)
     for column, blanks in KAGGLE_BLANKS.items():
-        validation.loc[rng.choice(len(wines), min(blanks, len(wines)), replace=False), column] = np.nan
+        validation.loc[rng.choice(len(table), min(blanks, len(table)), replace=False), column] = np.nan
     return train, validation
 
 
-def table_checksum(wines: pd.DataFrame) -> str:
+def table_checksum(table: pd.DataFrame) -> str:
     """Return the sha256 sum of a table's values, whatever file they came from."""
-    return hashlib.sha256(wines.to_csv(index=False, float_format="%.8g").encode()).hexdigest()
+    return hashlib.sha256(table.to_csv(index=False, float_format="%.8g").encode()).hexdigest()
 
 
-def blank_cells(wines: pd.DataFrame) -> int:
+def blank_cells(table: pd.DataFrame) -> int:
     """Return how many measurements are missing."""
-    return int(wines[list(MEASUREMENTS)].isna().sum().sum())
+    return int(table[list(MEASUREMENTS)].isna().sum().sum())

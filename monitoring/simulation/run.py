@@ -149,8 +149,8 @@ def print_week(week: Week, record: Record, champion: str) -> None:
 def simulate(name: str) -> None:
     """Simulate the weeks of a scenario that are left, and write the report."""
     config, scenario = settings(), SCENARIOS[name]
-    wines = sources.load_dataset(settings(data=str(config.home / "wine"))).table
-    training, weeks = draw_weeks(scenario, wines, config.seed)
+    table = sources.load_dataset(settings(data=str(config.home / "wine"))).table
+    training, weeks = draw_weeks(scenario, table, config.seed)
     path = config.local / "progress.json"
     progress = json.loads(path.read_text()) if path.exists() else []
     with (

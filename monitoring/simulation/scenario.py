@@ -74,12 +74,12 @@ class Week:
         return f"week {self.number:02d}"
 
 
-def draw_weeks(scenario: Scenario, wines: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[Week]]:
+def draw_weeks(scenario: Scenario, table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[Week]]:
     """Return the rows that the first champion is trained on, and the weeks. No row occurs twice.
 
-    The same seed and wines give the same simulation. Raise a `DataError` if there are too few wines.
+    The same seed and table give the same simulation. Raise a `DataError` if there are too few wines.
     """
-    shuffled = distinct_rows(wines).dropna().sample(frac=1, random_state=seed)
+    shuffled = distinct_rows(table).dropna().sample(frac=1, random_state=seed)
     red, white = (shuffled[shuffled["type"] == colour] for colour in ("red", "white"))
     cut = round(TRAINING_SHARE * len(red))
     training, red = red.iloc[:cut], red.iloc[cut:]
