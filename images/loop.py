@@ -7,7 +7,7 @@ STEPS = {  # where each stands, what it is called, its chapter and what it leave
     "data": (0.0, 1.0, "data", "checked, no duplicates", "#eef3f7"),
     "train": (1.0, 1.0, "train", "chapters 1 and 3", "#dbe9f6"),
     "track": (2.0, 1.0, "track, register", "chapter 2", "#dbe9f6"),
-    "gate": (3.0, 1.0, "gate", "better by more than chance", "#fff1d6"),
+    "gate": (3.0, 1.0, "gate", "significantly better", "#fff1d6"),
     "serve": (3.0, 0.0, "serve", "chapter 4", "#dbe9f6"),
     "monitor": (1.0, 0.0, "monitor", "chapter 5: drift, errors", "#dbe9f6"),
     "labels": (0.0, 0.0, "labels", "weeks later", "#eef3f7"),

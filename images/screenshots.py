@@ -59,6 +59,8 @@ def quick_run(page: Page, prefect: str) -> str:
     page.get_by_role("button", name="Run", exact=True).click()
     with page.expect_response(f"**/{nightly}/create_flow_run") as response:
         page.get_by_text("Quick run").click()
+    if not response.value.ok:
+        raise SystemExit(f"error: Prefect answers the quick run with {response.value.status}: {response.value.text()}")
     run, deadline = response.value.json()["id"], time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
         state = ask(f"{prefect}/api/flow_runs/{run}")["state"]
