@@ -12,7 +12,7 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 from honcho.manager import Manager
 
-from orchestration.startup import UP_LOCK
+from orchestration.startup import UP_LOCK, prepare_home
 from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.environment import prefect_at
@@ -53,7 +53,7 @@ def environment(config: Settings) -> dict[str, str]:
 
 def start_all() -> int:
     """Run the Procfile until it is interrupted or a server stops, and return its exit code."""
-    config = settings()
+    config = prepare_home()
     taken = [
         f"port {port}, of {name}, is taken (WINE_{name.upper()}_PORT)"
         for name, port in ports(config).items()

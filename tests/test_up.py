@@ -40,8 +40,9 @@ def answer(url: str) -> tuple[int, str]:
     return response.status_code, response.text
 
 
-def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path):
-    log = tmp_path / "up.log"
+def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_HOME")
+    log, database = tmp_path / "up.log", settings().local / "prefect" / "prefect.db"
     with running(["-m", "orchestration.up"], log) as up:
         prefect, mlflow, s3 = (f"http://127.0.0.1:{port}" for port in ports.values())
         wait_until(lambda: up.poll() is not None or all(map(listens, ports.values())), "servers")
@@ -49,6 +50,7 @@ def test_all_servers_answer_and_ctrl_c_stops_them(ports, tmp_path):
         wait_until(lambda: online_workers(prefect) == ["laptop"], "worker")
         assert answer(f"{prefect}/api/health") == (200, "true")
         assert "<title>Prefect Server</title>" in answer(prefect)[1]
+        assert database.is_file(), "Prefect's state lies in the home, not in the checkout"
         assert answer(f"{mlflow}/health") == (200, "OK")
         assert not [line for line in processes_at(tmp_path) if settings().mlflow_uri in line]
         assert buckets(s3, *local_keys(settings())) == ["wine-quality"]
