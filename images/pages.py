@@ -41,7 +41,7 @@ PREFECT = {
     "prefect-deployments": Page("/deployments", "monitor-weekly", height=560),
     "prefect-run": Page("/runs/flow-run/{run}", "Task runs", height=500),
     "prefect-details": Page("/runs/flow-run/{run}?tab=Details", "^Retries$", height=TALL, top="^Logs$"),
-    "prefect-logs": Page("/runs/flow-run/{subflow}", r"score\s+on", height=TALL, top=r"baseline\s+skipped"),
+    "prefect-logs": Page("/runs/flow-run/{subflow}", r"score\s+on", height=TALL, top=r"baseline\s+cached"),
     "prefect-work-pool": Page("/work-pools/work-pool/wine", "Concurrency Limit"),
     "prefect-block": Page("/blocks/block/{block}", "wine-credentials", 980, 480),
 }
