@@ -30,14 +30,12 @@ except ImportError:  # there is none for Windows
 
 MAX_CONNECTIONS = 512  # below the 1,024 files that a process may usually hold open
 GRACE_SECONDS = 3  # seconds that requests under way have when the service stops
-SWITCH_SECONDS = 0.0005  # after which a request gets its turn while a thread inserts predictions; Python has 5 ms
 
 
 def serve(config: Settings) -> None:
     """Serve until Ctrl-C, with a line for each swap of the champion and each trouble."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     check_port(config.serve_port)
-    sys.setswitchinterval(SWITCH_SECONDS)
     received, handlers = [], {}
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         server, stop = http_server(config), asyncio.Event()
