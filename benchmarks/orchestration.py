@@ -86,8 +86,8 @@ def main() -> None:
             "up_memory_gb_after_six_runs": round(memory_after, 2),
             "seconds_from_quick_run_to_running": spread([waited for waited, _ in runs]),
             "fresh_seconds": spread(fresh),
-            "kept_seconds": spread(cached),
-            "kept_over_fresh": spread([again / first for first, again in zip(fresh, cached, strict=True)]),
+            "cached_seconds": spread(cached),
+            "cached_over_fresh": spread([again / first for first, again in zip(fresh, cached, strict=True)]),
         },
     )
 
