@@ -105,16 +105,16 @@ class Reader:
         self.servers.clear()
         self.exports.clear()
 
-    def sees(self, printed: str | Path, told: str) -> None:
+    def sees(self, printed: str | Path, expected: str) -> None:
         """Fail where a README tells of lines that are not printed; of made-up wine only the first words count."""
         if isinstance(printed, Path):
-            wait_until(lambda: self.finds(printed.read_text(), told), told)
+            wait_until(lambda: self.finds(printed.read_text(), expected), expected)
         else:
-            assert self.finds(printed, told), f"this was not printed:\n{told}\nbut this:\n{printed}"
+            assert self.finds(printed, expected), f"this was not printed:\n{expected}\nbut this:\n{printed}"
 
-    def finds(self, printed: str, told: str) -> bool:
+    def finds(self, printed: str, expected: str) -> bool:
         """Say whether all lines of a README are among those printed, in their order."""
-        lines = [self.pattern(line) for line in told.splitlines() if line.strip() != "…"]
+        lines = [self.pattern(line) for line in expected.splitlines() if line.strip() != "…"]
         return bool(re.search(" (.* )?".join(lines), " ".join(printed.split())))
 
     def pattern(self, line: str) -> str:

@@ -80,7 +80,7 @@ def prefect_server(home: Path, port: int | None = None) -> Iterator[int]:
 
 
 def wait_for_run(client: SyncPrefectClient, flow_run: FlowRun) -> FlowRun:
-    """Return a run as it is once it has wait_for_run."""
+    """Return a run as it is once it has ended."""
     wait_until(lambda: client.read_flow_run(flow_run.id).state.is_final(), f"run {flow_run.name}")
     return client.read_flow_run(flow_run.id)
 

@@ -96,7 +96,7 @@ def runs_of(client: SyncPrefectClient, name: str) -> list[FlowRun]:
 
 
 def assert_complete(client: SyncPrefectClient, flow_run: FlowRun) -> None:
-    """Assert that a run wait_for_run well, with its report, a champion, and all in the bucket."""
+    """Assert that a run ended well, with its report, a champion, and all in the bucket."""
     done, config = wait_for_run(client, flow_run), settings()
     assert done.state.is_completed(), done.state
     assert artifact_keys(done) >= {"training-report", "models", "predicted-against-actual", "mlflow-run"}
@@ -118,7 +118,7 @@ def test_the_deployments_and_automations_are_those_of_the_file(client):
     assert strategies == ["ENQUEUE", "ENQUEUE", "CANCEL_NEW"]
     pool = client.read_work_pool("wine")
     assert (pool.type, pool.concurrency_limit) == ("process", 2)
-    for name, title in {"on-new-data": "train on new wine", "retrain": "retrain on drift or a higher error"}.items():
+    for name, title in {"on-new-data": "train on new data", "retrain": "retrain on drift or a higher error"}.items():
         found = [(one.name, one.description.startswith(f"Starts {name} ")) for one in automations(client, name)]
         assert found == [(title, True)]
 

@@ -133,9 +133,9 @@ def unproven(notebook: NotebookNode) -> list[str]:
         prose = "\n\n".join(cell.source for cell in section if cell.cell_type == "markdown")
         everywhere = any(title in prose for title in WHOLE_NOTEBOOK)
         shown = produced(notebook.cells if everywhere else section)
-        told = {number.strip() for number in NUMBER.findall(plain(prose))}
-        wrong += sorted(number for number in told - said if not contains_row(number, shown))
-        said |= told
+        numbers = {number.strip() for number in NUMBER.findall(plain(prose))}
+        wrong += sorted(number for number in numbers - said if not contains_row(number, shown))
+        said |= numbers
     return wrong
 
 
@@ -155,11 +155,11 @@ def value(number: str) -> float:
     return float(re.sub(r"[\s,%]|per cent", "", number).replace("−", "-"))
 
 
-def contains_row(told: str, shown: list[float]) -> bool:
-    percent = told.endswith(("%", "cent"))
-    decimals = len(re.sub(r"[^\d.]", "", told).partition(".")[2])
+def contains_row(stated: str, shown: list[float]) -> bool:
+    percent = stated.endswith(("%", "cent"))
+    decimals = len(re.sub(r"[^\d.]", "", stated).partition(".")[2])
     near = 0.5 * 10**-decimals * (1 + 1e-9) if decimals or percent else 0
-    exact = value(told)
+    exact = value(stated)
     return any(abs(number - exact) <= near or (percent and abs(100 * number - exact) <= near) for number in shown)
 
 

@@ -1,4 +1,4 @@
-"""A command and its Prefect server: one that cannot be had is told in one line; a temporary one guards itself."""
+"""A command and its Prefect server: one that cannot be had is reported in one line; a temporary one guards itself."""
 
 import functools
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ INTERVAL = (
 
 
 @pytest.mark.parametrize(
-    ("verdict", "told"),
+    ("verdict", "text"),
     [
         (
             Verdict(True, "champion version 1", 0.0123, 0.004, 0.0206, "better by more than chance", 1),
@@ -27,5 +27,5 @@ INTERVAL = (
         ),
     ],
 )
-def test_the_report_says_what_the_gate_decided_and_at_which_level(verdict, told):
-    assert render("gate.md.j2", verdict=verdict, version="2") == told
+def test_the_report_says_what_the_gate_decided_and_at_which_level(verdict, text):
+    assert render("gate.md.j2", verdict=verdict, version="2") == text

@@ -31,7 +31,7 @@ def sides():
 
 
 @pytest.fixture(scope="module")
-def requests(sides) -> pd.DataFrame:
+def rows_to_score(sides) -> pd.DataFrame:
     """Wines of the gate set as they are, with a blank each, and with nothing but blanks."""
     _, gate_set = sides
     nothing = gate_set.assign(**dict.fromkeys(MEASUREMENTS, np.nan))
@@ -62,17 +62,17 @@ def unprepared(config, one):
 
 @pytest.mark.parametrize("features", ["measured", "chemist"])
 @pytest.mark.parametrize("name", [SLOW if name == "extra_trees_tuned" else name for name in MODELS])
-def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, store, requests):
+def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, store, rows_to_score):
     one = register_model(config, name, features)
     scorer = load_scorer(config, one)
     assert scorer.engine == ("onnx" if name in CONVERTED and features == "measured" else "pipeline")
     assert (scorer.version, scorer.run_id) == ("1", one.run_id)
     assert scorer.signature.inputs.input_names() == FEATURES
-    columns = columns_of(requests)
+    columns = columns_of(rows_to_score)
     scores = scorer.score(columns)
     assert scores.dtype == "float64"
-    assert np.abs(scores - predict(load_version(store, one), requests)).max() <= 1e-4
-    for row in range(0, len(requests), 5):
+    assert np.abs(scores - predict(load_version(store, one), rows_to_score)).max() <= 1e-4
+    for row in range(0, len(rows_to_score), 5):
         alone = {name: column[row : row + 1] for name, column in columns.items()}
         assert scorer.score(alone)[0] == scores[row]
 
@@ -196,12 +196,12 @@ def test_a_changed_model_is_not_converted(config, store, sides, tree):
     assert ONNX_SUM not in version(config, "1").tags
 
 
-def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(config, requests):
+def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(config, rows_to_score):
     one = register_model(config, "extra_trees", n_estimators=10)
     prepared, by_hand = load_scorer(config, one), load_scorer(config, unprepared(config, one))
     assert (prepared.engine, by_hand.engine) == ("onnx", "onnx")
     assert by_hand.why.startswith("converted to ONNX when it was loaded, and checked against its pipeline on ")
-    assert np.array_equal(by_hand.score(columns_of(requests)), prepared.score(columns_of(requests)))
+    assert np.array_equal(by_hand.score(columns_of(rows_to_score)), prepared.score(columns_of(rows_to_score)))
     assert ONNX_SUM not in version(config, "1").tags
 
 

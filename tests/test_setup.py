@@ -97,8 +97,8 @@ def test_a_python_that_cannot_set_up_ends_in_one_line(checkout, script, line, pr
     done = make(checkout, "run", f"PYTHON={python}")
     assert done.returncode != 0
     assert done.stdout.partition("Python")[0] == printed
-    told, makes_own = done.stderr.splitlines()
-    assert told.startswith(f"error: {line.format(python)}")
+    error, makes_own = done.stderr.splitlines()
+    assert error.startswith(f"error: {line.format(python)}")
     assert makes_own.startswith("make: ***")
     assert not (checkout / ".venv").exists()
 
@@ -225,8 +225,8 @@ def test_the_advice_fits_the_cause_and_shows_no_password(checkout, packages, cer
     with index(packages, certificates if secure else None, login) as (host, _):
         url = f"{'https' if secure else 'http'}://me:hunter2@{host}"
         done = set_up(checkout, PIP_INDEX_URL=url, PIP_EXTRA_INDEX_URL=url)
-    told, *shown, makes_own = done.stderr.splitlines()
-    assert told == f"{NO_INSTALL}{advice}. The details are in .local/setup.log:"
+    error, *shown, makes_own = done.stderr.splitlines()
+    assert error == f"{NO_INSTALL}{advice}. The details are in .local/setup.log:"
     assert shown
     assert all(line.startswith("  ") for line in shown)
     assert makes_own.startswith("make: ***")
@@ -238,8 +238,8 @@ def test_no_network_at_install_ends_in_one_line_and_the_last_of_the_log(checkout
     nobody = f"http://127.0.0.1:{port}/simple"
     done = set_up(checkout, PIP_INDEX_URL=nobody, PIP_EXTRA_INDEX_URL=nobody)
     assert done.returncode != 0
-    told, *_, makes_own = done.stderr.splitlines()
-    assert told.startswith(f"{NO_INSTALL}Is there a network? Check it, and the proxy and ")
+    error, *_, makes_own = done.stderr.splitlines()
+    assert error.startswith(f"{NO_INSTALL}Is there a network? Check it, and the proxy and ")
     assert makes_own.startswith("make: ***")
     assert str(port) in log_of(checkout)
     assert not (checkout / ".venv" / ".ready").exists()

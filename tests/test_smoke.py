@@ -58,8 +58,16 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
     assert not set(trained_on) & set(splits.row_keys(gate_set))
 
     report = mlflow.artifacts.load_text(f"runs:/{run_id}/report.md")
-    told = (str(few_wines), "5 are duplicates", "extra_trees", "champion", f"runs/{run_id}/", "make up", "http://127")
-    assert not [part for part in told if part not in report]
+    expected = (
+        str(few_wines),
+        "5 are duplicates",
+        "extra_trees",
+        "champion",
+        f"runs/{run_id}/",
+        "make up",
+        "http://127",
+    )
+    assert not [part for part in expected if part not in report]
     assert "Wine quality: training report" in capsys.readouterr().out
     reports = ArtifactFilter(key=ArtifactFilterKey(any_=["training-report"]))
     with get_client(sync_client=True) as client:

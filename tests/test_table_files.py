@@ -141,9 +141,9 @@ def test_bad_rows_of_all_chunks_are_told_and_only_the_first_ten_in_full(reasons,
     assert reasons(as_csv(many.assign(pH=[3.0] * 5 + [99.0] + [3.0] * 12))) == (
         "1 problem: row 7, pH: 99.0 is not 2 to 5 pH. Mend the file and run again."
     )
-    told = reasons(many.assign(pH=99.0))
-    assert told.startswith("18 problems: row 1, pH: 99.0 is not 2 to 5 pH; row 2, pH: ")
-    assert told.endswith("row 10, pH: 99.0 is not 2 to 5 pH; and 8 more. Mend the file and run again.")
+    message = reasons(many.assign(pH=99.0))
+    assert message.startswith("18 problems: row 1, pH: 99.0 is not 2 to 5 pH; row 2, pH: ")
+    assert message.endswith("row 10, pH: 99.0 is not 2 to 5 pH; and 8 more. Mend the file and run again.")
 
 
 @pytest.mark.parametrize(

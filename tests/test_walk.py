@@ -83,11 +83,11 @@ def files_come_in(reader: Reader, block: Block) -> Block:
 
 def a_wine_was_scored(reader: Reader, block: Block) -> Block:
     reader.types(Block(COMMAND, "make serve", 0))
-    told = requests.post(f"http://127.0.0.1:{reader.ports['8000']}/predict", json=EXAMPLE, timeout=30).json()
+    response = requests.post(f"http://127.0.0.1:{reader.ports['8000']}/predict", json=EXAMPLE, timeout=30).json()
     database = reader.checkout / "predictions.db"
-    wait_until(lambda: told["id"].encode() in database.read_bytes(), "the prediction in the database")
+    wait_until(lambda: response["id"].encode() in database.read_bytes(), "the prediction in the database")
     (first,) = set(re.findall(ID, block.text))
-    return replace(block, text=block.text.replace(first, told["id"]))
+    return replace(block, text=block.text.replace(first, response["id"]))
 
 
 THREE_VERSIONS = """
