@@ -75,8 +75,8 @@ def wrk(url: str, body: str, connections: int, pause: float = 0) -> tuple[float,
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
-        limits = f"-c{connections} -d{SECONDS}s --timeout 20s"  # MLflow's server may take seconds
-        words = ["wrk", "-t1", *limits.split(), "--latency", "-s", file.name, url]
+        options = ["--timeout", "20s", "--latency", "-s", file.name]  # MLflow's server may take seconds
+        words = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", *options, url]
         said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in said, said
     assert "Socket errors" not in said, said
@@ -136,7 +136,7 @@ def main() -> None:
         ]
         pause = 1000 * CONNECTIONS / (min(row["service"] for row in rounds) / 2)
         calm = [
-            tuple(wrk(f"{server}/predict", one, CONNECTIONS, pause)[1] for server in (ours, bare))
+            tuple(wrk(f"{address}/predict", one, CONNECTIONS, pause)[1] for address in (ours, bare))
             for _ in range(REPEATS)
         ]
         ratios = [many_over_in_process(f"{ours}/predict", wines, pipeline) for _ in range(10)]
