@@ -24,10 +24,11 @@ NOT_MEASURED = (  # versions, chapters, what the older tutorial said, and a refe
 
 
 class Figures(dict):
-    """Figures of a benchmark; where they are those of several runs, they are formatted as a range."""
+    """Figures of a benchmark; those of several runs are formatted as a range where they differ as they are rounded."""
 
     def __format__(self, form: str) -> str:
-        return f"{self['min']:{form}} to {self['max']:{form}}"
+        low, high = format(self["min"], form), format(self["max"], form)
+        return low if low == high else f"{low} to {high}"
 
 
 FILES = (ROOT / "benchmarks" / "results").glob("*.json")
