@@ -18,7 +18,7 @@ help: ## list these targets
 run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket; a report at the end
 	@$(PY) -m wine_quality.check_data --only-mine
 	@echo "start     Prefect and MLflow take some 15 seconds to start"
-	@$(PY) -m orchestration.train
+	@$(PY) -m orchestration.run orchestration.train:train_wine_quality
 
 data: setup ## make data WINE_DATA=folder: read and check the data, and say what there is or what is wrong
 	@$(PY) -m wine_quality.check_data
@@ -73,12 +73,12 @@ serve: setup ## serve the champion: predictions, metrics and a page at port 8000
 	@$(PY) -m deployment.serve
 
 score: setup ## score the files under incoming/ in the bucket with the champion
-	@$(PY) -m deployment.batch
+	@$(PY) -m orchestration.run deployment.batch:score_wine_batches
 
 ## Chapter 5: monitoring
 
 monitor: setup ## monitor the model in use: drift, error, rejected requests; request a retraining if that may help
-	@$(PY) -m monitoring.monitor
+	@$(PY) -m orchestration.run monitoring.monitor:monitor_wine_quality
 
 simulate: setup ## simulate a year of the whole loop, in a home of its own; make simulate SHORT=1 for six weeks
 	@$(PY) -m monitoring.simulation $(if $(SHORT),--short)

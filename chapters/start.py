@@ -19,10 +19,10 @@ from wine_quality.processes import module, run_module, server
 from wine_quality.schema import FEATURES
 
 
-def run(name: str) -> None:
+def run(*words: str) -> None:
     """Run a command of an earlier chapter."""
-    print(f"start     {name}", flush=True)
-    run_module(name)
+    print(f"start     {words[-1]}", flush=True)
+    run_module(*words)
 
 
 def train(config: Settings) -> None:
@@ -30,7 +30,7 @@ def train(config: Settings) -> None:
     with tracking.store(config) as store:
         has_champion = registry.champion(store) is not None
     if not has_champion:
-        run("orchestration.train")
+        run("orchestration.run", "orchestration.train:train_wine_quality")
 
 
 def predict(config: Settings) -> None:

@@ -7,11 +7,10 @@ file is scored once by each version: `wine_quality.batches` says how, and what h
 
 The tasks share the open bucket and the loaded model. Prefect stores no arguments of a task whose result isn't cached.
 
-Run it with `python -m deployment.batch`, or `make score`; the deployment `score-batches` runs it every hour.
+Run it with `make score`; the deployment `score-batches` runs it every hour.
 """
 
 import logging
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from prefect.artifacts import create_table_artifact
 
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import RETRY_TRANSIENT, run_name
-from orchestration.startup import run_flow
 from wine_quality import batches, registry, tracking
 from wine_quality.batches import Entry, Outcome
 from wine_quality.config import settings
@@ -98,7 +96,3 @@ def score_wine_batches() -> list[Outcome]:
         outcomes = score_each(bucket, entries, load_champion(), config.local / "batch")
     report(outcomes)
     return outcomes
-
-
-if __name__ == "__main__":
-    sys.exit(run_flow(score_wine_batches))

@@ -6,12 +6,11 @@ the rejected requests. `wine_quality.thresholds` has the alert rules. If a thres
 there are enough new labels as well, the flow writes the labelled rows into a folder and emits an event. Prefect's
 trigger starts the deployment `retrain` on that folder, and the gate decides about the new model.
 
-Nothing here changes the model. Run it with `python -m monitoring.monitor`, or `make monitor`; the deployment
+Nothing here changes the model. Run it with `make monitor`; the deployment
 `monitor-weekly` runs it on Monday mornings.
 """
 
 import logging
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +30,6 @@ from monitoring.alerts import send_webhook
 from monitoring.records import Record, RequestCounters, load_records, record_path, save_record
 from monitoring.reference import Reference, load_reference
 from orchestration.policies import RETRY_TRANSIENT, UNCACHED
-from orchestration.startup import run_flow
 from wine_quality import drift, labels, predictions, sources, thresholds
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
@@ -199,7 +197,3 @@ def act(config: Settings, record: Record, drifted: Drift | None) -> None:
     save_record(config, record)
     if sent and (state := sent.wait() or sent.state).is_failed():
         log.error("webhook   %s", state.message)
-
-
-if __name__ == "__main__":
-    sys.exit(run_flow(monitor_wine_quality))

@@ -7,7 +7,9 @@
 import atexit
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import httpx
 import uvicorn
@@ -19,7 +21,7 @@ from wine_quality.config import settings
 from wine_quality.environment import prefect_at
 from wine_quality.errors import DeploymentError
 from wine_quality.ports import free_port
-from wine_quality.processes import module, server
+from wine_quality.processes import companion, module, wait_for_ports
 from wine_quality.same_origin import SameOrigin
 
 ANSWER_SECONDS = 5
@@ -28,19 +30,26 @@ NEXT = "Start that server, or take PREFECT_API_URL out of the environment, .env 
 
 
 def connect() -> None:
-    """Let this process report to a Prefect server: that of `PREFECT_API_URL`, or one that ends with this process.
+    """Let this process report to a Prefect server, and return once it answers."""
+    start_connecting()()
 
-    The latter has no pages or schedules, and lies over the project's Prefect home.
+
+def start_connecting() -> Callable[[], None]:
+    """Let this process report to a Prefect server, and return a function that waits until it answers.
+
+    It is that of `PREFECT_API_URL`, or else one that this starts and that ends with this process: it has no pages or
+    schedules, and uses the project's Prefect home.
     """
     if url := PREFECT_API_URL.value():
-        return assert_answers(url)
-    until_exit, port = ExitStack(), free_port()
+        assert_answers(url)
+        return lambda: None
+    until_exit, port, log = ExitStack(), free_port(), settings().local / "prefect.log"
     atexit.register(until_exit.close)
     command, own = module("orchestration.prefect_server", TEMPORARY), prefect_at(port)
-    until_exit.enter_context(server(command, [port], settings().local / "prefect.log", own, name="Prefect's server"))
+    process = until_exit.enter_context(companion(command, log, own))
     os.environ["PREFECT_API_URL"] = own["PREFECT_API_URL"]  # for the processes that this one starts
     until_exit.enter_context(temporary_settings({PREFECT_API_URL: own["PREFECT_API_URL"]}))
-    return None
+    return partial(wait_for_ports, process, [port], log, name="Prefect's server")
 
 
 def assert_answers(url: str) -> None:

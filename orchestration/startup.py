@@ -3,14 +3,11 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from prefect.context import refresh_global_settings_context
 from prefect.logging.configuration import setup_logging
 
 from orchestration.prefect_server import connect
-from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.files import is_locked, translate_disk_errors
 from wine_quality.ports import listens
@@ -40,24 +37,19 @@ def is_up(config: Settings) -> bool:
 
 def connect_quietly() -> Settings:
     """Prepare the home, connect to Prefect with its own log lines on its server only, and return the settings."""
-    config = prepare_home()
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    setup_logging()
+    config = prepare_quietly()
     connect()
     return config
 
 
+def prepare_quietly() -> Settings:
+    """Prepare the home, keep Prefect's log lines off the screen, and return the settings."""
+    config = prepare_home()
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    setup_logging()
+    return config
+
+
 def log_to_screen() -> None:
-    """Connect, and print a flow's own log lines, and none of Prefect's."""
-    connect_quietly()
+    """Print a flow's own log lines."""
     logging.getLogger("wine_quality").addHandler(logging.StreamHandler(sys.stdout))
-
-
-def run_flow(flow: Callable[[], Any]) -> int:
-    """Run a flow as a command that prints its own log lines only, and return the exit code."""
-
-    def command() -> None:
-        log_to_screen()
-        flow()
-
-    return exit_code(command)

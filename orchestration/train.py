@@ -9,11 +9,10 @@ settings itself. Tasks that use the network, the tracking store or the bucket re
 computes would fail the same way again; instead, the results of the two that take longest are cached and reused as long
 as nothing that they depend on has changed. One is the search, which resumes from its trials if it was interrupted.
 
-Run it with `python -m orchestration.train`, or `make run`.
+Run it with `make run`.
 """
 
 import logging
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +38,6 @@ from orchestration.policies import (
     scheduled_time,
 )
 from orchestration.report import REPORT, Prepared, Published, Trained, create_artifacts, print_report, render_report
-from orchestration.startup import run_flow
 from wine_quality import registry, retention, scoring, sources, splits, storage, tracking, tuning
 from wine_quality import search as searching
 from wine_quality.config import settings
@@ -371,7 +369,3 @@ def push_and_report(trained: Trained, published: Published) -> None:
         report(trained, published, render("bucket.md.j2", **outcome, error=error))
         raise
     report(trained, published, render("bucket.md.j2", **outcome))
-
-
-if __name__ == "__main__":
-    sys.exit(run_flow(train_wine_quality))

@@ -20,6 +20,10 @@ from wine_quality.config import ROOT
 from wine_quality.environment import prefect_at
 from wine_quality.ports import free_port, listens
 
+TRAIN = ("orchestration.run", "orchestration.train:train_wine_quality")
+SCORE = ("orchestration.run", "deployment.batch:score_wine_batches")
+MONITOR = ("orchestration.run", "monitoring.monitor:monitor_wine_quality")
+
 
 def wait_until(true: Callable[[], object], what: str, seconds: float = 300) -> None:
     """Return once `true` gives something true; fail with `what` after `seconds`."""

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 
 def command() -> subprocess.CompletedProcess:
     """Run the flow as a reader would, who has not set up any bucket."""
-    return servers.command("deployment.batch", PREFECT_API_URL=PREFECT_API_URL.value())
+    return servers.command(*servers.SCORE, PREFECT_API_URL=PREFECT_API_URL.value())
 
 
 def incoming(home: Path, **files: str) -> Path:

@@ -6,6 +6,7 @@ from http.server import ThreadingHTTPServer
 
 import pytest
 import requests
+import servers
 from loopback import ANY_PORT, Quiet, serving
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
@@ -19,11 +20,11 @@ pytestmark = pytest.mark.slow
 
 NEXT = "Start that server, or take PREFECT_API_URL out of the environment, .env and Prefect's profile.\n"
 COMMANDS = {
-    "run": "orchestration.train",
+    "run": " ".join(servers.TRAIN),
     "deploy": "orchestration.deploy",
     "bucket": "orchestration.list_bucket",
-    "score": "deployment.batch",
-    "monitor": "monitoring.monitor",
+    "score": " ".join(servers.SCORE),
+    "monitor": " ".join(servers.MONITOR),
     "the event": "orchestration.data_changed",
     "the flow from one file": "orchestration.serve",
     "check": "chapters.check 3",

@@ -22,6 +22,7 @@ import orjson
 import pandas as pd
 import psycopg
 import pytest
+import servers
 from conftest import CLEAN
 from loopback import ANY_PORT, Quiet, serving
 from postgres import postgres_server
@@ -42,7 +43,12 @@ pytestmark = pytest.mark.slow
 
 NAMES = ("database", "webhook", "s3", "wrong-s3", "mlflow", "prefect", "wrong-database")
 CANARIES = {name: secrets.token_hex(16) for name in NAMES}
-TRAIN = "from orchestration import startup, train; startup.log_to_screen(); train.train_wine_quality(max_evals=1)"
+TRAIN = """
+from orchestration import startup, train
+startup.connect_quietly()
+startup.log_to_screen()
+train.train_wine_quality(max_evals=1)
+"""
 
 
 def spellings(canary: str) -> list[bytes]:
@@ -98,26 +104,26 @@ def lived(tmp_path_factory, few_wines) -> tuple[Path, Path, list[tuple[int, str]
             incoming.mkdir()
             wines = distinct_rows(sources.sample("a test").table).dropna()
             wines.head(20).to_csv(incoming / "monday.csv", index=False)
-            command("-m", "deployment.batch")
+            command("-m", *servers.SCORE)
             predict(wines[wines["type"] == "white"])
-            command("-m", "monitoring.monitor")
+            command("-m", *servers.MONITOR)
             command("-m", "orchestration.deploy")
             assert [code for code, _ in ended] == [0] * 4, ended
             assert len(chat.got) == 1, ended[2]
             away = f"http://wine:{CANARIES['mlflow']}@127.0.0.1:{free_port()}"
             command("-c", TRAIN, MLFLOW_TRACKING_URI=away)
-            command("-m", "deployment.batch", MLFLOW_TRACKING_URI=away)
+            command("-m", *servers.SCORE, MLFLOW_TRACKING_URI=away)
             predict(wines[wines["type"] == "red"])
             chat.answers = [503] * 4
             (home / "monitoring" / "reports").rename(home / "monitoring" / "earlier")  # so that it is news again
-            command("-m", "monitoring.monitor")
+            command("-m", *servers.MONITOR)
             wrong = os.environ["WINE_PREDICTIONS"].replace(CANARIES["database"], CANARIES["wrong-database"])
-            command("-m", "monitoring.monitor", WINE_PREDICTIONS=wrong)
+            command("-m", *servers.MONITOR, WINE_PREDICTIONS=wrong)
         with local_s3(settings()) as s3:  # refuses the secret, which the block has; and then there is no block
             wrong = {"AWS_ENDPOINT_URL_S3": s3.url, "AWS_SECRET_ACCESS_KEY": CANARIES["wrong-s3"]}
             command("-c", "from prefect_aws import S3Bucket; S3Bucket.delete('wine-bucket')")
             command("-c", TRAIN, WINE_SEED="78", **wrong)
-            command("-m", "deployment.batch", **wrong)
+            command("-m", *servers.SCORE, **wrong)
     return home, database.data, ended
 
 

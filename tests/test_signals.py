@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from servers import stop, wait_until
+from servers import TRAIN, stop, wait_until
 
 from wine_quality.config import ROOT
 from wine_quality.ports import free_port, listens
@@ -94,7 +94,7 @@ def test_make_serve_ends(ports, tmp_path, number):
 
 
 SIMULATE = (runs("monitoring.simulation.run"), "monitoring.simulation", "--short")
-RUN = (runs("orchestration.prefect_server"), "orchestration.train")
+RUN = (runs("orchestration.prefect_server"), *TRAIN)
 
 
 @pytest.mark.parametrize(

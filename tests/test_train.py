@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
-from servers import command
+from servers import TRAIN, command
 
 from orchestration import policies
 from orchestration.bucket import bucket_of_environment
@@ -176,7 +176,7 @@ def test_the_form_of_the_ui_describes_each_parameter():
     assert all(described["description"] for described in properties.values())
 
 
-@pytest.mark.parametrize("module", ["orchestration.train", "orchestration.up"])
+@pytest.mark.parametrize("words", [TRAIN, ("orchestration.up",)])
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
@@ -184,8 +184,8 @@ def test_the_form_of_the_ui_describes_each_parameter():
         ("WINE_HOME", "/dev/null/home", "/dev/null/home/.local"),
     ],
 )
-def test_a_bad_setting_ends_a_command_with_one_line(module, name, value, line):
-    done = command(module, **{name: value})
+def test_a_bad_setting_ends_a_command_with_one_line(words, name, value, line):
+    done = command(*words, **{name: value})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {line}")
     assert done.stderr.count("\n") == 1
@@ -196,7 +196,7 @@ def test_bad_wine_ends_the_command_with_one_line_and_leaves_nothing(folder):
     lines = path.read_text().splitlines()
     lines[3] = lines[3].replace(";", ";abc", 1)
     path.write_text("\n".join(lines))
-    done = command("orchestration.train", WINE_DATA=str(folder))
+    done = command(*TRAIN, WINE_DATA=str(folder))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"error: {path}: ")
     assert "row 4" in done.stderr

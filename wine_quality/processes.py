@@ -83,10 +83,18 @@ def server(
 ) -> Iterator[None]:
     """Run a server from when it listens on all of its ports until the end of the block; raise `error` if it fails."""
     with companion(command, log, environment) as process:
-        for port in ports:
-            if not comes_up(process, port, seconds):
-                raise error(f"{name or command[-1]} did not start: {last_line(log)}. {log} has more.")
+        wait_for_ports(process, ports, log, name=name or str(command[-1]), seconds=seconds, error=error)
         yield
+
+
+def wait_for_ports(
+    process: subprocess.Popen, ports: list[int], log: Path,
+    *, name: str, seconds: float = START_SECONDS, error: type[WineError] = DeploymentError,
+) -> None:  # fmt: skip
+    """Return once a server listens on all of its ports; raise `error` if it ends before that or the time is up."""
+    for port in ports:
+        if not comes_up(process, port, seconds):
+            raise error(f"{name} did not start: {last_line(log)}. {log} has more.")
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
