@@ -11,11 +11,12 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import TypedDict
 
-from deployment.schemas import Wine, columns
+from deployment import schemas
+from deployment.schemas import Wine
 from wine_quality import tracking
 from wine_quality.config import Settings
-from wine_quality.schema import MEASUREMENTS, TARGET
-from wine_quality.scoring import columns_of, fetch_file
+from wine_quality.schema import MEASUREMENTS, TARGET, to_matrix
+from wine_quality.scoring import fetch_file
 from wine_quality.splits import distinct_rows
 from wine_quality.tracking import SOURCE, WINES
 
@@ -73,7 +74,7 @@ class RowIndex:
     def __init__(self, table: pd.DataFrame, made_up: bool) -> None:
         self.wines = distinct_rows(table).dropna().reset_index(drop=True)
         self.made_up = made_up
-        points = as_points(columns_of(self.wines))
+        points = to_matrix(self.wines)
         self.scaler = StandardScaler().fit(points)
         self.places = self.scaler.transform(points)
         self.index = NearestNeighbors(n_neighbors=min(NEAREST, len(points))).fit(self.places)
@@ -86,7 +87,7 @@ class RowIndex:
 
     def nearest(self, wine: Wine) -> Neighbours:
         """Return the rows nearest to a wine; a blank of the wine counts as the mean."""
-        place = np.nan_to_num(self.scaler.transform(as_points(columns([wine]))))
+        place = np.nan_to_num(self.scaler.transform(schemas.to_matrix([wine])))
         distances, rows = self.index.kneighbors(place)
         pairs = zip(rows[0], distances[0], strict=True)
         nearest = [self.neighbour(row, float(distance), wine, place) for row, distance in pairs]
@@ -107,11 +108,6 @@ def load_rows(config: Settings, version: ModelVersion) -> RowIndex:
         run = store.run_of(version)
         table = pd.read_csv(fetch_file(store, version, str(run.info.artifact_uri), WINES, folder))
     return RowIndex(table, run.data.tags.get(SOURCE) == "sample")
-
-
-def as_points(wines: dict[str, np.ndarray]) -> np.ndarray:
-    """Return wines as points, of shape (n wines, 12): the type as 1 for red and 0 for white, then the measurements."""
-    return np.column_stack([wines["type"] == "red", *(wines[name] for name in MEASUREMENTS)]).astype("float64")
 
 
 def usual_range(name: str, low: float, median: float, high: float) -> Range:

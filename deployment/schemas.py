@@ -224,8 +224,6 @@ def display_name(name: str) -> str:
     return name if name in FEATURES else display(name)
 
 
-def columns(wines: list[Wine]) -> dict[str, np.ndarray]:
-    """Return wines as the columns that a model takes, each of shape (n wines,), NaN where there is a null."""
-    numbers = np.array([MEASURED(wine) for wine in wines], dtype="float64").T
-    kinds = np.array([wine["type"] for wine in wines], dtype=object)
-    return {"type": kinds, **dict(zip(MEASUREMENTS, numbers, strict=True))}
+def to_matrix(wines: list[Wine]) -> np.ndarray:
+    """Return wines as the matrix that a model takes (`wine_quality.schema.to_matrix`), NaN where there is a null."""
+    return np.array([(wine["type"] == "red", *MEASURED(wine)) for wine in wines], dtype="float64")

@@ -124,7 +124,7 @@ class Service:
     def scores(self, rows: list[Wine], scorer: Scorer) -> list[float]:
         """Score rows and count them."""
         self.telemetry.count_rows(scorer.engine, len(rows))
-        return scorer.score(schemas.columns(rows)).tolist()
+        return scorer.score(schemas.to_matrix(rows)).tolist()
 
     async def preview(self, request: Request) -> PreviewResponse:
         """Score one wine and store nothing, to try out what the model says.

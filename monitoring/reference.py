@@ -12,8 +12,8 @@ from wine_quality.config import Settings
 from wine_quality.drift import SCORE
 from wine_quality.errors import RegistryError
 from wine_quality.files import atomic_write
-from wine_quality.schema import TARGET
-from wine_quality.scoring import columns_of, load_scorer
+from wine_quality.schema import TARGET, to_matrix
+from wine_quality.scoring import load_scorer
 from wine_quality.splits import row_keys
 from wine_quality.tables import read_table
 from wine_quality.tracking import TRAINED_ON, WINES
@@ -59,5 +59,5 @@ def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd
         path = store.download(f"runs:/{run_id}/{WINES}", folder)
     table = read_table(path, both_types=False).reset_index(drop=True)
     gate_set = ~row_keys(table).isin(trained_on)
-    scores = load_scorer(config, version).score(columns_of(table.loc[gate_set]))
+    scores = load_scorer(config, version).score(to_matrix(table.loc[gate_set]))
     return table.assign(**{SCORE: pd.Series(scores, index=table.index[gate_set])})

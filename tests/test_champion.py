@@ -19,8 +19,8 @@ import deployment.champion
 from deployment.champion import Champion
 from wine_quality import registry, tracking
 from wine_quality.config import settings
-from wine_quality.schema import FEATURES
-from wine_quality.scoring import columns_of, load_scorer
+from wine_quality.schema import FEATURES, to_matrix
+from wine_quality.scoring import load_scorer
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def served(config, first) -> Champion:
 
 @pytest.fixture(scope="module")
 def wine():
-    return columns_of(few_sides()[1].head(1))
+    return to_matrix(few_sides()[1].head(1))
 
 
 def serves(champion: Champion, number: str, problem: str = "") -> bool:

@@ -8,6 +8,7 @@ from sklearn.svm import SVR
 from xgboost import XGBRegressor
 
 from wine_quality import sources
+from wine_quality.kernel_ridge import ExponentialKernelRidge
 from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict
 from wine_quality.preprocessing import preprocessor
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
@@ -63,8 +64,16 @@ def test_a_model_has_its_librarys_defaults_unless_its_name_says_tuned():
     defaults = {"extra_trees": ExtraTreesRegressor(random_state=1), "xgboost": XGBRegressor(random_state=1, n_jobs=1)}
     for name, model in {**defaults, "svr": SVR()}.items():
         assert build(name, 1)["model"].get_params() == model.get_params()
-    ridge = build("kernel_ridge", 1)["model"].regressor
-    assert (ridge.alpha, ridge.kernel.length_scale) == (KernelRidge().alpha, Matern().length_scale)
+    ridge = build("kernel_ridge", 1)["model"]
+    assert (ridge.alpha, ridge.length_scale) == (KernelRidge().alpha, Matern().length_scale)
+
+
+def test_kernel_ridge_predicts_as_scikit_learns_does():
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(50, 4)), rng.normal(5, 1, 50)
+    theirs = KernelRidge(alpha=0.3, kernel=Matern(2.0, nu=0.5)).fit(X[:40], y[:40] - y[:40].mean())
+    expected = theirs.predict(X[40:]) + y[:40].mean()
+    assert ExponentialKernelRidge(0.3, 2.0).fit(X[:40], y[:40]).predict(X[40:]) == pytest.approx(expected)
 
 
 def test_parameters_given_win_over_hand_tuned_ones():

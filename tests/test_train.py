@@ -22,8 +22,8 @@ from wine_quality.errors import DataError, LeakError, StorageError
 from wine_quality.files import sha256
 from wine_quality.metrics import scores
 from wine_quality.models import build, fit, predict
-from wine_quality.schema import TARGET
-from wine_quality.scoring import columns_of, load_scorer
+from wine_quality.schema import TARGET, to_matrix
+from wine_quality.scoring import load_scorer
 from wine_quality.tuning import Candidate
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api", "mlflow_at_home")]
@@ -58,7 +58,7 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     assert graphs == [True, False]
     scorer = load_scorer(config, version)
     assert scorer.engine == "onnx"
-    assert np.abs(scorer.score(columns_of(prepared.gate_set)) - expected).max() <= 1e-4
+    assert np.abs(scorer.score(to_matrix(prepared.gate_set)) - expected).max() <= 1e-4
 
 
 def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto, tmp_path):

@@ -31,8 +31,8 @@ from wine_quality import predictions
 from wine_quality.errors import DataError
 from wine_quality.files import sha256, translate_disk_errors
 from wine_quality.predictions import Prediction, json_lines
-from wine_quality.schema import FEATURES, SHOWN_PROBLEMS, Problems, problem_line
-from wine_quality.scoring import Scorer, columns_of
+from wine_quality.schema import FEATURES, SHOWN_PROBLEMS, Problems, problem_line, to_matrix
+from wine_quality.scoring import Scorer
 from wine_quality.storage import Bucket, Entry, check_reachable, translate_s3_errors
 from wine_quality.table_files import KINDS
 
@@ -138,7 +138,7 @@ class PredictionWriter:
 
     def score(self, table: pd.DataFrame) -> pd.DataFrame:
         """Score a chunk, and return the columns of `ADDED` for its rows."""
-        score, version = self.scorer.score(columns_of(table)), self.scorer.version
+        score, version = self.scorer.score(to_matrix(table)), self.scorer.version
         ids = [str(uuid5(NAMESPACE_URL, f"{self.file} {self.rows + n}")) for n in range(1, len(table) + 1)]
         self.rows += len(table)
         rows = zip(ids, table.filter(FEATURES).to_dict("records"), score.tolist(), strict=True)

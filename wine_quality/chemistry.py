@@ -1,5 +1,7 @@
 """Derived features: what a wine chemist works out from the eleven measurements of a row."""
 
+from typing import Any
+
 import pandas as pd
 
 PKA_SULFUROUS_ACID = 1.81  # at 20 °C, as winemaking textbooks have it
@@ -21,7 +23,12 @@ CHEMISTRY = {
 
 
 def with_chemistry(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of `FEATURES` with the columns of `CHEMISTRY`, blank where a measurement they need is blank.
+    """Return a table of `FEATURES` with the columns of `CHEMISTRY`, blank where a measurement they need is blank."""
+    return table.assign(**chemistry(table))
+
+
+def chemistry(table: Any) -> dict[str, Any]:
+    """Return the columns of `CHEMISTRY` by name, from a mapping of the measurements by name.
 
     The molecular sulfur dioxide, which alone protects wine, follows from the free one and the pH (Henderson and
     Hasselbalch); the extract, all that is left when wine boils dry, from density and alcohol (Tabarié's relation, in a
@@ -30,14 +37,14 @@ def with_chemistry(table: pd.DataFrame) -> pd.DataFrame:
     free, total = table["free_sulfur_dioxide"], table["total_sulfur_dioxide"]
     acid, sugar = table["fixed_acidity"], table["residual_sugar"]
     extract = EXTRACT_PER_DENSITY * (table["density"] + ALCOHOL_LIGHTENS * table["alcohol"] - 1)
-    return table.assign(
-        molecular_sulfur_dioxide=free / (1 + 10 ** (table["pH"] - PKA_SULFUROUS_ACID)),
-        bound_sulfur_dioxide=total - free,
-        free_share=free / total.clip(lower=LEAST_SULFUR_DIOXIDE),
-        volatile_share=table["volatile_acidity"] / acid,
-        citric_share=table["citric_acid"] / acid,
-        sugar_to_acid=sugar / acid,
-        sulphates_to_chlorides=table["sulphates"] / table["chlorides"].clip(lower=LEAST_CHLORIDES),
-        extract=extract,
-        dry_extract=extract - sugar,
-    )
+    return {
+        "molecular_sulfur_dioxide": free / (1 + 10 ** (table["pH"] - PKA_SULFUROUS_ACID)),
+        "bound_sulfur_dioxide": total - free,
+        "free_share": free / total.clip(lower=LEAST_SULFUR_DIOXIDE),
+        "volatile_share": table["volatile_acidity"] / acid,
+        "citric_share": table["citric_acid"] / acid,
+        "sugar_to_acid": sugar / acid,
+        "sulphates_to_chlorides": table["sulphates"] / table["chlorides"].clip(lower=LEAST_CHLORIDES),
+        "extract": extract,
+        "dry_extract": extract - sugar,
+    }

@@ -10,20 +10,17 @@ import pandas as pd
 from hyperopt import hp
 from joblib import Parallel, delayed
 from sklearn.base import clone
-from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
-from sklearn.gaussian_process.kernels import Matern
-from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 from xgboost import XGBRegressor
 
+from wine_quality.kernel_ridge import ExponentialKernelRidge
 from wine_quality.preprocessing import chemist_steps, normal_scores, preprocessor
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.splits import Fold
@@ -45,16 +42,6 @@ class Model:
     space: dict[str, Any] = field(default_factory=dict)
     normal_scores: bool = False
     side_by_side: bool = True
-
-
-def kernel_ridge(alpha: float = 1.0, length_scale: float = 1.0) -> TransformedTargetRegressor:
-    """Return ridge regression with an exponential kernel, on quality minus its mean.
-
-    Its scores are the means of a Gaussian process with the Matérn kernel of 1/2 and a noise of `alpha` (Rasmussen and
-    Williams, 2006, Gaussian Processes for Machine Learning, section 2.2), but it stores no matrix of rows by rows.
-    """
-    ridge = KernelRidge(alpha=alpha, kernel=Matern(length_scale, nu=0.5))  # pyright: ignore[reportArgumentType]
-    return TransformedTargetRegressor(ridge, transformer=StandardScaler(with_std=False))
 
 
 def features_of(name: str) -> Any:
@@ -106,7 +93,7 @@ MODELS: dict[str, Model] = {
         normal_scores=True,
     ),
     "kernel_ridge": Model(
-        kernel_ridge,
+        ExponentialKernelRidge,
         space={
             "features": features_of("kernel_ridge"),
             "alpha": hp.loguniform("kernel_ridge.alpha", np.log(0.05), np.log(1)),

@@ -4,6 +4,7 @@ import reprlib
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
@@ -123,3 +124,15 @@ def the_first(texts: list[str], separator: str, further: int = 0) -> str:
     """Return the first ten of many as one line that says how many more there are."""
     more = len(texts[SHOWN_PROBLEMS:]) + further
     return separator.join([*texts[:SHOWN_PROBLEMS], *([f"and {more} more"] if more else [])])
+
+
+def to_matrix(rows: pd.DataFrame) -> np.ndarray:
+    """Return rows as float64 of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if blank."""
+    return np.column_stack([rows["type"] == "red", rows[list(MEASUREMENTS)]]).astype("float64")
+
+
+def from_matrix(matrix: np.ndarray) -> pd.DataFrame:
+    """Return the table of `FEATURES` of a matrix that `to_matrix` returned."""
+    table = pd.DataFrame(matrix[:, 1:], columns=list(MEASUREMENTS))
+    table.insert(0, "type", np.where(matrix[:, 0] == 1, "red", "white"))
+    return table

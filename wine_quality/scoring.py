@@ -11,37 +11,31 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import skl2onnx
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from onnxruntime import InferenceSession, SessionOptions  # pyright: ignore[reportAttributeAccessIssue]
-from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-from sklearn.base import is_classifier
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
 from sklearn.pipeline import Pipeline
-from sklearn.tree import DecisionTreeClassifier
 
 from wine_quality import tracking
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
+from wine_quality.graph import ROWS, SCORES, to_onnx
 from wine_quality.models import predict
 from wine_quality.registry import MLMODEL, MODEL_SHA256, model_folder
-from wine_quality.schema import FEATURES, MEASUREMENTS
+from wine_quality.schema import FEATURES, MEASUREMENTS, from_matrix, to_matrix
 from wine_quality.sources import sample
 from wine_quality.splits import distinct_rows
 from wine_quality.tracking import MODEL_FILE, Store
 
 ONNX_FILE = "model.onnx"  # an artifact of the run behind a version
 ONNX_SUM, NO_ONNX = "onnx_sha256", "no_onnx"  # tags of a version: the sum of that file, or why there is none
-TREES = DecisionTreeClassifier, ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
 TOLERANCE = 1e-4  # points of quality by which a graph may differ from its pipeline
 DECIMALS = 6  # of a score: the last bits of a sum depend on how many rows are scored at once
-ONE_WINE = {"type": np.array(["red"], dtype=object), **{name: np.array([np.nan]) for name in MEASUREMENTS}}
+BLANK_ROW = np.array([[1.0, *[np.nan] * len(MEASUREMENTS)]])
 
-Columns = dict[str, np.ndarray]
-Predict = Callable[[Columns], np.ndarray]
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -55,34 +49,12 @@ class Scorer:
     signature: ModelSignature
     predict: Predict = field(repr=False)
 
-    def score(self, columns: Columns) -> np.ndarray:
+    def score(self, rows: np.ndarray) -> np.ndarray:
         """Return the score of each row, float64 of shape (n rows,): points of quality, to the sixth decimal.
 
-        `columns` has an array of shape (n rows,) for each of `FEATURES`: `type` as objects, `red` or `white`; the
-        others as float64, NaN if blank. The score of a row doesn't depend on the others.
+        `rows` is a matrix as `schema.to_matrix` returns it. The score of a row doesn't depend on the others.
         """
-        return np.round(self.predict(columns), DECIMALS)
-
-
-def to_onnx(pipeline: Pipeline) -> bytes | None:
-    """Return a fitted pipeline as an ONNX graph of twelve inputs, preprocessing inside; None if that gains nothing.
-
-    Measured on 4,221 real rows and one core: a tree or forest scores one row as a graph in 0.02 to 0.1 ms, as a
-    pipeline in 2 to 14 ms; 1,000 rows in 1 to 43 ms and 3 to 63 ms. scikit-learn's trees compare float32 too, so scores
-    agree to 3e-5, and classes are the same. `k_neighbors` is slower as a graph: 4.5 ms against 2.8 for one row, 54
-    against 7 for 1,000. `linear` sums in float32 there, so a score depends on the other rows, in the fifth decimal. The
-    rest, and all models with chemist's columns, have no converter.
-    """
-    model = pipeline["model"]
-    if not isinstance(model, TREES):
-        return None
-    inputs = [("type", StringTensorType([None, 1])), *((name, FloatTensorType([None, 1])) for name in MEASUREMENTS)]
-    options = {id(model): {"zipmap": False}} if is_classifier(model) else None
-    try:
-        graph: Any = skl2onnx.to_onnx(pipeline, initial_types=inputs, options=options)
-    except RuntimeError:  # a converter is missing or fails
-        return None
-    return graph.SerializeToString()
+        return np.round(self.predict(rows), DECIMALS)
 
 
 def log_graph(store: Store, version: str, rows: pd.DataFrame) -> None:
@@ -111,7 +83,7 @@ def write_graph(pipeline: Pipeline, path: Path, rows: pd.DataFrame) -> str:
         return "it would gain nothing, or has no converter"
     path.write_bytes(graph)
     rows = pd.concat([rows, with_blanks(rows)])
-    differ = np.abs(graph_predict(path)(columns_of(rows)) - predict(pipeline, rows)).max()
+    differ = np.abs(graph_predict(path)(to_matrix(rows)) - predict(pipeline, rows)).max()
     return "" if differ <= TOLERANCE else f"it differs from the pipeline by {differ:.2g}, more than {TOLERANCE:g}"
 
 
@@ -120,11 +92,6 @@ def with_blanks(rows: pd.DataFrame) -> pd.DataFrame:
     number = np.arange(len(rows))[:, np.newaxis] % len(MEASUREMENTS)
     blank = number == np.arange(len(MEASUREMENTS))
     return rows.assign(**rows[list(MEASUREMENTS)].mask(blank))
-
-
-def columns_of(rows: pd.DataFrame) -> Columns:
-    """Return rows as `Scorer.score` takes them."""
-    return {name: rows[name].to_numpy(dtype=object if name == "type" else "float64") for name in FEATURES}
 
 
 def graph_predict(path: Path) -> Predict:
@@ -136,20 +103,13 @@ def graph_predict(path: Path) -> Predict:
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    first = [session.get_outputs()[0].name]  # of a classifier, the class
-
-    def scores(columns: Columns) -> np.ndarray:
-        inputs = {name: columns[name].astype("float32").reshape(-1, 1) for name in MEASUREMENTS}
-        inputs["type"] = columns["type"].reshape(-1, 1)
-        return np.asarray(session.run(first, inputs)[0], dtype="float64").ravel()
-
-    return scores
+    return lambda rows: np.asarray(session.run([SCORES], {ROWS: rows})[0])
 
 
 def pipeline_predict(path: Path) -> Predict:
     """Return a function that scores by the pipeline in a file."""
     pipeline = tracking.load_model(path)
-    return lambda columns: predict(pipeline, pd.DataFrame(columns))
+    return lambda rows: predict(pipeline, from_matrix(rows))
 
 
 def load_scorer(config: Settings, version: ModelVersion) -> Scorer:
@@ -168,7 +128,7 @@ def load_scorer(config: Settings, version: ModelVersion) -> Scorer:
         engine, load = ("pipeline", pipeline_predict) if path == model else ("onnx", graph_predict)
         predict = load_file(version, path, load)
         scorer = Scorer(str(version.version), str(version.run_id), engine, why, signature, predict)
-        load_file(version, path, lambda _: scorer.score(ONE_WINE))
+        load_file(version, path, lambda _: scorer.score(BLANK_ROW))
     return scorer
 
 

@@ -47,12 +47,12 @@ from wine_quality.splits import row_keys
 
 TRUSTED_TYPES = [
     "numpy.dtype",
-    "sklearn.gaussian_process.kernels.Matern",
     "sklearn.utils._bunch.Bunch",
     "sklearn.metrics._dist_metrics.EuclideanDistance64",
     "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.tree._tree.Tree",
     "wine_quality.chemistry.with_chemistry",
+    "wine_quality.kernel_ridge.ExponentialKernelRidge",
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBRegressor",
 ]
@@ -65,7 +65,8 @@ WINES = "wines.csv"  # and another, of both sets, which the flow logs
 MODEL_FILE = "model.skops"  # as MLflow calls it
 REQUIRED = ["pandas", "scikit-learn", "skops"]
 XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"  # the former has wheels for Linux alone
-OWN_CODE = ["chemistry.py"]  # modules of this package that a model's file names, and that need no other of it
+# modules of this package that a model's file names, and that need no other of it
+OWN_CODE = ["chemistry.py", "kernel_ridge.py"]
 CONFLICT = (
     "UNIQUE constraint failed|duplicate key value|(table|relation) .* already exists|duplicate column name"
     "|RESOURCE_ALREADY_EXISTS|Experiment.* already exists|out-of-date database schema|too many 500 error responses"

@@ -16,8 +16,8 @@ from wine_quality import predictions, thresholds, tracking
 from wine_quality.config import Settings
 from wine_quality.files import atomic_write
 from wine_quality.plots import TYPE_COLOURS, as_png
-from wine_quality.schema import TARGET
-from wine_quality.scoring import columns_of, load_scorer
+from wine_quality.schema import TARGET, to_matrix
+from wine_quality.scoring import load_scorer
 from wine_quality.templates import render
 
 SMOOTHED = 4  # weeks that the lines of the error are averaged over: a single week is mostly chance
@@ -84,7 +84,7 @@ def load_outcome(config: Settings, weeks: list[Week], progress: list[dict[str, A
     rows, records = {}, {record.result.name: record for record in load_records(config)}
     for week, line in zip(weeks, progress, strict=True):
         labels, result = week.table[TARGET].to_numpy(), records[week.name].result
-        with_loop, without = stored.loc[line["ids"], "score"], first.score(columns_of(week.table))
+        with_loop, without = stored.loc[line["ids"], "score"], first.score(to_matrix(week.table))
         rows[week.number] = {
             "rows": len(week.table),
             "white": (week.table["type"] == "white").mean(),

@@ -1,0 +1,38 @@
+"""A pipeline as an ONNX graph: which pipelines have one, and how it compares with a threshold."""
+
+import numpy as np
+import onnx
+import pytest
+from versions import few_sides
+
+from wine_quality.graph import ROWS, SCORES, float32_at_most, to_onnx
+from wine_quality.models import build, fit
+
+
+@pytest.fixture(scope="module")
+def train():
+    return few_sides()[0]
+
+
+def test_a_graph_takes_one_matrix_and_returns_one_score_a_row(train):
+    graph = onnx.load_from_string(to_onnx(fit(build("extra_trees", 1, "chemist", n_estimators=3), train))).graph
+    (rows,), (scores,) = graph.input, graph.output
+    assert (rows.name, scores.name) == (ROWS, SCORES)
+    assert [size.dim_value for size in rows.type.tensor_type.shape.dim] == [0, 12]
+    assert len(scores.type.tensor_type.shape.dim) == 1
+
+
+@pytest.mark.parametrize("name", ["linear", "k_neighbors", "random_forest_classifier", "xgboost", "kernel_ridge"])
+def test_a_pipeline_with_a_step_that_is_not_written_here_has_no_graph(name, train):
+    assert to_onnx(fit(build(name, 1), train)) is None
+
+
+def test_a_forest_with_a_tree_that_never_branches_has_no_graph(train):
+    assert to_onnx(fit(build("extra_trees", 1, n_estimators=3), train.assign(quality=6.0))) is None
+
+
+def test_a_rounded_threshold_decides_the_same_for_every_float32():
+    thresholds = np.random.default_rng(1).normal(size=1000)
+    near = thresholds.astype("float32")
+    for columns in (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))):
+        assert np.array_equal(columns <= float32_at_most(thresholds), columns.astype("float64") <= thresholds)

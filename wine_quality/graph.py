@@ -1,0 +1,162 @@
+"""A fitted pipeline as an ONNX graph: one matrix of rows in, scores out, preprocessing inside.
+
+The operators are written here because skl2onnx has no converter for the derived columns, and takes some 20 seconds for
+500 trees. All is float64, as in the pipeline, except in the trees, where scikit-learn too compares float32.
+"""
+
+from typing import Any, cast
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+from sklearn.pipeline import Pipeline
+from sklearn.tree import DecisionTreeClassifier
+
+from wine_quality.chemistry import chemistry
+from wine_quality.schema import FEATURES
+
+FORESTS = ExtraTreesRegressor, RandomForestRegressor
+ROWS, SCORES = "rows", "scores"  # the names of the graph's input and output
+OPSETS = {"": 18, "ai.onnx.ml": 5}
+MEAN, AT_MOST = 0, 0  # how the operator of trees joins their values, and compares a column with a threshold
+
+
+class Value:
+    """A value in a graph; arithmetic with it adds operators to the graph, so a formula for columns serves here too."""
+
+    def __init__(self, graph: "Graph", name: str) -> None:
+        self.graph, self.name = graph, name
+
+    def __add__(self, other: Any) -> "Value":
+        return self.graph.apply("Add", self, other)
+
+    def __sub__(self, other: Any) -> "Value":
+        return self.graph.apply("Sub", self, other)
+
+    def __mul__(self, other: Any) -> "Value":
+        return self.graph.apply("Mul", self, other)
+
+    def __truediv__(self, other: Any) -> "Value":
+        return self.graph.apply("Div", self, other)
+
+    def __rpow__(self, other: Any) -> "Value":
+        return self.graph.apply("Pow", other, self)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def clip(self, lower: float) -> "Value":
+        """Return the value, or `lower` where it is below that."""
+        return self.graph.apply("Max", self, lower)
+
+
+class Graph:
+    """A graph that is being written: its operators, and its constants, which are float64 unless they are integers."""
+
+    def __init__(self) -> None:
+        self.nodes, self.constants = [], []
+        self.rows = Value(self, ROWS)
+
+    def apply(self, operator: str, *inputs: Any, domain: str = "", **attributes: Any) -> Value:
+        """Add an operator; inputs that are not values become constants."""
+        names = [value.name if isinstance(value, Value) else self.constant(value) for value in inputs]
+        output = f"value_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, names, [output], domain=domain, **attributes))
+        return Value(self, output)
+
+    def constant(self, value: Any) -> str:
+        """Add a constant, and return its name."""
+        array = value if isinstance(value, np.ndarray) else np.asarray(value, dtype="float64")
+        self.constants.append(numpy_helper.from_array(array, f"constant_{len(self.constants)}"))
+        return self.constants[-1].name
+
+    def model(self, scores: Value) -> ModelProto:
+        """Return the whole, with one output of shape (n rows,)."""
+        flat = self.apply("Reshape", scores, np.array([-1]))
+        self.nodes.append(helper.make_node("Identity", [flat.name], [SCORES]))
+        given = helper.make_tensor_value_info(ROWS, TensorProto.DOUBLE, [None, len(FEATURES)])
+        result = helper.make_tensor_value_info(SCORES, TensorProto.DOUBLE, [None])
+        graph = helper.make_graph(self.nodes, "wine_quality", [given], [result], self.constants)
+        opsets = [helper.make_opsetid(domain, number) for domain, number in OPSETS.items()]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+class NoGraphError(Exception):
+    """A step of a pipeline cannot be written as a graph here."""
+
+
+def to_onnx(pipeline: Pipeline) -> bytes | None:
+    """Return a fitted pipeline as an ONNX graph, or None if there is none for one of its steps.
+
+    The input is float64 of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if blank.
+    """
+    graph = Graph()
+    try:
+        scores = predicted(graph, pipeline)
+    except NoGraphError:
+        return None
+    return graph.model(scores).SerializeToString()
+
+
+def predicted(graph: Graph, pipeline: Pipeline) -> Value:
+    """Add what a pipeline predicts to a graph."""
+    matrix, model = preprocessed(graph, pipeline), cast(Any, pipeline["model"])
+    if isinstance(model, FORESTS):
+        trees = [one.tree_ for one in model.estimators_]
+        return tree_scores(graph, trees, np.concatenate([tree.value.ravel() for tree in trees]), matrix)
+    if isinstance(model, DecisionTreeClassifier):
+        return tree_scores(graph, [model.tree_], model.classes_[model.tree_.value.argmax(axis=-1)].ravel(), matrix)
+    raise NoGraphError
+
+
+def tree_scores(graph: Graph, trees: list[Any], values: np.ndarray, matrix: Value) -> Value:
+    """Return the mean over trees of the value at the leaf of a row, of shape (n rows, 1); `values` has one a node.
+
+    The operator counts the nodes that branch and the leaves apart, each over all trees.
+    """
+    if any(tree.node_count == 1 for tree in trees):
+        raise NoGraphError
+    starts = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1]
+    left, right = (
+        np.concatenate([getattr(tree, side) + start for tree, start in zip(trees, starts, strict=True)])
+        for side in ("children_left", "children_right")
+    )
+    leaf = np.concatenate([tree.children_left < 0 for tree in trees])
+    number = np.where(leaf, np.cumsum(leaf), np.cumsum(~leaf)) - 1
+    thresholds = np.concatenate([tree.threshold for tree in trees])[~leaf]
+    features = np.concatenate([tree.feature for tree in trees])[~leaf]
+    scores = graph.apply(
+        "TreeEnsemble",
+        graph.apply("Cast", matrix, to=TensorProto.FLOAT),
+        domain="ai.onnx.ml",
+        n_targets=1,
+        aggregate_function=MEAN,
+        tree_roots=number[starts].tolist(),
+        nodes_modes=numpy_helper.from_array(np.full(len(thresholds), AT_MOST, dtype="uint8")),
+        nodes_featureids=features.tolist(),
+        nodes_splits=numpy_helper.from_array(float32_at_most(thresholds)),
+        nodes_truenodeids=number[left[~leaf]].tolist(),
+        nodes_trueleafs=leaf[left[~leaf]].astype(int).tolist(),
+        nodes_falsenodeids=number[right[~leaf]].tolist(),
+        nodes_falseleafs=leaf[right[~leaf]].astype(int).tolist(),
+        leaf_targetids=[0] * int(leaf.sum()),
+        leaf_weights=numpy_helper.from_array(values[leaf].astype("float32")),
+    )
+    return graph.apply("Cast", scores, to=TensorProto.DOUBLE)
+
+
+def float32_at_most(thresholds: np.ndarray) -> np.ndarray:
+    """Return thresholds as float32, rounded down: the same float32 columns are at most as large."""
+    rounded = thresholds.astype("float32")
+    return np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+
+
+def preprocessed(graph: Graph, pipeline: Pipeline) -> Value:
+    """Add the steps before the model, and return their columns."""
+    steps: dict[str, Any] = dict(pipeline.steps[:-1])
+    matrix = graph.rows
+    if "chemistry" in steps:
+        columns = {name: graph.apply("Gather", matrix, np.array([n]), axis=1) for n, name in enumerate(FEATURES)}
+        matrix = graph.apply("Concat", matrix, *chemistry(columns).values(), axis=1)
+    means = np.array([[0.0, *steps["preprocess"].named_transformers_["measurements"].statistics_]])
+    matrix = graph.apply("Where", graph.apply("IsNaN", matrix), means, matrix)
+    return matrix
