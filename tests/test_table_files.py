@@ -16,7 +16,7 @@ from wine_quality import table_files
 from wine_quality.batches import ADDED, PredictionWriter, score_file
 from wine_quality.errors import DataError
 from wine_quality.models import build, fit, predict
-from wine_quality.schema import FEATURES
+from wine_quality.schema import FEATURES, from_matrix, to_matrix
 from wine_quality.scoring import Scorer
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -26,7 +26,7 @@ Content = str | bytes | pd.DataFrame | pa.Table
 @pytest.fixture
 def scorer(wines) -> Scorer:
     pipeline = fit(build("linear", 1), wines)
-    return Scorer("7", "a run", "pipeline", "", None, lambda columns: predict(pipeline, pd.DataFrame(columns)))
+    return Scorer("7", "a run", "pipeline", "", None, lambda rows: predict(pipeline, from_matrix(rows)))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
 def test_every_spelling_gives_the_same_scores(score, scorer, features, spell):
-    content, expected = spell(features), scorer.predict(features)
+    content, expected = spell(features), scorer.predict(to_matrix(features))
     path = score(content)
     scored = pd.read_csv(path, sep=None, engine="python") if isinstance(content, str) else pd.read_parquet(path)
     assert scored["score"].to_numpy() == pytest.approx(expected, abs=1e-6)
@@ -102,7 +102,7 @@ def test_every_spelling_gives_the_same_scores(score, scorer, features, spell):
 def test_blanks_are_scored(score, scorer, features):
     blank = features.assign(pH=[np.nan, *features["pH"][1:]], chlorides=np.nan)
     for scored in (pd.read_csv(score(as_csv(blank))), pd.read_parquet(score(blank))):
-        assert scored["score"].to_numpy() == pytest.approx(scorer.predict(blank), abs=1e-6)
+        assert scored["score"].to_numpy() == pytest.approx(scorer.predict(to_matrix(blank)), abs=1e-6)
         assert scored["chlorides"].isna().all()
 
 
