@@ -38,6 +38,13 @@ def test_every_link_within_the_repository_finds_its_file_and_its_heading(page):
             assert not anchor or anchor in headings(target), link
 
 
+@named
+def test_the_files_that_a_table_names_are_there(page):
+    cells = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", page.read_text(), re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`([\w./]+\.py|[\w./]+/)`", cell)]
+    assert [name for name in names if not (page.parent / name).exists()] == []
+
+
 def test_every_page_can_be_reached_from_the_front_page():
     reached, waiting = set(), [ROOT / "README.md"]
     while waiting:
