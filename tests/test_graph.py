@@ -3,6 +3,8 @@
 import numpy as np
 import onnx
 import pytest
+from sklearn.ensemble import VotingRegressor
+from sklearn.pipeline import Pipeline
 from versions import few_sides
 
 from wine_quality.graph import ROWS, SCORES, float32_at_most, to_onnx
@@ -25,6 +27,11 @@ def test_a_graph_takes_one_matrix_and_returns_one_score_a_row(train):
 @pytest.mark.parametrize("name", ["linear", "k_neighbors", "random_forest_classifier", "xgboost", "kernel_ridge"])
 def test_a_pipeline_with_a_step_that_is_not_written_here_has_no_graph(name, train):
     assert to_onnx(fit(build(name, 1), train)) is None
+
+
+def test_a_blend_of_the_search_has_no_graph_although_a_member_has_one(train):
+    parts = [("extra_trees", build("extra_trees", 1, n_estimators=3)), ("linear", build("linear", 1))]
+    assert to_onnx(fit(Pipeline([("model", VotingRegressor(parts))]), train)) is None
 
 
 def test_a_forest_with_a_tree_that_never_branches_has_no_graph(train):

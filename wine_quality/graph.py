@@ -151,12 +151,13 @@ def float32_at_most(thresholds: np.ndarray) -> np.ndarray:
 
 
 def preprocessed(graph: Graph, pipeline: Pipeline) -> Value:
-    """Add the steps before the model, and return their columns."""
+    """Add the steps before the model, which are those that `build` gives a forest, and return their columns."""
     steps: dict[str, Any] = dict(pipeline.steps[:-1])
+    if list(steps) not in (["preprocess"], ["chemistry", "preprocess"]):
+        raise NoGraphError
     matrix = graph.rows
     if "chemistry" in steps:
         columns = {name: graph.apply("Gather", matrix, np.array([n]), axis=1) for n, name in enumerate(FEATURES)}
         matrix = graph.apply("Concat", matrix, *chemistry(columns).values(), axis=1)
     means = np.array([[0.0, *steps["preprocess"].named_transformers_["measurements"].statistics_]])
-    matrix = graph.apply("Where", graph.apply("IsNaN", matrix), means, matrix)
-    return matrix
+    return graph.apply("Where", graph.apply("IsNaN", matrix), means, matrix)
