@@ -7,8 +7,8 @@ from wine_quality.schema import FEATURES
 
 DESCRIPTION = """The score that tasters would give a wine, 0 to 10, from what a laboratory measures.
 
-Each answer names the version of the model that gave it, and each prediction is kept. A request that cannot be answered
-is told why, with one form for all: `error` is the first problem and `problems` has up to ten of them."""
+Each response names the version of the model that scored, and each prediction is stored. A rejected request gets an
+error of one form: `error` is the first problem and `problems` has up to ten of them."""
 EXAMPLE = dict(
     zip(FEATURES, ("white", 6.95, 0.275, 0.33, 7.85, 0.0475, 42, 151, 0.9953, 3.15, 0.48, 9.65), strict=True)
 )

@@ -47,11 +47,11 @@ class ScoredRow(TypedDict):
 
     score: float
     quality: int
-    id: Annotated[str, Field(description="Names this prediction among those that are kept.")]
+    id: Annotated[str, Field(description="Identifies this prediction among those that are stored.")]
 
 
 class VersionInfo(TypedDict):
-    """Which version of the model answered, and whether its predictions are kept."""
+    """Which version of the model scored, and whether its predictions are stored."""
 
     version: str
     stored: bool
@@ -117,7 +117,7 @@ def measurement_type(what: Measurement) -> Any:
 
 if TYPE_CHECKING:
     Wine = dict[str, Any]
-else:  # a TypedDict, and not a model, gives the dictionary that is scored and kept, in half the time
+else:  # a TypedDict, and not a model, gives the dictionary that is scored and stored, in half the time
     measured = {name: measurement_type(measurement) for name, measurement in MEASUREMENTS.items()}
     Wine = TypedDict("Wine", {"type": Literal[tuple(TYPES)], **measured})
     Wine.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)

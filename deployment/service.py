@@ -71,7 +71,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        """Load the champion and watch it as long as the app runs; put the predictions away at its end."""
+        """Load the champion and watch it as long as the app runs; close the store of predictions at its end."""
         await run_in_threadpool(self.champion.refresh)
         gc.collect()
         gc.freeze()  # looking through all that was imported would stop every request for a quarter of a second
@@ -86,7 +86,7 @@ class Service:
 
         Every field must be there; a measurement that was not taken is null, and counts as the mean of the
         wines that the model was trained on.
-        The answer names the version of the model and each prediction, and says whether it is kept.
+        The response names the version of the model and each prediction, and says whether it is stored.
         """
         body, scorer = await json_body(request), self.scorer()
         if scorer.engine == "onnx" and len(body) <= SMALL:
