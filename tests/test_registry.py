@@ -311,6 +311,28 @@ def test_a_run_that_is_registered_again_keeps_its_version(store, sides, linear):
     assert [registry.register(store, runs[number], {}) for number in (0, 0, 1)] == ["1", "1", "2"]
 
 
+@pytest.mark.parametrize("call", ["create_registered_model", "create_model_version", "set_model_version_tag",
+                                  "set_registered_model_alias"])  # fmt: skip
+def test_a_registration_that_meets_another_process_is_tried_again_and_makes_one_version(
+    store, version_of, monkeypatch, call
+):
+    original, errors = getattr(MlflowClient, call), [CLASH, CLASH]
+
+    def fail_at_first(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, call, fail_at_first)
+    number = version_of()
+    assert aliases(store) == {"challenger": number}
+    assert [str(one.version) for one in store.client.search_model_versions()] == [number]
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", fail_at_first)
+    errors[:] = [MlflowException("another one")]
+    with pytest.raises(MlflowException, match="another one"):
+        version_of()
+
+
 def test_a_logged_model_loads_from_the_registry_with_all_that_mlflow_shows_and_predicts_the_same(
     version_of, store, sides, linear
 ):
@@ -331,7 +353,7 @@ def test_a_logged_model_loads_from_the_registry_with_all_that_mlflow_shows_and_p
 SAVED = ["linear", "decision_tree", "k_neighbors", "random_forest_classifier", "xgboost_tuned", "svr", "kernel_ridge"]
 
 
-@pytest.mark.parametrize("features", ["measured", "chemist"])
+@pytest.mark.parametrize("features", ["measured", "engineered"])
 @pytest.mark.parametrize("name", SAVED)
 def test_a_saved_model_loads_and_predicts_the_same(name, features, sides, tmp_path):
     train, gate_set = sides

@@ -23,7 +23,17 @@ from wine_quality import comparison
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.splits import row_keys
-from wine_quality.tracking import MODEL_FILE, SCORED_ON, SOURCE, TRAINED_ON, Store, Tracked, checksum, download_model
+from wine_quality.tracking import (
+    MODEL_FILE,
+    SCORED_ON,
+    SOURCE,
+    TRAINED_ON,
+    Store,
+    Tracked,
+    checksum,
+    download_model,
+    retried,
+)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
@@ -69,6 +79,7 @@ def champion(store: Store) -> ModelVersion | None:
         raise
 
 
+@retried
 def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     """Register a run's model as the next version, under the alias `challenger`, and return the version's number.
 
@@ -76,7 +87,8 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     run that a failed attempt registered keeps its version and its checksum.
     """
     client = store.client
-    create_registered_model(store)
+    if not client.search_registered_models(f"name = '{store.model_name}'"):
+        client.create_registered_model(store.model_name)
     earlier = client.search_model_versions(f"name = '{store.model_name}' and run_id = '{run.run_id}'")
     if earlier:
         registered = earlier[0]
@@ -92,16 +104,6 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
         client.set_model_version_tag(store.model_name, version, MODEL_SHA256, checksum_of_model)
     client.set_registered_model_alias(store.model_name, CHALLENGER, version)
     return version
-
-
-def create_registered_model(store: Store) -> None:
-    """Create the registered model if there is none, unless another process has just done so."""
-    if not store.client.search_registered_models(f"name = '{store.model_name}'"):
-        try:
-            store.client.create_registered_model(store.model_name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
 
 
 def describe(store: Store, version: str, verdict: Verdict) -> None:
@@ -131,6 +133,7 @@ def add_note(store: Store, version: str, note: str) -> None:
     client.update_model_version(store.model_name, version, f"{before}\n\n{now:%Y-%m-%d %H:%M} UTC: {note}".strip())
 
 
+@retried
 def set_champion(store: Store, version: str) -> None:
     """Give a version the alias `champion`, and take `challenger` from it."""
     store.client.set_registered_model_alias(store.model_name, CHAMPION, version)
@@ -166,6 +169,7 @@ def versions_tagged(store: Store, tag: str, value: str) -> list[ModelVersion]:
     return list(store.client.search_model_versions(f"name = '{store.model_name}' and tags.{tag} = '{value}'"))
 
 
+@retried
 def record_comparison(store: Store, verdict: Verdict) -> None:
     """Tag the champion with the gate set of a comparison, because a promotion requires that both have the same one."""
     current = champion(store)
@@ -279,6 +283,7 @@ def trained_on_same_inputs(store: Store, inputs: str) -> ModelVersion | None:
     return max(identical, key=lambda version: int(version.version), default=None)
 
 
+@retried
 def tag_inputs(store: Store, version: str, inputs: str) -> None:
     """Tag a version with the checksum of its inputs, last of all: a half-published version is trained again."""
     store.client.set_model_version_tag(store.model_name, version, INPUTS, inputs)
