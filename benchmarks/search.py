@@ -101,7 +101,11 @@ def optuna_draw(trial: optuna.Trial) -> dict[str, Any]:
     """Return a draw by Optuna, as hyperopt would give it."""
     name = trial.suggest_categorical("family", list(RANGES))
     fixed = {parameter: value for parameter, value in tuning.default_space()[name].items() if isinstance(value, float)}
-    draw = {"name": name, "features": trial.suggest_categorical(f"{name}.features", ["measured", "chemist"]), **fixed}
+    draw = {
+        "name": name,
+        "features": trial.suggest_categorical(f"{name}.features", ["measured", "engineered"]),
+        **fixed,
+    }
     for parameter, (low, high, how) in RANGES[name].items():
         suggest = trial.suggest_int if how is WHOLE else trial.suggest_float
         draw[parameter] = suggest(f"{name}.{parameter}", low, high, **how)

@@ -18,6 +18,7 @@ from rich.markdown import Markdown
 from sklearn.pipeline import Pipeline
 
 from wine_quality.config import Settings, settings
+from wine_quality.models import default_params
 from wine_quality.sources import Dataset
 from wine_quality.templates import render
 from wine_quality.tracking import FIGURE, Store, Tracked
@@ -57,6 +58,11 @@ class Trained:
     choice: Candidate
     pipeline: Pipeline
     gate_scores: dict[str, float]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the best model, over the library's defaults."""
+        return self.choice.params or default_params(self.choice.name)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from wine_quality.config import settings
 from wine_quality.errors import DataError, WineError
 from wine_quality.files import exclusive_lock
 from wine_quality.metrics import scores
-from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict
+from wine_quality.models import BASELINES, build, fit, predict
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
 from wine_quality.sources import Dataset
@@ -108,9 +108,9 @@ def check_split(train: pd.DataFrame, gate_set: pd.DataFrame) -> str:
 @task(name="baseline", task_run_name="baseline", **CACHED)
 def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Cross-validate the baselines, library defaults and hand-tuned, and return a row of scores for each."""
-    parts, rows = splits.folds(train, seed), {}
+    objective, rows = tuning.Objective(train, seed), {}
     for name in tqdm(BASELINES, desc="baseline", disable=None, leave=False):
-        rows[name] = scores(train[TARGET].to_numpy(), cross_predict(build(name, seed), train, parts))
+        rows[name] = scores(train[TARGET].to_numpy(), objective.predictions(Candidate(name, {})))
     leaderboard = pd.DataFrame(rows).T.sort_values("rmse")
     best = leaderboard.iloc[0]
     log.info("baseline  %d models, best %s: RMSE %.4f, R² %.3f", len(rows), best.name, best["rmse"], best["r2"])
@@ -128,7 +128,7 @@ def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed:
     leaderboard = pd.concat([leaderboard, searched]).sort_values("rmse", kind="stable")
     best = str(leaderboard.index[0])
     log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
-    return leaderboard, candidates.get(best) or Candidate(best, MODELS[best].params)
+    return leaderboard, candidates.get(best) or Candidate(best, {})
 
 
 def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
@@ -163,7 +163,7 @@ def score(pipeline: Pipeline, gate_set: pd.DataFrame) -> dict[str, float]:
 @task(name="track", task_run_name="track", **RETRY_TRANSIENT)
 def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict[str, str]) -> Tracked:
     """Log the run, its rows and its model to MLflow."""
-    params = {"model": trained.choice.name, "seed": seed, **trained.choice.params}
+    params = {"model": trained.choice.name, "seed": seed, **trained.params}
     metrics = {f"cv_{measure}": value for measure, value in trained.leaderboard.iloc[0].items()}
     with tracking.store(settings()) as store:
         run = tracking.log_run(

@@ -36,6 +36,6 @@ def test_a_blank_blanks_only_what_depends_on_it_and_a_model_takes_it(wines):
     blank = with_chemistry(wines)[list(CHEMISTRY)].isna()
     assert blank.loc[0].to_dict() == {name: name == "molecular_sulfur_dioxide" for name in CHEMISTRY}
     assert not blank.loc[1:].any().any()
-    pipeline = fit(build("extra_trees", 1, features="chemist", n_estimators=5), wines)
+    pipeline = fit(build("extra_trees", 1, features="engineered", n_estimators=5), wines)
     assert np.isfinite(predict(pipeline, wines)).all()
     assert pipeline["model"].n_features_in_ == 21

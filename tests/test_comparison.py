@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
-from sklearn.ensemble import VotingRegressor
-from sklearn.pipeline import Pipeline
 from versions import few_sides
 
 from wine_quality import comparison, tracking
 from wine_quality.comparison import between_seeds, confidence, rejection_reason, seed_variance, tail
 from wine_quality.metrics import gain_interval
-from wine_quality.models import build, fit, predict
+from wine_quality.models import build, fit, predict, weighted_mean
 from wine_quality.schema import TARGET
 
 
@@ -90,7 +88,22 @@ def test_pipelines_that_differ_in_the_seed_alone_share_their_fits(sets, monkeypa
 
 
 def test_the_seeds_within_a_blend_are_changed_too():
-    blend = Pipeline([("model", VotingRegressor([(name, build(name, 1)) for name in ("extra_trees", "svr")]))])
+    blend = weighted_mean([(name, build(name, 1)) for name in ("extra_trees", "svr")])
     changed = comparison.with_seed(blend, 7).get_params()
     assert changed["model__extra_trees__model__random_state"] == 7
-    assert changed["model__svr__normal_scores__random_state"] is None
+    assert changed["model__svr__scale__random_state"] is None
+
+
+def test_the_variance_between_seeds_of_a_blend_is_that_of_whole_blends_although_only_its_forest_is_fitted_again(
+    sets, monkeypatch
+):
+    train, gate_set = sets
+    parts = [("extra_trees", build("extra_trees", 1, n_estimators=5)), ("svr", build("svr", 1))]
+    blend, actual = fit(weighted_mean(parts, [3.0, 1.0]), train), gate_set[TARGET].to_numpy()
+    others = [int(one) for one in np.random.SeedSequence(5).generate_state(comparison.REFITS)]
+    whole = [predict(fit(comparison.with_seed(blend, seed), train), gate_set) for seed in others]
+    errors = [np.sqrt(np.mean((actual - one) ** 2)) for one in whole]
+    fits = []
+    monkeypatch.setattr(comparison, "fit", lambda pipeline, rows: fits.append(pipeline) or fit(pipeline, rows))
+    assert seed_variance(blend, train, gate_set, 5) == pytest.approx(np.var(errors, ddof=1))
+    assert [type(one["model"]).__name__ for one in fits] == ["ExtraTreesRegressor"] * comparison.REFITS

@@ -3,12 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-from sklearn.ensemble import VotingRegressor
-from sklearn.pipeline import Pipeline
 from versions import few_sides
 
 from wine_quality.graph import ROWS, SCORES, float32_at_most, to_onnx
-from wine_quality.models import build, fit
+from wine_quality.models import build, fit, weighted_mean
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +15,7 @@ def train():
 
 
 def test_a_graph_takes_one_matrix_and_returns_one_score_a_row(train):
-    graph = onnx.load_from_string(to_onnx(fit(build("extra_trees", 1, "chemist", n_estimators=3), train))).graph
+    graph = onnx.load_from_string(to_onnx(fit(build("extra_trees", 1, "engineered", n_estimators=3), train))).graph
     (rows,), (scores,) = graph.input, graph.output
     assert (rows.name, scores.name) == (ROWS, SCORES)
     assert [size.dim_value for size in rows.type.tensor_type.shape.dim] == [0, 12]
@@ -31,7 +29,7 @@ def test_a_pipeline_with_a_step_that_is_not_written_here_has_no_graph(name, trai
 
 def test_a_blend_of_the_search_has_no_graph_although_a_member_has_one(train):
     parts = [("extra_trees", build("extra_trees", 1, n_estimators=3)), ("linear", build("linear", 1))]
-    assert to_onnx(fit(Pipeline([("model", VotingRegressor(parts))]), train)) is None
+    assert to_onnx(fit(weighted_mean(parts), train)) is None
 
 
 def test_a_forest_with_a_tree_that_never_branches_has_no_graph(train):

@@ -44,7 +44,7 @@ def models(tmp_path_factory, rows) -> dict[str, tuple[Path, np.ndarray]]:
         store = tracking.open_store(config)
         for name in NAMES:
             params = {"n_estimators": 5} if "tree" in name else {}
-            version = register_model(config, name, features="chemist", **params)
+            version = register_model(config, name, features="engineered", **params)
             found[name] = model_path(version).parent, predict(registry.load_version(store, version), rows)
     return found
 

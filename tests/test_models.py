@@ -9,7 +9,18 @@ from xgboost import XGBRegressor
 
 from wine_quality import sources
 from wine_quality.kernel_ridge import ExponentialKernelRidge
-from wine_quality.models import BASELINES, MODELS, build, cross_predict, fit, predict
+from wine_quality.models import (
+    BASELINES,
+    BLEND,
+    MEMBERS,
+    MODELS,
+    build,
+    cross_predict,
+    fit,
+    predict,
+    shares,
+    weighted_mean,
+)
 from wine_quality.preprocessing import preprocessor
 from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET
 from wine_quality.splits import distinct_rows, folds
@@ -36,13 +47,13 @@ def test_a_blank_gets_the_mean_of_the_wines_fitted_on_and_not_of_those_scored(wi
     assert preprocessor().fit(fitted_on[FEATURES]).transform(scored[FEATURES])[0, column] == pytest.approx(3.1)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, BLEND])
 def test_the_same_seed_gives_the_same_numbers_to_the_last_bit_and_another_one_another_model(name, some_wines):
     first, second, other = (predict(fit(build(name, s), some_wines.iloc[::2]), some_wines) for s in (3, 3, 4))
     assert np.array_equal(first, second)
     assert first.dtype == "float64"
     assert first.shape == (len(some_wines),)
-    if name in ("random_forest", "extra_trees", "xgboost_tuned"):
+    if name in ("random_forest", "extra_trees", "xgboost_tuned", BLEND):
         assert not np.array_equal(first, other)
 
 
@@ -53,10 +64,10 @@ def test_every_wine_is_scored_by_a_model_that_never_saw_it(some_wines):
     assert (predicted == some_wines[TARGET]).mean() < 0.8
 
 
-def test_a_model_has_its_librarys_defaults_unless_its_name_says_tuned():
+def test_a_model_has_its_librarys_defaults_unless_its_name_says_tuned_or_engineered():
     for name, model in MODELS.items():
         tuned = model.params.keys() - {"n_jobs"}  # how many cores: it changes no prediction
-        assert bool(tuned) == name.endswith("_tuned")
+        assert bool(tuned) == name.endswith(("_tuned", "_engineered"))
     assert [name for name in BASELINES if name.endswith("_tuned")] == ["extra_trees_tuned", "xgboost_tuned"]
     for plain in ("extra_trees", "xgboost"):
         assert plain in BASELINES
@@ -74,6 +85,22 @@ def test_kernel_ridge_predicts_as_scikit_learns_does():
     theirs = KernelRidge(alpha=0.3, kernel=Matern(2.0, nu=0.5)).fit(X[:40], y[:40] - y[:40].mean())
     expected = theirs.predict(X[40:]) + y[:40].mean()
     assert ExponentialKernelRidge(0.3, 2.0).fit(X[:40], y[:40]).predict(X[40:]) == pytest.approx(expected)
+
+
+def test_a_blend_is_the_plain_mean_of_its_members_each_fitted_on_all_cores_and_predicting_on_one(some_wines):
+    blend = fit(build(BLEND, 1), some_wines)
+    members = [predict(fit(build(name, 1), some_wines), some_wines) for name in MEMBERS]
+    assert predict(blend, some_wines) == pytest.approx(np.mean(members, axis=0))
+    assert [share for share, _ in shares(blend)] == [0.5, 0.5]
+    forest = shares(blend)[0][1]["model"]
+    assert (forest.n_jobs, forest.n_estimators) == (1, 500)
+
+
+def test_the_shares_of_a_blend_are_its_weights_and_any_other_model_has_all(some_wines):
+    linear = build("linear", 1)
+    mixed = fit(weighted_mean([("a", linear), ("b", build("mean", 1))], [3.0, 1.0]), some_wines)
+    assert [share for share, _ in shares(mixed)] == [0.75, 0.25]
+    assert shares(linear) == [(1.0, linear)]
 
 
 def test_parameters_given_win_over_hand_tuned_ones():

@@ -5,7 +5,7 @@ import pytest
 from wine_quality.plots import parallel_coordinates
 
 TRIALS = pd.DataFrame(
-    {"features": ["measured", "chemist", "chemist"], "alpha": [0.01, 0.1, 1.0], "trees": [60, 60, 60],
+    {"features": ["measured", "engineered", "engineered"], "alpha": [0.01, 0.1, 1.0], "trees": [60, 60, 60],
      "RMSE": [0.70, 0.68, 0.69]}
 )  # fmt: skip
 
@@ -28,7 +28,7 @@ def test_a_logarithmic_column_has_a_logarithmic_axis(figure):
 def test_texts_and_a_column_of_one_value_have_a_place_too(figure):
     assert [(line[0], line[2]) for line in heights(figure).values()] == [(1, 0), (0, 0), (0, 0)]
     ends = [text.get_text() for text in figure.axes[0].texts]
-    assert ends == ["chemist", "measured", "0.01", "1", "60", "60", "0.68", "0.7"]
+    assert ends == ["engineered", "measured", "0.01", "1", "60", "60", "0.68", "0.7"]
 
 
 def test_the_colours_have_a_key_and_the_best_trial_is_the_darkest_and_on_top(figure):

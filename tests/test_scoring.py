@@ -13,15 +13,15 @@ from versions import few_sides, graph_path, model_path, register_model, register
 from wine_quality import registry, scoring
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
-from wine_quality.models import MODELS, build, fit, predict
+from wine_quality.models import BLEND, MEMBERS, MODELS, build, fit, predict
 from wine_quality.registry import MODEL_SHA256, load_version
 from wine_quality.schema import FEATURES, MEASUREMENTS, to_matrix
 from wine_quality.scoring import NO_ONNX, ONNX_SUM, load_scorer
 from wine_quality.tracking import Tracked
 
-CONVERTED = ("decision_tree", "random_forest", "extra_trees", "extra_trees_tuned")
+CONVERTED = ("decision_tree", "random_forest", "extra_trees", "extra_trees_tuned", *MEMBERS, BLEND)
 SLOW = pytest.param("extra_trees_tuned", marks=pytest.mark.slow)
-NAMES = [SLOW if name == "extra_trees_tuned" else name for name in MODELS]
+NAMES = [SLOW if name == "extra_trees_tuned" else name for name in [*MODELS, BLEND]]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def unprepared(config, one):
     return without_tags(config, one, ONNX_SUM, NO_ONNX)
 
 
-@pytest.mark.parametrize("features", ["measured", "chemist"])
+@pytest.mark.parametrize("features", ["measured", "engineered"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, store, rows_to_score):
     one = register_model(config, name, features)

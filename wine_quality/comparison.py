@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from wine_quality.metrics import gain_interval
-from wine_quality.models import fit, predict
+from wine_quality.models import fit, predict, shares
 from wine_quality.schema import TARGET
 
 FALSE_PROMOTIONS = 0.05  # the chance that any of all comparisons on one gate set promotes what is no better
@@ -66,13 +66,19 @@ def between_seeds(pipelines: list[Pipeline], train: pd.DataFrame, gate_set: pd.D
 
 
 def seed_variance(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:
-    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if nothing in it is random."""
+    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if nothing in it is random.
+
+    Of a blend, only the members that are random are fitted again.
+    """
     if not seed_names(pipeline):
         return 0.0
+    members = shares(pipeline)
+    fixed = sum(share * predict(member, gate_set) for share, member in members if not seed_names(member))
+    random = [(share, member) for share, member in members if seed_names(member)]
 
     def rmse(other: int) -> float:
-        refitted = fit(with_seed(pipeline, other), train)
-        return root_mean_squared_error(gate_set[TARGET], predict(refitted, gate_set))
+        refitted = [share * predict(fit(with_seed(member, other), train), gate_set) for share, member in random]
+        return root_mean_squared_error(gate_set[TARGET], fixed + sum(refitted))
 
     others = np.random.SeedSequence(seed).generate_state(REFITS)
     with threadpool_limits(1):

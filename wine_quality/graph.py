@@ -4,20 +4,24 @@ The operators are written here because skl2onnx has no converter for the derived
 500 trees. All is float64, as in the pipeline, except in the trees, where scikit-learn too compares float32.
 """
 
+from functools import reduce
+from operator import add
 from typing import Any, cast
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor, VotingRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier
 
 from wine_quality.chemistry import chemistry
+from wine_quality.kernel_ridge import ExponentialKernelRidge
+from wine_quality.models import shares
 from wine_quality.schema import FEATURES
 
 FORESTS = ExtraTreesRegressor, RandomForestRegressor
 ROWS, SCORES = "rows", "scores"  # the names of the graph's input and output
-OPSETS = {"": 18, "ai.onnx.ml": 5}
+OPSETS = {"": 18, "ai.onnx.ml": 5, "com.microsoft": 1}
 MEAN, AT_MOST = 0, 0  # how the operator of trees joins their values, and compares a column with a threshold
 
 
@@ -99,7 +103,14 @@ def to_onnx(pipeline: Pipeline) -> bytes | None:
 
 def predicted(graph: Graph, pipeline: Pipeline) -> Value:
     """Add what a pipeline predicts to a graph."""
-    matrix, model = preprocessed(graph, pipeline), cast(Any, pipeline["model"])
+    model = cast(Any, pipeline["model"])
+    if isinstance(model, VotingRegressor):
+        return reduce(add, (predicted(graph, member) * share for share, member in shares(pipeline)))
+    matrix = preprocessed(graph, pipeline)
+    if isinstance(model, ExponentialKernelRidge):
+        distances = graph.apply("CDist", matrix, model.rows_, domain="com.microsoft", metric="euclidean")
+        kernel = graph.apply("Exp", distances * (-1 / model.length_scale))
+        return graph.apply("MatMul", kernel, model.coefficients_[:, np.newaxis]) + model.mean_
     if isinstance(model, FORESTS):
         trees = [one.tree_ for one in model.estimators_]
         return tree_scores(graph, trees, np.concatenate([tree.value.ravel() for tree in trees]), matrix)
@@ -151,8 +162,9 @@ def float32_at_most(thresholds: np.ndarray) -> np.ndarray:
 
 
 def preprocessed(graph: Graph, pipeline: Pipeline) -> Value:
-    """Add the steps before the model, which are those that `build` gives a forest, and return their columns."""
+    """Add the steps before the model, of those that `build` makes, and return their columns."""
     steps: dict[str, Any] = dict(pipeline.steps[:-1])
+    scaler = steps.pop("scale", None)
     if list(steps) not in (["preprocess"], ["chemistry", "preprocess"]):
         raise NoGraphError
     matrix = graph.rows
@@ -160,4 +172,15 @@ def preprocessed(graph: Graph, pipeline: Pipeline) -> Value:
         columns = {name: graph.apply("Gather", matrix, np.array([n]), axis=1) for n, name in enumerate(FEATURES)}
         matrix = graph.apply("Concat", matrix, *chemistry(columns).values(), axis=1)
     means = np.array([[0.0, *steps["preprocess"].named_transformers_["measurements"].statistics_]])
-    return graph.apply("Where", graph.apply("IsNaN", matrix), means, matrix)
+    matrix = graph.apply("Where", graph.apply("IsNaN", matrix), means, matrix)
+    return matrix if scaler is None else scaled(graph, scaler, matrix)
+
+
+def scaled(graph: Graph, scaler: Any, matrix: Value) -> Value:
+    """Return columns as `logarithms` scales them."""
+    if not isinstance(scaler, Pipeline) or list(scaler.named_steps) != ["arcsinh", "standardise"]:
+        raise NoGraphError
+    standardise: Any = scaler["standardise"]
+    size = graph.apply("Abs", matrix)  # ONNX Runtime has no Asinh of float64
+    arcsinh = graph.apply("Sign", matrix) * graph.apply("Log", size + graph.apply("Sqrt", size * size + 1))
+    return (arcsinh - standardise.mean_) / standardise.scale_

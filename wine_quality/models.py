@@ -11,7 +11,13 @@ from hyperopt import hp
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.dummy import DummyRegressor
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    VotingRegressor,
+)
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import Pipeline
@@ -21,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from xgboost import XGBRegressor
 
 from wine_quality.kernel_ridge import ExponentialKernelRidge
-from wine_quality.preprocessing import chemist_steps, normal_scores, preprocessor
+from wine_quality.preprocessing import engineered_steps, logarithms, normal_scores, preprocessor
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.splits import Fold
 
@@ -32,21 +38,23 @@ Evaluate = Callable[[Pipeline, pd.DataFrame, pd.DataFrame], Any]
 class Model:
     """An estimator class, its parameters over the library's defaults, and its search space if it has one.
 
-    The parameters of the models named `…_tuned`, and those that a search space fixes, were set by hand, by trying
-    values on the training set. `normal_scores` puts the columns on one scale first, as all that works with distances
-    needs. `side_by_side` fits the folds at the same time: not for a model that needs much memory.
+    The parameters of the models named `…_tuned` and `…_engineered`, and those that a search space fixes, were set by
+    hand, by trying values on the training set. `features` are those that `build` takes unless it is told otherwise.
+    `scaler` puts the columns on one scale first, as all that works with distances needs. `side_by_side` fits the folds
+    at the same time: not for a model that needs much memory.
     """
 
     estimator: Callable[..., Any]
     params: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
-    normal_scores: bool = False
+    features: str = "measured"
+    scaler: Callable[[], Any] | None = None
     side_by_side: bool = True
 
 
 def features_of(name: str) -> Any:
     """Return the choice of a model's features: as measured, or with the derived ones of `chemistry`."""
-    return hp.choice(f"{name}.features", ["measured", "chemist"])
+    return hp.choice(f"{name}.features", ["measured", "engineered"])
 
 
 XGBOOST_SHARES = {"subsample": 0.7, "colsample_bytree": 0.6}  # of the rows and columns that a tree may use
@@ -90,7 +98,7 @@ MODELS: dict[str, Model] = {
             "gamma": hp.loguniform("svr.gamma", np.log(0.02), np.log(0.2)),
             "epsilon": 0.3,
         },
-        normal_scores=True,
+        scaler=normal_scores,
     ),
     "kernel_ridge": Model(
         ExponentialKernelRidge,
@@ -99,25 +107,61 @@ MODELS: dict[str, Model] = {
             "alpha": hp.loguniform("kernel_ridge.alpha", np.log(0.05), np.log(1)),
             "length_scale": hp.loguniform("kernel_ridge.length_scale", np.log(3), np.log(30)),
         },
-        normal_scores=True,
+        scaler=normal_scores,
+        side_by_side=False,
+    ),
+    "extra_trees_engineered": Model(
+        ExtraTreesRegressor, {"n_estimators": 500, "max_features": 0.5}, features="engineered"
+    ),
+    "kernel_ridge_engineered": Model(
+        ExponentialKernelRidge,
+        {"alpha": 0.25, "length_scale": 7},
+        features="engineered",
+        scaler=logarithms,
         side_by_side=False,
     ),
 }
-BASELINES = [name for name, model in MODELS.items() if not model.normal_scores]
+BLEND, MEMBERS = "blend", ["extra_trees_engineered", "kernel_ridge_engineered"]  # the plain mean of two models
+BASELINES = [*(name for name in MODELS if name not in ("svr", "kernel_ridge")), BLEND]
 
 
-def build(name: str, seed: int, features: str = "measured", **params: Any) -> Pipeline:
+def build(name: str, seed: int, features: str | None = None, **params: Any) -> Pipeline:
     """Return the unfitted pipeline of a model in `MODELS`, preprocessing inside, with `params` over those there.
 
-    `features` is `measured`, or `chemist` for the measurements and the columns of `chemistry`.
+    `features` is `measured`, or `engineered` for the measurements and the columns of `chemistry`; the model says which
+    if it is left out. `BLEND` takes neither.
     """
+    if name == BLEND:
+        return weighted_mean([(member, build(member, seed)) for member in MEMBERS])
     model = MODELS[name]
     estimator = model.estimator(**{**model.params, **params})
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=seed)
-    before = chemist_steps() if features == "chemist" else [("preprocess", preprocessor())]
-    scale = [("normal_scores", normal_scores())] if model.normal_scores else []
+    engineered = (features or model.features) == "engineered"
+    before = engineered_steps() if engineered else [("preprocess", preprocessor())]
+    scale = [("scale", model.scaler())] if model.scaler else []
     return Pipeline([*before, *scale, ("model", estimator)])
+
+
+def weighted_mean(members: list[tuple[str, Pipeline]], weights: list[float] | None = None) -> Pipeline:
+    """Return the unfitted weighted mean of pipelines, or their mean without weights."""
+    return Pipeline([("model", VotingRegressor(members, weights=weights, n_jobs=1))])  # pyright: ignore[reportArgumentType]
+
+
+def shares(pipeline: Pipeline) -> list[tuple[float, Pipeline]]:
+    """Return the fitted pipelines that a prediction is the weighted mean of, each with its share: one, or a blend's."""
+    model: Any = pipeline["model"]
+    if not isinstance(model, VotingRegressor):
+        return [(1.0, pipeline)]
+    weights = np.ones(len(model.estimators_)) if model.weights is None else np.array(model.weights)
+    return list(zip((weights / weights.sum()).tolist(), model.estimators_, strict=True))
+
+
+def default_params(name: str) -> dict[str, Any]:
+    """Return the parameters of a model in `MODELS`, or of a blend's members, over the library's defaults."""
+    if name != BLEND:
+        return MODELS[name].params
+    return {f"{member}.{key}": value for member in MEMBERS for key, value in MODELS[member].params.items()}
 
 
 def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
@@ -127,17 +171,26 @@ def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
     XGBoost is fitted on one core (`MODELS`), because its threads wait by spinning: beside a busy program, several are
     many times slower than one.
     """
-    if not threaded(pipeline):
-        return pipeline.fit(rows[FEATURES], rows[TARGET])
-    pipeline.set_params(model__n_jobs=-1)
+    set_cores(pipeline, -1)
     with warnings.catch_warnings():  # scikit-learn changes the filters in its threads, and may leave none behind
         pipeline.fit(rows[FEATURES], rows[TARGET])
-    return pipeline.set_params(model__n_jobs=1)
+    set_cores(pipeline, 1)
+    return pipeline
+
+
+def set_cores(pipeline: Pipeline, cores: int) -> None:
+    """Set the number of cores of the models in a pipeline that use many, such as forests."""
+    model: Any = pipeline["model"]
+    if isinstance(model, VotingRegressor):
+        for member in [*dict(model.estimators).values(), *getattr(model, "estimators_", [])]:
+            set_cores(member, cores)
+    elif threaded(pipeline):
+        pipeline.set_params(model__n_jobs=cores)
 
 
 def threaded(pipeline: Pipeline) -> bool:
     """Say whether a model, such as a forest, fits on many cores by itself."""
-    return pipeline["model"].get_params().get("n_jobs", 1) is None
+    return pipeline["model"].get_params().get("n_jobs", 1) != 1
 
 
 def predict(pipeline: Pipeline, rows: pd.DataFrame) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Preprocessing, from the tidy table to numbers: the first steps of every pipeline."""
 
+import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTransformer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTransformer, StandardScaler
 
 from wine_quality.chemistry import CHEMISTRY, with_chemistry
 from wine_quality.schema import MEASUREMENTS, TYPES
@@ -23,7 +25,7 @@ def preprocessor(columns: tuple[str, ...] = tuple(MEASUREMENTS)) -> ColumnTransf
     )
 
 
-def chemist_steps() -> list[tuple[str, FunctionTransformer | ColumnTransformer]]:
+def engineered_steps() -> list[tuple[str, FunctionTransformer | ColumnTransformer]]:
     """Return the steps from a table of `FEATURES` to 21 columns: type, measurements and `CHEMISTRY`."""
     derive, columns = FunctionTransformer(with_chemistry), (*MEASUREMENTS, *CHEMISTRY)
     return [("chemistry", derive), ("preprocess", preprocessor(columns))]
@@ -36,3 +38,11 @@ def normal_scores() -> QuantileTransformer:
         output_distribution="normal",
         subsample=None,  # pyright: ignore[reportArgumentType]
     )
+
+
+def logarithms() -> Pipeline:
+    """Return the transformer of each column to its inverse hyperbolic sine, standardised.
+
+    That is a logarithm far from 0 and a straight line near it, so blanks' means, shares and 0 pass alike.
+    """
+    return Pipeline([("arcsinh", FunctionTransformer(np.arcsinh)), ("standardise", StandardScaler())])

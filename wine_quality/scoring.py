@@ -33,6 +33,7 @@ ONNX_FILE = "model.onnx"  # an artifact of the run behind a version
 ONNX_SUM, NO_ONNX = "onnx_sha256", "no_onnx"  # tags of a version: the sum of that file, or why there is none
 TOLERANCE = 1e-4  # points of quality by which a graph may differ from its pipeline
 DECIMALS = 6  # of a score: the last bits of a sum depend on how many rows are scored at once
+PART = 500  # rows that are scored at once: a kernel needs the memory of these times the rows it was fitted on
 BLANK_ROW = np.array([[1.0, *[np.nan] * len(MEASUREMENTS)]])
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -54,7 +55,8 @@ class Scorer:
 
         `rows` is a matrix as `schema.to_matrix` returns it. The score of a row doesn't depend on the others.
         """
-        return np.round(self.predict(rows), DECIMALS)
+        parts = [self.predict(rows[start : start + PART]) for start in range(0, len(rows), PART)]
+        return np.round(np.concatenate([np.empty(0), *parts]), DECIMALS)
 
 
 def log_graph(store: Store, version: str, rows: pd.DataFrame) -> None:

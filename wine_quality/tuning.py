@@ -10,13 +10,22 @@ import pandas as pd
 from hyperopt import STATUS_FAIL, STATUS_OK, fmin, hp, tpe
 from hyperopt.exceptions import DuplicateLabel
 from scipy.optimize import nnls
-from sklearn.ensemble import VotingRegressor
 from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
 from wine_quality.errors import SearchError
-from wine_quality.models import MODELS, build, cross_predict, in_row_order, map_folds, predict
+from wine_quality.models import (
+    BLEND,
+    MEMBERS,
+    MODELS,
+    build,
+    cross_predict,
+    in_row_order,
+    map_folds,
+    predict,
+    weighted_mean,
+)
 from wine_quality.schema import FEATURES, TARGET
 from wine_quality.splits import folds
 
@@ -118,6 +127,8 @@ class Objective:
 
     def predictions(self, candidate: Candidate) -> np.ndarray:
         """Return the score of each row, shape (n rows,), by a candidate that was fitted on the other folds."""
+        if candidate.name == BLEND:
+            return np.mean([self.predictions(Candidate(member, {})) for member in MEMBERS], axis=0)
         key = repr((candidate.name, sorted(candidate.params.items())))
         if key not in self.predicted:
             pipeline = build(candidate.name, self.seed, **candidate.params)
@@ -182,5 +193,4 @@ def blend(models: list[Finalist], train: pd.DataFrame, seed: int) -> Pipeline:
     weights, _ = nnls(np.column_stack([one.predicted for one in models]), train[TARGET].to_numpy(dtype="float64"))
     used = [one.candidate for one, weight in zip(models, weights, strict=True) if weight > 0]
     members = [(candidate.name, build(candidate.name, seed, **candidate.params)) for candidate in used]
-    mean = VotingRegressor(members, weights=weights[weights > 0].tolist(), n_jobs=1)
-    return Pipeline([("model", mean)])  # pyright: ignore[reportArgumentType]
+    return weighted_mean(members, weights[weights > 0].tolist())
