@@ -6,6 +6,7 @@ the wine, the field, the value and what it should have been.
 
 import json
 from datetime import datetime
+from math import isnan
 from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
@@ -42,11 +43,18 @@ class ErrorResponse(TypedDict):
     problems: list[str]
 
 
-class ScoredRow(TypedDict):
-    """The score of one wine; `quality` is the score as a whole number."""
+class Score(TypedDict):
+    """The score of one wine, its 90 % interval, null if the version has none, and the score as a whole number."""
 
     score: float
+    low: float | None
+    high: float | None
     quality: int
+
+
+class ScoredRow(Score):
+    """The score of one wine, which is stored."""
+
     id: Annotated[str, Field(description="Identifies this prediction among those that are stored.")]
 
 
@@ -67,11 +75,8 @@ class PredictionsResponse(VersionInfo):
     predictions: list[ScoredRow]
 
 
-class PreviewResponse(VersionInfo):
+class PreviewResponse(Score, VersionInfo):
     """The answer to a wine that is only tried out: its prediction is never stored and has no id."""
-
-    score: float
-    quality: int
 
 
 class Readiness(TypedDict):
@@ -227,3 +232,12 @@ def display_name(name: str) -> str:
 def to_matrix(wines: list[Wine]) -> np.ndarray:
     """Return wines as the matrix that a model takes (`wine_quality.schema.to_matrix`), NaN where there is a null."""
     return np.array([(wine["type"] == "red", *MEASURED(wine)) for wine in wines], dtype="float64")
+
+
+def scores(scored: np.ndarray) -> list[Score]:
+    """Return what `Scorer.score_with_interval` does as it is answered, with null where there is no interval."""
+    return [
+        {"score": score, "low": None if isnan(low) else low, "high": None if isnan(high) else high,
+         "quality": round(score)}
+        for score, low, high in scored.tolist()
+    ]  # fmt: skip

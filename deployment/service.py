@@ -44,6 +44,7 @@ from deployment.schemas import (
     PreviewResponse,
     Readiness,
     RequestError,
+    Score,
     Wine,
 )
 from deployment.telemetry import MetricsMiddleware, Telemetry
@@ -111,20 +112,18 @@ class Service:
         rows = schemas.some_wines(body) if many else [schemas.one_wine(body)]
         scores, now = self.scores(rows, scorer), datetime.now(UTC)
         predictions = [
-            Prediction(str(uuid4()), now, scorer.version, wine, score) for wine, score in zip(rows, scores, strict=True)
+            Prediction(str(uuid4()), now, scorer.version, wine, score["score"], score["low"], score["high"])
+            for wine, score in zip(rows, scores, strict=True)
         ]
         source = {"version": scorer.version, "stored": self.predictions.add(predictions)}
         self.telemetry.count_predictions(len(predictions), source["stored"])
-        scored = [
-            {"score": score, "quality": round(score), "id": one.id}
-            for one, score in zip(predictions, scores, strict=True)
-        ]
+        scored = [{**score, "id": one.id} for one, score in zip(predictions, scores, strict=True)]
         return to_json({"predictions": scored, **source} if many else {**scored[0], **source})
 
-    def scores(self, rows: list[Wine], scorer: Scorer) -> list[float]:
+    def scores(self, rows: list[Wine], scorer: Scorer) -> list[Score]:
         """Score rows and count them."""
         self.telemetry.count_rows(scorer.engine, len(rows))
-        return scorer.score(schemas.to_matrix(rows)).tolist()
+        return schemas.scores(scorer.score_with_interval(schemas.to_matrix(rows)))
 
     async def preview(self, request: Request) -> PreviewResponse:
         """Score one wine and store nothing, to try out what the model says.
@@ -133,7 +132,7 @@ class Service:
         """
         wine, scorer = schemas.one_wine(await json_body(request)), self.scorer()
         (score,) = await get_running_loop().run_in_executor(self.threads, self.scores, [wine], scorer)
-        return {"score": score, "quality": round(score), "version": scorer.version, "stored": False}
+        return {**score, "version": scorer.version, "stored": False}
 
     async def nearest(self, request: Request) -> Neighbours:
         """Find the five rows of the champion's dataset that are the most like a wine."""

@@ -52,11 +52,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Trained:
-    """The cross-validated scores of each model, best first; the best, fitted; and its scores on the gate set."""
+    """The cross-validated scores of each model, best first; the best, and its intervals, fitted; its gate scores."""
 
     leaderboard: pd.DataFrame
     choice: Candidate
     pipeline: Pipeline
+    interval: Pipeline
     gate_scores: dict[str, float]
 
     @property

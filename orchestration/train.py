@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -38,7 +39,7 @@ from orchestration.policies import (
     scheduled_time,
 )
 from orchestration.report import REPORT, Prepared, Published, Trained, create_artifacts, print_report, render_report
-from wine_quality import registry, retention, scoring, sources, splits, storage, tracking, tuning
+from wine_quality import intervals, registry, retention, scoring, sources, splits, storage, tracking, tuning
 from wine_quality import search as searching
 from wine_quality.config import settings
 from wine_quality.errors import DataError, WineError
@@ -107,28 +108,39 @@ def check_split(train: pd.DataFrame, gate_set: pd.DataFrame) -> str:
 
 @task(name="baseline", task_run_name="baseline", **CACHED)
 def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Cross-validate the baselines, library defaults and hand-tuned, and return a row of scores for each."""
-    objective, rows = tuning.Objective(train, seed), {}
+    """Cross-validate the baselines: library defaults, hand-tuned models, and a blend; return a column for each."""
+    objective, predicted = tuning.Objective(train, seed), pd.DataFrame(index=train.index)
     for name in tqdm(BASELINES, desc="baseline", disable=None, leave=False):
-        rows[name] = scores(train[TARGET].to_numpy(), objective.predictions(Candidate(name, {})))
-    leaderboard = pd.DataFrame(rows).T.sort_values("rmse")
+        predicted[name] = objective.predictions(Candidate(name, {}))
+    leaderboard = rank(train, predicted)
     best = leaderboard.iloc[0]
-    log.info("baseline  %d models, best %s: RMSE %.4f, R² %.3f", len(rows), best.name, best["rmse"], best["r2"])
-    return leaderboard
+    log.info("baseline  %d models, best %s: RMSE %.4f, R² %.3f", len(leaderboard), best.name, best["rmse"], best["r2"])
+    return predicted
+
+
+def rank(train: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+    """Return a row of scores for each column of predictions, the best first."""
+    rows = {name: scores(train[TARGET].to_numpy(), column.to_numpy()) for name, column in predicted.items()}
+    return pd.DataFrame(rows).T.sort_values("rmse", kind="stable")
 
 
 @task(name="search", task_run_name="search, {max_evals} trials", **CACHED, **RETRIES)
-def search(train: pd.DataFrame, leaderboard: pd.DataFrame, max_evals: int, seed: int) -> tuple[pd.DataFrame, Candidate]:
-    """Search for better models, add the best of each family to the leaderboard, and choose the best of all."""
+def search(
+    train: pd.DataFrame, predicted: pd.DataFrame, max_evals: int, seed: int
+) -> tuple[pd.DataFrame, Candidate, np.ndarray]:
+    """Search for better models, add the best of each family to the baselines, and choose the best of all.
+
+    Return the leaderboard, the choice, and what it predicts for each row by cross-validation.
+    """
     objective = tuning.Objective(train, seed)
     finalists = tuning.finalists(tracked_trials(objective, max_evals), objective)
-    candidates = {f"{one.candidate.name}, searched": one.candidate for one in finalists}
-    rows = [scores(train[TARGET].to_numpy(), one.predicted) for one in finalists]
-    searched = pd.DataFrame(rows, index=list(candidates))
-    leaderboard = pd.concat([leaderboard, searched]).sort_values("rmse", kind="stable")
+    candidates = {f"{one.candidate.name}, searched": one for one in finalists}
+    predicted = predicted.assign(**{name: one.predicted for name, one in candidates.items()})
+    leaderboard = rank(train, predicted)
     best = str(leaderboard.index[0])
     log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
-    return leaderboard, candidates.get(best) or Candidate(best, {})
+    choice = candidates[best].candidate if best in candidates else Candidate(best, {})
+    return leaderboard, choice, predicted[best].to_numpy()
 
 
 def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
@@ -152,6 +164,12 @@ def final_fit(train: pd.DataFrame, choice: Candidate, seed: int) -> Pipeline:
     return fit(build(choice.name, seed, **choice.params), train)
 
 
+@task(name="fit the intervals", task_run_name="fit the intervals", **UNCACHED)
+def fit_intervals(train: pd.DataFrame, predicted: np.ndarray, seed: int) -> Pipeline:
+    """Fit the half widths of the prediction intervals on the errors of cross-validation."""
+    return intervals.fit_half_width(train, predicted, seed)
+
+
 @task(name="score on the gate set", task_run_name="score on the gate set", **UNCACHED)
 def score(pipeline: Pipeline, gate_set: pd.DataFrame) -> dict[str, float]:
     """Score the gate set."""
@@ -167,7 +185,15 @@ def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict
     metrics = {f"cv_{measure}": value for measure, value in trained.leaderboard.iloc[0].items()}
     with tracking.store(settings()) as store:
         run = tracking.log_run(
-            store, name, trained.pipeline, prepared.split, prepared.dataset.source, params, metrics, tags
+            store,
+            name,
+            trained.pipeline,
+            prepared.split,
+            prepared.dataset.source,
+            params,
+            metrics,
+            tags,
+            trained.interval,
         )
         store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), WINES)
     log.info("track     run %s", name)
@@ -285,10 +311,11 @@ def prepare_data(source: str, train_file: Path | None, validation_file: Path | N
 @flow(name="train-models", flow_run_name="compare, search, fit", validate_parameters=False)
 def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
     """Find the best model on the training set, fit it, and score it once on the gate set."""
-    leaderboard = baseline(prepared.train, seed)
-    leaderboard, choice = search(prepared.train, leaderboard, max_evals, seed)
+    predicted = baseline(prepared.train, seed)
+    leaderboard, choice, predicted = search(prepared.train, predicted, max_evals, seed)
     pipeline = final_fit(prepared.train, choice, seed)
-    return Trained(leaderboard, choice, pipeline, score(pipeline, prepared.gate_set))
+    interval = fit_intervals(prepared.train, predicted, seed)
+    return Trained(leaderboard, choice, pipeline, interval, score(pipeline, prepared.gate_set))
 
 
 @flow(name="publish-model", flow_run_name="track, compare, register", validate_parameters=False)

@@ -14,12 +14,13 @@ def train():
     return few_sides()[0]
 
 
-def test_a_graph_takes_one_matrix_and_returns_one_score_a_row(train):
-    graph = onnx.load_from_string(to_onnx(fit(build("extra_trees", 1, "engineered", n_estimators=3), train))).graph
+def test_a_graph_takes_one_matrix_and_returns_a_column_for_each_pipeline(train):
+    forest = fit(build("extra_trees", 1, "engineered", n_estimators=3), train)
+    graph = onnx.load_from_string(to_onnx(forest, forest)).graph
     (rows,), (scores,) = graph.input, graph.output
     assert (rows.name, scores.name) == (ROWS, SCORES)
     assert [size.dim_value for size in rows.type.tensor_type.shape.dim] == [0, 12]
-    assert len(scores.type.tensor_type.shape.dim) == 1
+    assert [size.dim_value for size in scores.type.tensor_type.shape.dim] == [0, 2]
 
 
 @pytest.mark.parametrize("name", ["linear", "k_neighbors", "random_forest_classifier", "xgboost", "kernel_ridge"])

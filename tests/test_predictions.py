@@ -20,7 +20,7 @@ from servers import running, wait_until
 
 from wine_quality import disk_queue
 from wine_quality.errors import PredictionsError, SettingsError
-from wine_quality.predictions import Prediction, PredictionStore, count, load
+from wine_quality.predictions import Database, Prediction, PredictionStore, count, load
 from wine_quality.schema import FEATURES
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -106,11 +106,11 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_prediction_is_stored_with_its_inputs_score_version_and_time(open_store, url):
     wine = {"type": "white", **{name: float(number) for number, name in enumerate(FEATURES[1:])}}
-    predictions = [Prediction("an-id", NOON, "3", wine, 5.25)]
+    predictions = [Prediction("an-id", NOON, "3", wine, 5.25, 4.5, 6.125)]
     assert open_store(url).add(predictions)
     arrived(url, predictions)
     (row,) = load(url).to_dict("records")
-    assert row == {"id": "an-id", "time": NOON, "version": "3", **wine, "score": 5.25}
+    assert row == {"id": "an-id", "time": NOON, "version": "3", **wine, "score": 5.25, "low": 4.5, "high": 6.125}
 
 
 def test_times_are_utc_and_those_before_since_are_left_out(open_store, url):
@@ -128,9 +128,28 @@ def test_times_are_utc_and_those_before_since_are_left_out(open_store, url):
 
 def test_before_the_first_prediction_the_table_has_its_columns_and_no_row(url):
     empty = load(url)
-    assert list(empty.columns) == ["id", "time", "version", *FEATURES, "score"]
+    assert list(empty.columns) == ["id", "time", "version", *FEATURES, "score", "low", "high"]
     assert (len(empty), count(url)) == (0, 0)
     assert str(empty["time"].dtype) == "datetime64[us, UTC]"
+
+
+def drop_intervals(url: str) -> None:
+    with Database(url).engine.begin() as connection:
+        for name in ("low", "high"):
+            connection.exec_driver_sql(f"ALTER TABLE predictions DROP COLUMN {name}")
+
+
+def test_a_table_from_before_the_intervals_gets_their_columns_and_keeps_its_rows(open_store, url):
+    predictions = [Prediction("before", NOON, "1", WINE, 5.0)]
+    assert open_store(url).add(predictions)
+    arrived(url, predictions)
+    drop_intervals(url)
+    assert load(url)[["low", "high"]].isna().all(axis=None)
+    drop_intervals(url)
+    after = [Prediction("after", NOON + MICROSECOND, "2", WINE, 5.0, 4.0, 6.0)]
+    assert open_store(url).add(after)
+    arrived(url, predictions + after)
+    assert load(url)["low"].tolist() == pytest.approx([np.nan, 4.0], nan_ok=True)
 
 
 def test_missing_values_are_null_in_the_queue_and_nan_in_the_table(open_store, away, url, folder):

@@ -8,9 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from versions import few_sides, graph_path, model_path, register_model, register_with_columns, tamper, version
+from versions import (
+    artifacts,
+    few_sides,
+    graph_path,
+    model_path,
+    register_model,
+    register_with_columns,
+    tamper,
+    version,
+)
 
-from wine_quality import registry, scoring
+from wine_quality import intervals, registry, scoring, tracking
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.models import BLEND, MEMBERS, MODELS, build, fit, predict
@@ -81,7 +90,7 @@ def test_a_graph_decides_as_its_pipeline_where_a_wine_lies_on_a_branch(sides, tm
     path = tmp_path / "m.onnx"
     path.write_bytes(scoring.to_onnx(pipeline))
     wines = at_branches(train, pipeline["model"].estimators_)
-    assert np.abs(scoring.graph_predict(path)(to_matrix(wines)) - predict(pipeline, wines)).max() <= 1e-4
+    assert np.abs(scoring.graph_predict([path])(to_matrix(wines))[:, 0] - predict(pipeline, wines)).max() <= 1e-4
 
 
 def at_branches(wines: pd.DataFrame, trees: list) -> pd.DataFrame:
@@ -177,7 +186,7 @@ def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole
 
 def test_a_graph_that_scores_otherwise_is_not_kept_and_the_version_says_why(config, sides, monkeypatch):
     other = scoring.to_onnx(fit(build("decision_tree", 1, max_depth=2), sides[0]))
-    monkeypatch.setattr(scoring, "to_onnx", lambda _pipeline: other)
+    monkeypatch.setattr(scoring, "to_onnx", lambda *_pipelines: other)
     one = register_model(config, "decision_tree")
     assert ONNX_SUM not in one.tags
     assert one.tags[NO_ONNX].startswith("it differs from the pipeline by ")
@@ -204,7 +213,7 @@ def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(config,
 
 def test_a_graph_made_at_loading_that_differs_from_its_pipeline_is_not_used(config, tree, monkeypatch):
     exact = scoring.graph_predict
-    monkeypatch.setattr(scoring, "graph_predict", lambda path: lambda rows: exact(path)(rows) + 0.01)
+    monkeypatch.setattr(scoring, "graph_predict", lambda paths: lambda rows: exact(paths)(rows) + 0.01)
     scorer = load_scorer(config, unprepared(config, tree))
     why = "no ONNX graph: it differs from the pipeline by 0.01, more than 0.0001"
     assert (scorer.engine, scorer.why) == ("pipeline", why)
@@ -216,3 +225,40 @@ def test_a_model_without_a_converter_says_so_prepared_or_not_and_has_no_graph(co
     assert mlflow.artifacts.list_artifacts(run_id=linear.run_id, artifact_path=scoring.ONNX_FILE) == []
     for one in (linear, unprepared(config, linear)):
         assert load_scorer(config, one).why == f"no ONNX graph: {why}"
+
+
+@pytest.mark.parametrize(("name", "engine"), [("extra_trees", "onnx"), ("linear", "pipeline")])
+def test_a_version_with_intervals_scores_alike_by_either_engine_alone_and_among_others(
+    name, engine, config, store, rows_to_score
+):
+    one = register_model(config, name, intervals=True)
+    scorer, matrix = load_scorer(config, one), to_matrix(rows_to_score)
+    assert scorer.engine == engine
+    score, low, high = scorer.score_with_interval(matrix).T
+    half_widths = predict(tracking.load_model(artifacts(one) / tracking.INTERVAL_FILE), rows_to_score)
+    expected = intervals.bounds(predict(load_version(store, one), rows_to_score), half_widths)
+    assert np.abs(np.array([low, high]) - expected).max() <= 1e-4
+    assert (low < score).all()
+    assert (scorer.score(matrix) == score).all()
+    alone = np.concatenate([scorer.score_with_interval(matrix[row : row + 1]) for row in range(0, len(matrix), 5)])
+    assert np.array_equal(alone, np.column_stack([score, low, high])[::5])
+
+
+def test_a_version_without_intervals_scores_with_blanks_in_their_place(config, tree, rows_to_score):
+    scored = load_scorer(config, tree).score_with_interval(to_matrix(rows_to_score))
+    assert np.isnan(scored[:, 1:]).all()
+    assert np.isfinite(scored[:, 0]).all()
+
+
+def test_many_rows_are_scored_in_parts_and_none_as_well(config, tree, rows_to_score, monkeypatch):
+    matrix, scorer = to_matrix(rows_to_score), load_scorer(config, tree)
+    whole = scorer.score(matrix)
+    monkeypatch.setattr(scoring, "PART", 7)
+    assert np.array_equal(scorer.score(matrix), whole)
+    assert scorer.score_with_interval(matrix[:0]).shape == (0, 3)
+
+
+def test_an_interval_that_is_not_the_registered_one_is_refused(config, store):
+    one = register_model(config, "linear", intervals=True)
+    tamper(artifacts(one) / tracking.INTERVAL_FILE)
+    assert "interval.skops is not the file that was noted" in refusal(config, one)

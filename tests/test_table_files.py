@@ -26,7 +26,7 @@ Content = str | bytes | pd.DataFrame | pa.Table
 @pytest.fixture
 def scorer(wines) -> Scorer:
     pipeline = fit(build("linear", 1), wines)
-    return Scorer("7", "a run", "pipeline", "", None, lambda rows: predict(pipeline, from_matrix(rows)))
+    return Scorer("7", "a run", "pipeline", "", None, lambda rows: predict(pipeline, from_matrix(rows))[:, np.newaxis])
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
 def test_every_spelling_gives_the_same_scores(score, scorer, features, spell):
-    content, expected = spell(features), scorer.predict(to_matrix(features))
+    content, expected = spell(features), scorer.score(to_matrix(features))
     path = score(content)
     scored = pd.read_csv(path, sep=None, engine="python") if isinstance(content, str) else pd.read_parquet(path)
     assert scored["score"].to_numpy() == pytest.approx(expected, abs=1e-6)
@@ -102,7 +102,7 @@ def test_every_spelling_gives_the_same_scores(score, scorer, features, spell):
 def test_blanks_are_scored(score, scorer, features):
     blank = features.assign(pH=[np.nan, *features["pH"][1:]], chlorides=np.nan)
     for scored in (pd.read_csv(score(as_csv(blank))), pd.read_parquet(score(blank))):
-        assert scored["score"].to_numpy() == pytest.approx(scorer.predict(to_matrix(blank)), abs=1e-6)
+        assert scored["score"].to_numpy() == pytest.approx(scorer.score(to_matrix(blank)), abs=1e-6)
         assert scored["chlorides"].isna().all()
 
 

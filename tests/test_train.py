@@ -16,7 +16,7 @@ from orchestration import policies
 from orchestration.bucket import bucket_of_environment
 from orchestration.report import Trained
 from orchestration.train import prepare_data, publish_model, train_wine_quality
-from wine_quality import registry, retention, sources, splits, storage, tracking
+from wine_quality import intervals, registry, retention, sources, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.errors import DataError, LeakError, StorageError
 from wine_quality.files import sha256
@@ -47,7 +47,9 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     forest = fit(build("extra_trees", 1, n_estimators=20), prepared.train)
     expected = predict(forest, prepared.gate_set)
     held_out = scores(prepared.gate_set[TARGET].to_numpy(), expected)
-    trained = Trained(pd.DataFrame([held_out], index=["extra_trees"]), Candidate("extra_trees", {}), forest, held_out)
+    interval = intervals.fit_half_width(prepared.train, np.full(len(prepared.train), 5.8), 1)
+    leaderboard = pd.DataFrame([held_out], index=["extra_trees"])
+    trained = Trained(leaderboard, Candidate("extra_trees", {}), forest, interval, held_out)
     first, again = (publish_model(prepared, trained, seed, datetime.now().astimezone()) for seed in (1, 2))
 
     version = registry.champion(tracking.open_store(config))
@@ -58,7 +60,10 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     assert graphs == [True, False]
     scorer = load_scorer(config, version)
     assert scorer.engine == "onnx"
-    assert np.abs(scorer.score(to_matrix(prepared.gate_set)) - expected).max() <= 1e-4
+    scored = scorer.score_with_interval(to_matrix(prepared.gate_set))
+    half_widths = predict(interval, prepared.gate_set)
+    assert np.abs(scored - np.column_stack([expected, *intervals.bounds(expected, half_widths)])).max() <= 1e-4
+    assert MlflowClient().get_run(version.run_id).data.tags["interval_sha256"] == version.tags["interval_sha256"]
 
 
 def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -13,6 +14,7 @@ from mlflow.models import infer_signature
 
 from wine_quality import registry, scoring, sources, tracking
 from wine_quality.config import Settings
+from wine_quality.intervals import fit_half_width
 from wine_quality.models import build, fit
 from wine_quality.schema import FEATURES
 from wine_quality.splits import distinct_rows, train_gate_split
@@ -25,13 +27,15 @@ def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def register_model(
-    config: Settings, name: str, features: str = "measured", source: str = "uci", **params: object
-) -> ModelVersion:
+    config: Settings, name: str, features: str = "measured", source: str = "uci", intervals: bool = False,
+    **params: object,
+) -> ModelVersion:  # fmt: skip
     """Fit a model by its name, register it with its rows, make its graph, and return the version."""
     train, gate_set = few_sides()
     pipeline = fit(build(name, 1, features, **params), train)
     with project_store(config) as store:
-        run = tracking.log_run(store, name, pipeline, (train, gate_set), source, {})
+        interval = fit_half_width(train, np.full(len(train), 6.0), 1) if intervals else None
+        run = tracking.log_run(store, name, pipeline, (train, gate_set), source, {}, interval=interval)
         store.client.log_text(run.run_id, pd.concat([train, gate_set]).to_csv(index=False), WINES)
         number = registry.register(store, run, {})
         scoring.log_graph(store, number, gate_set)

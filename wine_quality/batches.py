@@ -41,6 +41,8 @@ MARKER, REASONS = ".json", ".reasons.txt"  # after the name of the file
 LONGEST_NAME = 200  # bytes: with what is added, every S3 server takes it
 ADDED = {
     "score": pa.float64(),
+    "low": pa.float64(),
+    "high": pa.float64(),
     "quality": pa.int64(),
     "model_version": pa.string(),
     "scored_at": pa.string(),
@@ -138,12 +140,13 @@ class PredictionWriter:
 
     def score(self, table: pd.DataFrame) -> pd.DataFrame:
         """Score a chunk, and return the columns of `ADDED` for its rows."""
-        score, version = self.scorer.score(to_matrix(table)), self.scorer.version
+        scored, version = self.scorer.score_with_interval(to_matrix(table)), self.scorer.version
         ids = [str(uuid5(NAMESPACE_URL, f"{self.file} {self.rows + n}")) for n in range(1, len(table) + 1)]
         self.rows += len(table)
-        rows = zip(ids, table.filter(FEATURES).to_dict("records"), score.tolist(), strict=True)
-        self.lines.write(json_lines(Prediction(id, self.now, version, row, value) for id, row, value in rows))
-        values = (score, np.rint(score).astype(int), version, self.scored_at, ids)
+        rows = zip(ids, table.filter(FEATURES).to_dict("records"), scored.tolist(), strict=True)
+        self.lines.write(json_lines(Prediction(id, self.now, version, row, *values) for id, row, values in rows))
+        score, low, high = scored.T
+        values = (score, low, high, np.rint(score).astype(int), version, self.scored_at, ids)
         return pd.DataFrame(dict(zip(ADDED, values, strict=True)))
 
 

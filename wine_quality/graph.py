@@ -1,4 +1,4 @@
-"""A fitted pipeline as an ONNX graph: one matrix of rows in, scores out, preprocessing inside.
+"""Fitted pipelines as an ONNX graph: one matrix of rows in, a column for each pipeline out, preprocessing inside.
 
 The operators are written here because skl2onnx has no converter for the derived columns, and takes some 20 seconds for
 500 trees. All is float64, as in the pipeline, except in the trees, where scikit-learn too compares float32.
@@ -73,12 +73,12 @@ class Graph:
         self.constants.append(numpy_helper.from_array(array, f"constant_{len(self.constants)}"))
         return self.constants[-1].name
 
-    def model(self, scores: Value) -> ModelProto:
-        """Return the whole, with one output of shape (n rows,)."""
-        flat = self.apply("Reshape", scores, np.array([-1]))
-        self.nodes.append(helper.make_node("Identity", [flat.name], [SCORES]))
+    def model(self, columns: list[Value]) -> ModelProto:
+        """Return the whole, with one output of shape (n rows, k columns)."""
+        joined = self.apply("Concat", *columns, axis=1)
+        self.nodes.append(helper.make_node("Identity", [joined.name], [SCORES]))
         given = helper.make_tensor_value_info(ROWS, TensorProto.DOUBLE, [None, len(FEATURES)])
-        result = helper.make_tensor_value_info(SCORES, TensorProto.DOUBLE, [None])
+        result = helper.make_tensor_value_info(SCORES, TensorProto.DOUBLE, [None, len(columns)])
         graph = helper.make_graph(self.nodes, "wine_quality", [given], [result], self.constants)
         opsets = [helper.make_opsetid(domain, number) for domain, number in OPSETS.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -88,17 +88,18 @@ class NoGraphError(Exception):
     """A step of a pipeline cannot be written as a graph here."""
 
 
-def to_onnx(pipeline: Pipeline) -> bytes | None:
-    """Return a fitted pipeline as an ONNX graph, or None if there is none for one of its steps.
+def to_onnx(*pipelines: Pipeline) -> bytes | None:
+    """Return fitted pipelines as one ONNX graph, or None if there is none for a step of one of them.
 
-    The input is float64 of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if blank.
+    The input is float64 of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if blank. The
+    output is float64 of shape (n rows, k pipelines).
     """
     graph = Graph()
     try:
-        scores = predicted(graph, pipeline)
+        columns = [predicted(graph, pipeline) for pipeline in pipelines]
     except NoGraphError:
         return None
-    return graph.model(scores).SerializeToString()
+    return graph.model(columns).SerializeToString()
 
 
 def predicted(graph: Graph, pipeline: Pipeline) -> Value:

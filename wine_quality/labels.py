@@ -63,7 +63,7 @@ def assert_predicted(connection: Connection, ids: Collection[str]) -> None:
 
 
 def labelled_predictions(url: str) -> pd.DataFrame:
-    """Return the predictions that have a label, oldest first, as a table of shape (n predictions, 17).
+    """Return the predictions that have a label, oldest first, as a table of shape (n predictions, 19).
 
     It has the columns of `predictions.load`, and `quality`, int64. Raise `PredictionsError` if the database is away.
     """

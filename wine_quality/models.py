@@ -153,8 +153,9 @@ def shares(pipeline: Pipeline) -> list[tuple[float, Pipeline]]:
     model: Any = pipeline["model"]
     if not isinstance(model, VotingRegressor):
         return [(1.0, pipeline)]
-    weights = np.ones(len(model.estimators_)) if model.weights is None else np.array(model.weights)
-    return list(zip((weights / weights.sum()).tolist(), model.estimators_, strict=True))
+    members: list[Any] = list(model.estimators_)
+    weights = np.ones(len(members)) if model.weights is None else np.array(model.weights)
+    return list(zip((weights / weights.sum()).tolist(), members, strict=True))
 
 
 def default_params(name: str) -> dict[str, Any]:

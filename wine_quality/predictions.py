@@ -43,13 +43,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction of a version of the model at a time (UTC); `features` are the 12 by name, NaN if missing."""
+    """A prediction of a version of the model at a time (UTC); `features` are the 12 by name, NaN if missing.
+
+    `low` and `high` are the ends of its interval, None or NaN if the version has none.
+    """
 
     id: str
     time: datetime
     version: str
     features: dict[str, float | str | None]
     score: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 class UtcTime(TypeDecorator):
@@ -73,7 +78,7 @@ TABLE = Table(
     Column("version", String, nullable=False, index=True),
     Column("type", String),
     *(Column(name, Double) for name in MEASUREMENTS),
-    Column("score", Double),
+    *(Column(name, Double) for name in ("score", "low", "high")),
 )
 DTYPES = dict.fromkeys(TABLE.columns.keys(), "float64") | dict.fromkeys(("id", "version", "type"), "str")
 DTYPES["time"] = "datetime64[us, UTC]"
@@ -84,7 +89,8 @@ def to_row(line: bytes) -> dict[str, Any]:
     """Return a line of the queue as a row of the table."""
     one = PARSER.validate_json(line)
     features = {name: one.features.get(name) for name in FEATURES}
-    return {"id": one.id, "time": one.time, "version": one.version, "score": one.score, **features}
+    about = {"id": one.id, "time": one.time, "version": one.version}
+    return {**about, "score": one.score, "low": one.low, "high": one.high, **features}
 
 
 @dataclass(frozen=True)
@@ -148,13 +154,17 @@ class Database:
             connection.exec_driver_sql(self.backend.lock)
             for table in tables:
                 table.metadata.create_all(connection)
+                add_missing_columns(connection, table)
             yield connection
 
     def fetch(self, statement: Select, *tables: Table) -> Sequence[Row]:
         """Return the rows of a query; none if one of its tables does not exist yet."""
-        with self.errors("cannot be read"), self.engine.connect() as connection:
-            exist = all(inspect(connection).has_table(table.name) for table in tables)
-            return connection.execute(statement).all() if exist else []
+        with self.errors("cannot be read"), self.engine.begin() as connection:
+            if not all(inspect(connection).has_table(table.name) for table in tables):
+                return []
+            for table in tables:
+                add_missing_columns(connection, table)
+            return connection.execute(statement).all()
 
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:
@@ -165,6 +175,15 @@ class Database:
             raise PredictionsError(
                 f"{self.name}: {what} ({one_line(error)}). Start it, or mend WINE_PREDICTIONS, and run again."
             ) from None
+
+
+def add_missing_columns(connection: Connection, table: Table) -> None:
+    """Add the columns that a table from before them lacks; its rows have NULL there."""
+    existing = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if column.name not in existing:
+            of_type = column.type.compile(connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {of_type}")
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -188,10 +207,10 @@ def insert_file(url: str, path: Path) -> None:
 
 
 def load(url: str, since: datetime = EPOCH) -> pd.DataFrame:
-    """Return the predictions in the database from a time on, oldest first, as a table of shape (n predictions, 16).
+    """Return the predictions in the database from a time on, oldest first, as a table of shape (n predictions, 18).
 
-    Its columns are `id`, `time` (UTC), `version`, the 12 features in the units of `MEASUREMENTS`, NaN if missing, and
-    `score`. Those of the last second may still be in the queue. Raise `PredictionsError` if the database is away.
+    Its columns are `id`, `time` (UTC), `version`, the 12 features in the units of `MEASUREMENTS`, NaN if missing,
+    `score`, `low` and `high`. Those of the last second may still be in the queue. Raise `PredictionsError` if the database is away.
     """
     statement = select(TABLE).where(TABLE.c.time >= since).order_by(TABLE.c.time, TABLE.c.id)
     return pd.DataFrame(Database(url).fetch(statement, TABLE), columns=TABLE.columns.keys()).astype(DTYPES)

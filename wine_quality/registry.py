@@ -24,6 +24,7 @@ from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.splits import row_keys
 from wine_quality.tracking import (
+    INTERVAL_SUM,
     MODEL_FILE,
     SCORED_ON,
     SOURCE,
@@ -37,7 +38,7 @@ from wine_quality.tracking import (
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
-MODEL_SHA256 = "model_sha256"  # the tag that has the sum of its model's file
+MODEL_SHA256, INTERVAL_SHA256 = "model_sha256", "interval_sha256"  # the tags that have the sums of its files
 INPUTS = "inputs_sha256"  # the tag with the checksum of all that its model depends on, set once it is published
 DISTINCT_ROWS = "distinct_rows_sha256"  # the tag with the checksum of the rows that it was trained and compared on
 MLMODEL = "MLmodel"  # the file that describes a logged model
@@ -83,8 +84,8 @@ def champion(store: Store) -> ModelVersion | None:
 def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     """Register a run's model as the next version, under the alias `challenger`, and return the version's number.
 
-    The tags of the version hold the checksum of the model's file and, for `compare` to count, that of the gate set. A
-    run that a failed attempt registered keeps its version and its checksum.
+    The tags of the version hold the checksums of the model's file and of its interval's, if it has one, and, for
+    `compare` to count, that of the gate set. A run that a failed attempt registered keeps its version and its checksum.
     """
     client = store.client
     if not client.search_registered_models(f"name = '{store.model_name}'"):
@@ -94,8 +95,8 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
         registered = earlier[0]
     else:
         source = client.get_logged_model(run.model_id).artifact_location  # MLflow asks its current store for models:/
-        gate_set = client.get_run(run.run_id).data.tags.get(SCORED_ON)
-        tags = tags | ({GATE_SET: gate_set} if gate_set else {})
+        of_run, names = client.get_run(run.run_id).data.tags, {SCORED_ON: GATE_SET, INTERVAL_SUM: INTERVAL_SHA256}
+        tags = tags | {ours: of_run[name] for name, ours in names.items() if name in of_run}
         registered = client.create_model_version(store.model_name, source, run.run_id, tags, model_id=run.model_id)
     version = str(registered.version)
     if MODEL_SHA256 not in registered.tags:

@@ -22,12 +22,13 @@ from wine_quality.config import Settings
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.graph import ROWS, SCORES, to_onnx
+from wine_quality.intervals import bounds
 from wine_quality.models import predict
-from wine_quality.registry import MLMODEL, MODEL_SHA256, model_folder
+from wine_quality.registry import INTERVAL_SHA256, MLMODEL, MODEL_SHA256, model_folder
 from wine_quality.schema import FEATURES, MEASUREMENTS, from_matrix, to_matrix
 from wine_quality.sources import sample
 from wine_quality.splits import distinct_rows
-from wine_quality.tracking import MODEL_FILE, Store
+from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, Store
 
 ONNX_FILE = "model.onnx"  # an artifact of the run behind a version
 ONNX_SUM, NO_ONNX = "onnx_sha256", "no_onnx"  # tags of a version: the sum of that file, or why there is none
@@ -41,7 +42,10 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Scorer:
-    """A version that is ready to score, and `why` it does so by its engine. Threads may share it."""
+    """A version that is ready to score, and `why` it does so by its engine. Threads may share it.
+
+    `predict` returns a matrix of scores and, if the version has intervals, half widths, from one of rows.
+    """
 
     version: str
     run_id: str
@@ -51,12 +55,19 @@ class Scorer:
     predict: Predict = field(repr=False)
 
     def score(self, rows: np.ndarray) -> np.ndarray:
-        """Return the score of each row, float64 of shape (n rows,): points of quality, to the sixth decimal.
+        """Return the score of each row, float64 of shape (n rows,), as `score_with_interval` does."""
+        return self.score_with_interval(rows)[:, 0]
 
-        `rows` is a matrix as `schema.to_matrix` returns it. The score of a row doesn't depend on the others.
+    def score_with_interval(self, rows: np.ndarray) -> np.ndarray:
+        """Return score, lower and upper end of the interval of each row, float64 of shape (n rows, 3).
+
+        They are points of quality, to the sixth decimal; the ends are NaN if the version has no intervals. `rows` is a
+        matrix as `schema.to_matrix` returns it. The result for a row doesn't depend on the others.
         """
         parts = [self.predict(rows[start : start + PART]) for start in range(0, len(rows), PART)]
-        return np.round(np.concatenate([np.empty(0), *parts]), DECIMALS)
+        predicted = np.concatenate(parts) if parts else np.empty((0, 1))
+        scores, half_widths = predicted[:, 0], predicted[:, 1] if predicted.shape[1] == 2 else np.nan
+        return np.round(np.column_stack([scores, *bounds(scores, half_widths)]), DECIMALS)
 
 
 def log_graph(store: Store, version: str, rows: pd.DataFrame) -> None:
@@ -69,23 +80,24 @@ def log_graph(store: Store, version: str, rows: pd.DataFrame) -> None:
     if ONNX_SUM in target.tags or NO_ONNX in target.tags:
         return
     with tempfile.TemporaryDirectory() as aside:
-        pipeline = load_file(target, model_file(store, target, aside), tracking.load_model)
+        pipelines = [load_file(target, path, tracking.load_model) for path in model_files(store, target, aside)]
         path = Path(aside) / ONNX_FILE
-        refusal = write_graph(pipeline, path, rows)
+        refusal = write_graph(pipelines, path, rows)
         if not refusal:
             store.client.log_artifact(target.run_id, str(path))
         tag, value = (NO_ONNX, refusal) if refusal else (ONNX_SUM, sha256(path))
         store.client.set_model_version_tag(target.name, version, tag, value)
 
 
-def write_graph(pipeline: Pipeline, path: Path, rows: pd.DataFrame) -> str:
-    """Write a pipeline as an ONNX graph, and return why the graph cannot replace it, or an empty text."""
-    graph = to_onnx(pipeline)
+def write_graph(pipelines: list[Pipeline], path: Path, rows: pd.DataFrame) -> str:
+    """Write pipelines as an ONNX graph, and return why the graph cannot replace them, or an empty text."""
+    graph = to_onnx(*pipelines)
     if graph is None:
         return "it would gain nothing, or has no converter"
     path.write_bytes(graph)
     rows = pd.concat([rows, with_blanks(rows)])
-    differ = np.abs(graph_predict(path)(to_matrix(rows)) - predict(pipeline, rows)).max()
+    expected = np.column_stack([predict(pipeline, rows) for pipeline in pipelines])
+    differ = np.abs(graph_predict([path])(to_matrix(rows)) - expected).max()
     return "" if differ <= TOLERANCE else f"it differs from the pipeline by {differ:.2g}, more than {TOLERANCE:g}"
 
 
@@ -96,7 +108,7 @@ def with_blanks(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**rows[list(MEASUREMENTS)].mask(blank))
 
 
-def graph_predict(path: Path) -> Predict:
+def graph_predict(paths: list[Path]) -> Predict:
     """Return a function that scores by the ONNX graph in a file.
 
     It has one thread: with two, 1,000 rows take half as long, but the order of a forest's sum, and so the score,
@@ -104,14 +116,14 @@ def graph_predict(path: Path) -> Predict:
     """
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = InferenceSession(paths[0], options, providers=["CPUExecutionProvider"])
     return lambda rows: np.asarray(session.run([SCORES], {ROWS: rows})[0])
 
 
-def pipeline_predict(path: Path) -> Predict:
-    """Return a function that scores by the pipeline in a file."""
-    pipeline = tracking.load_model(path)
-    return lambda rows: predict(pipeline, from_matrix(rows))
+def pipeline_predict(paths: list[Path]) -> Predict:
+    """Return a function that scores by the pipelines in some files."""
+    pipelines = [tracking.load_model(path) for path in paths]
+    return lambda rows: np.column_stack([predict(pipeline, from_matrix(rows)) for pipeline in pipelines])
 
 
 def load_scorer(config: Settings, version: ModelVersion) -> Scorer:
@@ -121,21 +133,21 @@ def load_scorer(config: Settings, version: ModelVersion) -> Scorer:
     or does not load; `TrackingError` if the store cannot be read (retry).
     """
     with tracking.store(config) as store, tempfile.TemporaryDirectory() as aside:
-        model = model_file(store, version, aside)
+        models = model_files(store, version, aside)
         described = fetch_file(store, version, model_folder(store, version), MLMODEL, aside)
         signature = load_file(version, described, Model.load).signature
         if signature is None or signature.inputs.input_names() != FEATURES:
             raise scoring_error(version, "it takes other columns than those of wine")
-        path, why = best_file(store, version, model, aside)
-        engine, load = ("pipeline", pipeline_predict) if path == model else ("onnx", graph_predict)
-        predict = load_file(version, path, load)
+        paths, why = best_files(store, version, models, aside)
+        engine, load = ("pipeline", pipeline_predict) if paths == models else ("onnx", graph_predict)
+        predict = load_file(version, paths[0], lambda _: load(paths))
         scorer = Scorer(str(version.version), str(version.run_id), engine, why, signature, predict)
-        load_file(version, path, lambda _: scorer.score(BLANK_ROW))
+        load_file(version, paths[0], lambda _: scorer.score(BLANK_ROW))
     return scorer
 
 
-def best_file(store: Store, version: ModelVersion, model: Path, aside: str) -> tuple[Path, str]:
-    """Return the file that a version scores by, and why: its ONNX graph if there is one, else its model.
+def best_files(store: Store, version: ModelVersion, models: list[Path], aside: str) -> tuple[list[Path], str]:
+    """Return the files that a version scores by, and why: its ONNX graph if there is one, else its pipelines.
 
     If the alias was moved to a version by hand, it never went through `log_graph`: it is converted here and compared
     with its pipeline on the sample. Only `log_graph` writes to the store.
@@ -143,20 +155,25 @@ def best_file(store: Store, version: ModelVersion, model: Path, aside: str) -> t
     if ONNX_SUM in version.tags:
         folder = str(store.run_of(version).info.artifact_uri)
         path = verify_sum(version, fetch_file(store, version, folder, ONNX_FILE, aside), ONNX_SUM)
-        return path, "its ONNX graph was checked when it was promoted"
+        return [path], "its ONNX graph was checked when it was promoted"
     if NO_ONNX in version.tags:
-        return model, f"no ONNX graph: {version.tags[NO_ONNX]}"
+        return models, f"no ONNX graph: {version.tags[NO_ONNX]}"
     path, rows = Path(aside) / ONNX_FILE, distinct_rows(sample("to check a graph").table)
-    refusal = load_file(version, model, lambda file: write_graph(tracking.load_model(file), path, rows))
+    refusal = load_file(version, models[0], lambda _: write_graph([*map(tracking.load_model, models)], path, rows))
     if refusal:
-        return model, f"no ONNX graph: {refusal}"
-    return path, f"converted to ONNX when it was loaded, and checked against its pipeline on {len(rows):,} rows"
+        return models, f"no ONNX graph: {refusal}"
+    return [path], f"converted to ONNX when it was loaded, and checked against its pipeline on {len(rows):,} rows"
 
 
-def model_file(store: Store, version: ModelVersion, aside: str) -> Path:
-    """Fetch a version's model file into a folder, verify its sum and return it."""
+def model_files(store: Store, version: ModelVersion, aside: str) -> list[Path]:
+    """Fetch a version's model and, if it has one, its interval into a folder, verify their sums and return them."""
     path = fetch_file(store, version, model_folder(store, version), MODEL_FILE, aside)
-    return verify_sum(version, path, MODEL_SHA256)
+    files = [verify_sum(version, path, MODEL_SHA256)]
+    if INTERVAL_SHA256 in version.tags:
+        folder = str(store.run_of(version).info.artifact_uri)
+        path = fetch_file(store, version, folder, INTERVAL_FILE, aside)
+        files.append(verify_sum(version, path, INTERVAL_SHA256))
+    return files
 
 
 def fetch_file(store: Store, version: ModelVersion, folder: str, name: str, aside: str) -> Path:

@@ -38,7 +38,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.errors import TrackingError
-from wine_quality.files import atomic_write, exclusive_lock
+from wine_quality.files import atomic_write, exclusive_lock, sha256
 from wine_quality.metrics import scores
 from wine_quality.models import predict
 from wine_quality.plots import predicted_against_actual
@@ -63,6 +63,7 @@ TRAINED_ON = "training_wines.txt"  # an artifact of it
 FIGURE = "predicted_against_actual.png"  # another
 WINES = "wines.csv"  # and another, of both sets, which the flow logs
 MODEL_FILE = "model.skops"  # as MLflow calls it
+INTERVAL_FILE, INTERVAL_SUM = "interval.skops", "interval_sha256"  # an artifact of a run, and the tag with its sum
 REQUIRED = ["pandas", "scikit-learn", "skops"]
 XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"  # the former has wheels for Linux alone
 # modules of this package that a model's file names, and that need no other of it
@@ -244,6 +245,14 @@ def log_model(store: Store, run_id: str, pipeline: Pipeline, example: pd.DataFra
     return model.model_id
 
 
+def log_interval(store: Store, run_id: str, interval: Pipeline) -> None:
+    """Log the pipeline of half widths as an artifact of a run, and its checksum as a tag."""
+    with tempfile.TemporaryDirectory() as aside:
+        path = save_model(interval, Path(aside) / INTERVAL_FILE)
+        store.client.log_artifact(run_id, str(path))
+        store.client.set_tag(run_id, INTERVAL_SUM, sha256(path))
+
+
 def requirements() -> list[str]:
     """Return the packages that a logged model needs, pinned, on whatever platform it is loaded."""
     pinned, xgboost = [f"{name}=={version(name)}" for name in REQUIRED], version(XGBOOST)
@@ -303,11 +312,13 @@ def running(store: Store, name: str, tags: dict[str, str]) -> Iterator[str]:
 def log_run(
     store: Store, name: str, pipeline: Pipeline, split: tuple[pd.DataFrame, pd.DataFrame | None], source: str,
     params: dict[str, Any], metrics: dict[str, float] | None = None, tags: dict[str, str] | None = None,
+    interval: Pipeline | None = None,
 ) -> Tracked:  # fmt: skip
     """Log a pipeline that was fitted on the training set as a run: parameters, metrics, tags, datasets, and the model.
 
     `split` is the training set and the gate set, each of shape (n rows, 13). Without a gate set the run cannot be
-    compared with the champion; with one, its metrics are added as `gate_<name>`. `source` is that of `sources.Dataset`.
+    compared with the champion; with one, its metrics are added as `gate_<name>`. `source` is that of `sources.Dataset`,
+    `interval` the pipeline of `intervals.fit_half_width`.
     """
     train, gate_set = split
     with running(store, name, {SOURCE: source, **(tags or {})}) as run_id:
@@ -322,6 +333,8 @@ def log_run(
             log_dataset(store, run_id, gate_set, source, "evaluation")
             figure = predicted_against_actual(actual, predicted, f"{name} on the gate set, {len(gate_set):,} rows")
             store.client.log_figure(run_id, figure, FIGURE)
+        if interval is not None:
+            log_interval(store, run_id, interval)
         model_id = log_model(store, run_id, pipeline, train.head(3))
         now = round(1000 * time.time())
         store.client.log_batch(run_id, [Metric(key, float(value), now, 0, model_id) for key, value in metrics.items()])
