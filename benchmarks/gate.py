@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.machine import write_results
 from wine_quality import sources, splits
-from wine_quality.comparison import REFITS, rejection_reason, tail
+from wine_quality.comparison import REFITS, Gain, rejection_reason, tail
 from wine_quality.config import settings
 from wine_quality.metrics import gain_interval
 from wine_quality.models import build, predict
@@ -86,8 +86,8 @@ def promotes(split: Split, rng: np.random.Generator, shipped: bool, minimum: flo
     promoted = False
     for use, challenger in enumerate(challengers, 1):
         seeds = 2 * split.seed_variance(split.forests(REFITS, rng)) if shipped else 0
-        gain, low, _ = gain_interval(split.actual, champion, challenger, seeds, tail(use if shipped else 1))
-        if not rejection_reason(gain, low, use, minimum):
+        overall = Gain(*gain_interval(split.actual, champion, challenger, seeds, tail(use if shipped else 1)))
+        if not rejection_reason(overall, {}, use, minimum):
             champion, promoted = challenger, True
     return promoted
 
@@ -107,9 +107,9 @@ def better(all_splits: list[Split], kind: str, minimum: float) -> dict[str, Any]
         champion, of_champion = split.worse[kind][number // SPLITS % SEEDS], split.seed_variance(split.refits)
         for use, challenger in enumerate(split.forests(RETRAININGS, rng), 1):
             variance = of_champion + split.seed_variance(split.forests(REFITS, rng))
-            gain, low, _ = gain_interval(split.actual, champion, challenger, variance, tail(use))
-            gains.append(gain)
-            passed.append(not rejection_reason(gain, low, use, minimum))
+            overall = Gain(*gain_interval(split.actual, champion, challenger, variance, tail(use)))
+            gains.append(overall.gain)
+            passed.append(not rejection_reason(overall, {}, use, minimum))
     by_chain = np.reshape(passed, (CHAINS, RETRAININGS))
     return {
         "gain": float(np.mean(gains)),

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from orchestration.bucket import bucket_line, wine_bucket
-from orchestration.report import REPORT
+from orchestration.report import CARD, REPORT
 from orchestration.startup import connect_quietly
 from wine_quality import retention, storage, tracking
 from wine_quality.command import exit_code
@@ -32,11 +32,11 @@ def rebuild(config: Settings, run_id: str) -> None:
             raise RegistryError(f"MLflow has no run {run_id}. Copy its id from MLflow, or run make bucket.") from None
         names = {file.path for file in store.client.list_artifacts(run_id)}
         models = retention.model_ids(run)
-        missing = [name for name in (WINES, REPORT) if name not in names] + ([] if models else [MODEL_FILE])
+        missing = [name for name in (WINES, REPORT, CARD) if name not in names] + ([] if models else [MODEL_FILE])
         if missing:
             raise RegistryError(f"run {run_id}: MLflow does not have its {', '.join(missing)}. Train again: make run.")
         files: dict[str, Path | bytes] = {
-            name: store.download(f"runs:/{run_id}/{name}", aside) for name in (WINES, REPORT)
+            name: store.download(f"runs:/{run_id}/{name}", aside) for name in (WINES, REPORT, CARD)
         }
         model = tracking.download_model(store, models[0], Path(aside) / MODEL_FILE)
         storage.add_to_outbox(config.outbox, run_id, {**files, MODEL_FILE: model})

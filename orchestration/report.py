@@ -18,13 +18,14 @@ from rich.markdown import Markdown
 from sklearn.pipeline import Pipeline
 
 from wine_quality.config import Settings, settings
+from wine_quality.evaluation import Evaluation
 from wine_quality.models import default_params
 from wine_quality.sources import Dataset
 from wine_quality.templates import render
 from wine_quality.tracking import FIGURE, Store, Tracked
 from wine_quality.tuning import Candidate
 
-REPORT = "report.md"  # an artifact of a run, in MLflow and in the bucket
+REPORT, CARD = "report.md", "model-card.md"  # artifacts of a run, in MLflow and in the bucket
 HEADINGS = {
     "rmse": "RMSE",
     "mae": "MAE",
@@ -52,13 +53,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Trained:
-    """The cross-validated scores of each model, best first; the best, and its intervals, fitted; its gate scores."""
+    """The cross-validated scores of each model, best first; the best and its intervals, fitted; its evaluation."""
 
     leaderboard: pd.DataFrame
     choice: Candidate
     pipeline: Pipeline
     interval: Pipeline
-    gate_scores: dict[str, float]
+    evaluation: Evaluation
 
     @property
     def params(self) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def render_report(prepared: Prepared, trained: Trained, run: Tracked, version: s
         headings=HEADINGS,
         prepared=prepared,
         trained=trained,
-        gate_table=pd.DataFrame([trained.gate_scores], index=[trained.choice.name]),
+        gate_table=pd.DataFrame([trained.evaluation.scores], index=[trained.choice.name]),
         version=version,
         run_page=run_page(run, config),
         config=config,

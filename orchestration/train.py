@@ -38,16 +38,27 @@ from orchestration.policies import (
     run_name,
     scheduled_time,
 )
-from orchestration.report import REPORT, Prepared, Published, Trained, create_artifacts, print_report, render_report
-from wine_quality import intervals, registry, retention, scoring, sources, splits, storage, tracking, tuning
+from orchestration.report import (
+    CARD,
+    REPORT,
+    Prepared,
+    Published,
+    Trained,
+    create_artifacts,
+    print_report,
+    render_report,
+)
+from wine_quality import evaluation, intervals, registry, retention, scoring, sources, splits, storage, tracking, tuning
 from wine_quality import search as searching
 from wine_quality.config import settings
 from wine_quality.errors import DataError, WineError
+from wine_quality.evaluation import Evaluation
 from wine_quality.files import exclusive_lock
 from wine_quality.metrics import scores
-from wine_quality.models import BASELINES, build, fit, predict
+from wine_quality.models import BASELINES, build, fit
 from wine_quality.registry import Verdict
 from wine_quality.schema import TARGET
+from wine_quality.slices import ALL, assert_measurement
 from wine_quality.sources import Dataset
 from wine_quality.tables import read_table
 from wine_quality.templates import render
@@ -170,11 +181,13 @@ def fit_intervals(train: pd.DataFrame, predicted: np.ndarray, seed: int) -> Pipe
     return intervals.fit_half_width(train, predicted, seed)
 
 
-@task(name="score on the gate set", task_run_name="score on the gate set", **UNCACHED)
-def score(pipeline: Pipeline, gate_set: pd.DataFrame) -> dict[str, float]:
-    """Score the gate set."""
-    result = scores(gate_set[TARGET].to_numpy(), predict(pipeline, gate_set))
-    log.info("score     on the gate set: RMSE %.4f, R² %.3f", result["rmse"], result["r2"])
+@task(name="evaluate on the gate set", task_run_name="evaluate on the gate set", **UNCACHED)
+def evaluate(pipeline: Pipeline, interval: Pipeline, gate_set: pd.DataFrame, seed: int) -> Evaluation:
+    """Score the gate set, and say for which rows the model is worse and what its scores depend on."""
+    result = evaluation.evaluate(pipeline, interval, gate_set, seed, settings().slice)
+    coverage = result.slices.loc[ALL, "coverage"]
+    log.info("score     on the gate set: RMSE %.4f, R² %.3f", result.scores["rmse"], result.scores["r2"])
+    log.info("interval  at %.0f %%: it holds for %.1f %% of the gate set", 100 * intervals.LEVEL, 100 * coverage)
     return result
 
 
@@ -194,6 +207,7 @@ def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict
             metrics,
             tags,
             trained.interval,
+            trained.evaluation,
         )
         store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), WINES)
     log.info("track     run %s", name)
@@ -206,7 +220,13 @@ def compare(pipeline: Pipeline, prepared: Prepared, seed: int) -> Verdict:
     config = settings(seed=seed)
     with tracking.store(config) as store:
         return registry.compare(
-            store, pipeline, *prepared.split, prepared.dataset.source, seed=seed, minimum_gain=config.minimum_gain
+            store,
+            pipeline,
+            *prepared.split,
+            prepared.dataset.source,
+            seed=seed,
+            minimum_gain=config.minimum_gain,
+            column=config.slice,
         )
 
 
@@ -218,22 +238,23 @@ def record_comparison(verdict: Verdict) -> None:
 
 
 @task(name="register", task_run_name="register", **RETRY_TRANSIENT)
-def register(run: Tracked, tags: dict[str, str], verdict: Verdict) -> str:
-    """Register the model as a new version, a challenger, with the comparison in its description."""
+def register(run: Tracked, tags: dict[str, str], verdict: Verdict) -> tuple[str, str]:
+    """Register the model as a new version, a challenger, and return its number and its model card."""
     with tracking.store(settings()) as store:
         version = registry.register(store, run, tags)
-        registry.describe(store, version, verdict)
-    return version
+        card = registry.describe(store, version, verdict)
+        store.client.log_text(run.run_id, card, CARD)
+    return version, card
 
 
 @task(name="add to the outbox", task_run_name="add to the outbox", **RETRY_TRANSIENT)
-def add_to_outbox(run: Tracked, split: Split, text: str) -> list[str]:
-    """Queue the model as it was registered, its rows and its report for the push."""
+def add_to_outbox(run: Tracked, split: Split, text: str, card: str) -> list[str]:
+    """Queue the model as it was registered, its card, its rows and its report for the push."""
     config = settings()
     with tracking.store(config) as store:
         model = tracking.download_model(store, run.model_id, config.models / "wine-quality.skops")
     rows = pd.concat(split).to_csv(index=False)
-    files = {MODEL_FILE: model, WINES: rows.encode(), REPORT: text.encode()}
+    files = {MODEL_FILE: model, WINES: rows.encode(), REPORT: text.encode(), CARD: card.encode()}
     return storage.add_to_outbox(config.outbox, run.run_id, files)
 
 
@@ -315,7 +336,7 @@ def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
     leaderboard, choice, predicted = search(prepared.train, predicted, max_evals, seed)
     pipeline = final_fit(prepared.train, choice, seed)
     interval = fit_intervals(prepared.train, predicted, seed)
-    return Trained(leaderboard, choice, pipeline, interval, score(pipeline, prepared.gate_set))
+    return Trained(leaderboard, choice, pipeline, interval, evaluate(pipeline, interval, prepared.gate_set, seed))
 
 
 @flow(name="publish-model", flow_run_name="track, compare, register", validate_parameters=False)
@@ -347,9 +368,9 @@ def publish_new(prepared: Prepared, trained: Trained, seed: int, started: dateti
     run = track(prepared, trained, seed, f"{trained.choice.name}-{started:%Y-%m-%d-%H%M%S}", tags)
     verdict = compare(trained.pipeline, prepared, seed)
     record_comparison(verdict)
-    version = register(run, tags, verdict)
+    version, card = register(run, tags, verdict)
     text = render_report(prepared, trained, run, version, verdict=verdict)
-    queued = add_to_outbox(run, prepared.split, text)
+    queued = add_to_outbox(run, prepared.split, text, card)
     if verdict.promoted:
         promote(version, prepared.gate_set)
     fate = "the champion" if verdict.promoted else "a challenger"
@@ -377,6 +398,7 @@ def train_wine_quality(
         seed: The same seed and data give the same model. Left empty, WINE_SEED says.
     """
     config = settings(data=data, seed=seed)
+    assert_measurement(config.slice)
     log.info("bucket    %s", bucket_line(config))
     with one_heartbeat():
         prepared = prepare_data(config.data, train_file, validation_file)

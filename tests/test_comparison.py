@@ -3,10 +3,11 @@ import pytest
 from versions import few_sides
 
 from wine_quality import comparison, tracking
-from wine_quality.comparison import between_seeds, confidence, rejection_reason, seed_variance, tail
+from wine_quality.comparison import Gain, confidence, gains, refit_each, rejection_reason, seed_variance, tail
 from wine_quality.metrics import gain_interval
 from wine_quality.models import build, fit, predict, weighted_mean
 from wine_quality.schema import TARGET
+from wine_quality.slices import slices
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,31 @@ def test_all_comparisons_on_a_gate_set_together_may_promote_falsely_in_one_case_
     ],
 )
 def test_what_blocks_a_promotion_is_said(gain, low, use, reason):
-    assert rejection_reason(gain, low, use, 0.003) == reason
+    assert rejection_reason(Gain(gain, low, 1), {}, use, 0.003) == reason
+
+
+def test_a_slice_on_which_a_challenger_is_worse_by_more_than_chance_and_the_minimum_blocks_it_and_is_named():
+    better, noise, small = Gain(0.02, 0.01, 0.03), Gain(-0.05, -0.11, 0.01), Gain(-0.002, -0.003, -0.001)
+    assert rejection_reason(better, {"red": noise, "white": better, "quality 5 or 6": small}, 1, 0.003) == ""
+    worse = {"red": Gain(-0.051, -0.08, -0.02), "white": better, "quality 0 to 4": Gain(-0.2, -0.3, -0.1)}
+    expected = "worse by more than chance on red (RMSE higher by 0.051), quality 0 to 4 (RMSE higher by 0.200)"
+    assert rejection_reason(better, worse, 1, 0.003) == expected
+
+
+def test_each_slice_with_enough_rows_has_a_gain_over_a_champion_of_its_own_level(sets):
+    train, gate_set = sets
+    white = train.loc[train["type"] == "white"]
+    champion, challenger = fit(build("linear", 1), train), fit(build("linear", 1), white)
+    _, by_slice = gains(challenger, champion, train, gate_set, 1, 1)
+    large = {name for name, mask in slices(gate_set).items() if mask.sum() >= comparison.MIN_SLICE}
+    assert by_slice.keys() == large
+    assert {"white", "quality 5 or 6"} <= large
+    mask = slices(gate_set)["white"]
+    actual, before, after = (
+        some[mask] for some in (gate_set[TARGET].to_numpy(), predict(champion, gate_set), predict(challenger, gate_set))
+    )
+    assert by_slice["white"] == Gain(*gain_interval(actual, before, after, 0, 0.025 / len(large)))
+    assert gains(challenger, None, train, gate_set, 1, 1)[1] == {}
 
 
 def test_a_chain_of_equal_models_hardly_ever_promotes_though_the_rows_alone_often_call_one_better():
@@ -48,7 +73,7 @@ def test_a_chain_of_equal_models_hardly_ever_promotes_though_the_rows_alone_ofte
         variance = np.var(np.sqrt(np.mean((actual - np.array(challengers[:4])) ** 2, axis=1)), ddof=1)
         for use, challenger in enumerate(challengers, 1):
             gain, low, _ = gain_interval(actual, champion, challenger, 2 * variance, tail(use))
-            promoted += not rejection_reason(gain, low, use, 0)
+            promoted += not rejection_reason(Gain(gain, low, 1), {}, use, 0)
             by_rows_alone += gain_interval(actual, champion, challenger, 0, 0.025)[1] > 0
     assert by_rows_alone >= 20
     assert promoted <= 5
@@ -79,11 +104,11 @@ def test_pipelines_that_differ_in_the_seed_alone_share_their_fits(sets, monkeypa
         fit(build("random_forest", seed, n_estimators=4, max_depth=depth), sets[0]) for seed, depth in cases
     )
     loaded = tracking.load_model(tracking.save_model(other, tmp_path / "m.skops"))
-    of_one, of_stump = (seed_variance(pipeline, *sets, seed=1) for pipeline in (one, stump))
+    of_one, of_stump = (comparison.refitted_predictions(pipeline, *sets, seed=1) for pipeline in (one, stump))
     monkeypatch.setattr(comparison, "fit", count_fit)
-    assert between_seeds([one, loaded], *sets, seed=1) == 2 * of_one
+    assert np.array_equal(refit_each([one, loaded], *sets, seed=1), [of_one, of_one])
     assert len(fits) == comparison.REFITS
-    assert between_seeds([one, stump], *sets, seed=1) == of_one + of_stump
+    assert np.array_equal(refit_each([one, stump], *sets, seed=1), [of_one, of_stump])
     assert len(fits) == 3 * comparison.REFITS
 
 

@@ -198,11 +198,12 @@ def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register,
     scores = MlflowClient().get_run(registry.champion(store).run_id).data.metrics
     text = described(store, "1")
     assert f"| gate set | {scores['gate_rmse']:.4f} | {scores['gate_r2']:.3f} |" in text
-    assert "Data: uci, " in text
-    assert f"Gate: **promoted**, {first.reason}. RMSE on the gate set lower by {first.gain:.4f} than the mean" in text
+    assert "\nuci: origin not logged. " in text
+    assert "rows for training, " in text
+    assert f"**Promoted**: {first.reason}. RMSE on the gate set lower by {first.gain:.4f} than the mean" in text
     assert f"(95 % interval {first.low:.4f} to {first.high:.4f}; negative means higher)" in text
     refused, second = register("decision_tree")
-    assert f"Gate: **rejected**, {refused.reason}. RMSE on the gate set lower by -" in described(store, second)
+    assert f"**Rejected**: {refused.reason}. RMSE on the gate set lower by -" in described(store, second)
     assert "than champion version 1 " in described(store, second)
 
 

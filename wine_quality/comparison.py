@@ -1,20 +1,25 @@
-"""Is a challenger better? A minimum effect, an interval over rows and seeds, and a correction for repeated use."""
+"""Is a challenger better? A minimum effect, an interval over rows and seeds, and a correction for repeated use.
 
+And is it worse for some rows? The same comparison on each slice, each with its part of the error that is allowed.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
-from sklearn.metrics import root_mean_squared_error
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from wine_quality.metrics import gain_interval
 from wine_quality.models import fit, predict, shares
 from wine_quality.schema import TARGET
+from wine_quality.slices import slices
 
 FALSE_PROMOTIONS = 0.05  # the chance that any of all comparisons on one gate set promotes what is no better
+MIN_SLICE = 30  # rows: the interval is normal, which it is not for a handful
 REFITS = 4  # with other seeds: enough to see how far they spread, and a few seconds for a forest
 
 
@@ -32,58 +37,93 @@ def confidence(use: int) -> float:
     return 1 - 2 * tail(use)
 
 
-def rejection_reason(gain: float, low: float, use: int, minimum: float) -> str:
-    """Return why a gain is not enough for a promotion, or an empty text."""
-    if gain < minimum:
+@dataclass(frozen=True)
+class Gain:
+    """By how much a challenger's RMSE is below its opponent's, with an interval, in points of quality."""
+
+    gain: float
+    low: float
+    high: float
+
+
+def rejection_reason(overall: Gain, by_slice: dict[str, Gain], use: int, minimum: float) -> str:
+    """Return why a challenger is not promoted, or an empty text."""
+    if overall.gain < minimum:
         return f"its gain is below the minimum effect of {minimum:g}"
-    level = f"{100 * confidence(use):.4g} % level, use {use} of this gate set"
-    return f"not better by more than chance ({level})" if low <= 0 else ""
+    if overall.low <= 0:
+        level = f"{100 * confidence(use):.4g} % level, use {use} of this gate set"
+        return f"not better by more than chance ({level})"
+    worse = {name: one for name, one in by_slice.items() if one.high < 0 and one.gain <= -minimum}
+    lines = [f"{name} (RMSE higher by {-one.gain:.3f})" for name, one in worse.items()]
+    return f"worse by more than chance on {', '.join(lines)}" if lines else ""
 
 
-def gain(
-    challenger: Pipeline, champion: Pipeline | None, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int, use: int
-) -> tuple[float, float, float]:
-    """Return by how much a challenger's RMSE on the gate set is below the champion's, with an interval (low, high).
+def gains(
+    challenger: Pipeline, champion: Pipeline | None, train: pd.DataFrame, gate_set: pd.DataFrame,
+    seed: int, use: int, column: str = "",
+) -> tuple[Gain, dict[str, Gain]]:  # fmt: skip
+    """Return a challenger's gain over the champion on the gate set, and on each slice of it with enough rows.
 
-    Without a champion the opponent is the mean of the training set. The level of the interval follows from `use`, the
-    number of this comparison on the gate set.
+    Without a champion the opponent is the mean of the training set, and there are no slices: a constant is right for
+    some of them by construction. The level of the interval follows from `use`, the number of this comparison on the
+    gate set; the slices together, of which some are of `column` if it is named, may err as often as the whole.
     """
-    pipelines, baseline = [challenger], np.full(len(gate_set), train[TARGET].mean())
-    if champion is not None:
-        pipelines, baseline = [challenger, champion], predict(champion, gate_set)
-    variance = between_seeds(pipelines, train, gate_set, seed)
-    return gain_interval(gate_set[TARGET].to_numpy(), baseline, predict(challenger, gate_set), variance, tail(use))
+    actual, ours = gate_set[TARGET].to_numpy(), predict(challenger, gate_set)
+    if champion is None:
+        pipelines, theirs, by_name = [challenger], np.full(len(gate_set), train[TARGET].mean()), {}
+    else:
+        pipelines, theirs, by_name = [challenger, champion], predict(champion, gate_set), slices(gate_set, column)
+    large = {name: mask for name, mask in by_name.items() if mask.sum() >= MIN_SLICE}
+    refits = refit_each(pipelines, train, gate_set, seed)
+
+    def on(rows: np.ndarray, chance: float) -> Gain:
+        variance = sum(rmse_variance(actual[rows], one[:, rows]) for one in refits)
+        return Gain(*gain_interval(actual[rows], theirs[rows], ours[rows], variance, chance))
+
+    by_slice = {name: on(mask, tail(use) / len(large)) for name, mask in large.items()}
+    return on(np.ones(len(actual), dtype=bool), tail(use)), by_slice
 
 
-def between_seeds(pipelines: list[Pipeline], train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:
-    """Return the variance that training seeds give the difference of the pipelines' RMSE on the gate set."""
-    variances: dict[str, float] = {}  # pipelines that differ only in the seed have the same one
+def rmse_variance(actual: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the variance of the RMSE between predictions of shape (k refits, n rows), 0 if there are none."""
+    errors = np.sqrt(np.mean((actual - predicted) ** 2, axis=1))
+    return float(np.var(errors, ddof=1)) if len(errors) else 0.0
+
+
+def refit_each(pipelines: list[Pipeline], train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> list[np.ndarray]:
+    """Return `refitted_predictions` of each pipeline; those that differ only in the seed share them."""
+    refits: dict[str, np.ndarray] = {}
     kinds = [str(joblib.hash(with_seed(pipeline, 0))) for pipeline in pipelines]
     for kind, pipeline in zip(kinds, pipelines, strict=True):
-        if kind not in variances:
-            variances[kind] = seed_variance(pipeline, train, gate_set, seed)
-    return sum(variances[kind] for kind in kinds)
+        if kind not in refits:
+            refits[kind] = refitted_predictions(pipeline, train, gate_set, seed)
+    return [refits[kind] for kind in kinds]
 
 
 def seed_variance(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:
-    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if nothing in it is random.
+    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if nothing in it is random."""
+    return rmse_variance(gate_set[TARGET].to_numpy(), refitted_predictions(pipeline, train, gate_set, seed))
+
+
+def refitted_predictions(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> np.ndarray:
+    """Return what refits with other seeds predict, of shape (k refits, n rows): k = 0 if nothing in it is random.
 
     Of a blend, only the members that are random are fitted again.
     """
     if not seed_names(pipeline):
-        return 0.0
+        return np.empty((0, len(gate_set)))
     members = shares(pipeline)
     fixed = sum(share * predict(member, gate_set) for share, member in members if not seed_names(member))
     random = [(share, member) for share, member in members if seed_names(member)]
 
-    def rmse(other: int) -> float:
+    def refit(other: int) -> np.ndarray:
         refitted = [share * predict(fit(with_seed(member, other), train), gate_set) for share, member in random]
-        return root_mean_squared_error(gate_set[TARGET], fixed + sum(refitted))
+        return fixed + np.sum(refitted, axis=0)
 
     others = np.random.SeedSequence(seed).generate_state(REFITS)
     with threadpool_limits(1):
-        errors = joblib.Parallel(n_jobs=-1, prefer="threads")(joblib.delayed(rmse)(int(other)) for other in others)
-    return float(np.var(np.array(errors, dtype="float64"), ddof=1))
+        calls = (joblib.delayed(refit)(int(other)) for other in others)
+        return np.array(joblib.Parallel(n_jobs=-1, prefer="threads")(calls))
 
 
 def with_seed(pipeline: Pipeline, seed: int) -> Pipeline:

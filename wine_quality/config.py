@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     `home` is the folder of all that a run writes; a relative path counts from the project's root, so that a notebook
     and a command mean the same folder. `minimum_gain` is by how many points of RMSE a challenger must beat the
     champion; 19 of 20 changes of the seed stay below the default (`benchmarks/gate.py`). `trials` is how many the
-    search of notebook 5 makes, `keep_runs` how many training runs keep their files. `predictions` is the address of the
+    search of notebook 5 makes, `slice` a measurement by whose thirds errors are reported besides colour and quality,
+    `keep_runs` how many training runs keep their files. `predictions` is the address of the
     database and `webhook` the one that receives alerts; either may contain a secret, so they print as asterisks.
     """
 
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
     minimum_gain: float = Field(default=0.004, ge=0, allow_inf_nan=False)
     trials: int = Field(default=50, ge=1, le=500)
+    slice: str = ""
 
     tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     uci_url: str = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"

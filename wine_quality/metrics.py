@@ -38,6 +38,15 @@ def r2_interval(actual: np.ndarray, predicted: np.ndarray, seed: int, draws: int
     return float(r2_score(actual, predicted)), float(low), float(high)
 
 
+def rmse_interval(
+    actual: np.ndarray, predicted: np.ndarray, seed: int, draws: int = 2000
+) -> tuple[float, float, float]:
+    """Return the RMSE with its 95 % interval (low, high), by the bootstrap of `rmse_gain`."""
+    squares = (actual - predicted)[:, np.newaxis] ** 2
+    low, high = np.sqrt(np.quantile(redrawn_means(squares, seed, draws), [0.025, 0.975]))
+    return float(np.sqrt(squares.mean())), float(low), float(high)
+
+
 def rmse_gain(
     actual: np.ndarray, champion: np.ndarray, challenger: np.ndarray, seed: int, draws: int = 2000
 ) -> tuple[float, float, float]:

@@ -137,7 +137,7 @@ def build(name: str, seed: int, features: str | None = None, **params: Any) -> P
     estimator = model.estimator(**{**model.params, **params})
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=seed)
-    engineered = (features or model.features) == "engineered"
+    engineered = (model.features if features is None else features) == "engineered"
     before = engineered_steps() if engineered else [("preprocess", preprocessor())]
     scale = [("scale", model.scaler())] if model.scaler else []
     return Pipeline([*before, *scale, ("model", estimator)])

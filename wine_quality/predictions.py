@@ -210,7 +210,8 @@ def load(url: str, since: datetime = EPOCH) -> pd.DataFrame:
     """Return the predictions in the database from a time on, oldest first, as a table of shape (n predictions, 18).
 
     Its columns are `id`, `time` (UTC), `version`, the 12 features in the units of `MEASUREMENTS`, NaN if missing,
-    `score`, `low` and `high`. Those of the last second may still be in the queue. Raise `PredictionsError` if the database is away.
+    `score`, `low` and `high`. Those of the last second may still be in the queue. Raise `PredictionsError` if the
+    database is away.
     """
     statement = select(TABLE).where(TABLE.c.time >= since).order_by(TABLE.c.time, TABLE.c.id)
     return pd.DataFrame(Database(url).fetch(statement, TABLE), columns=TABLE.columns.keys()).astype(DTYPES)

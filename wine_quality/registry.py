@@ -2,17 +2,20 @@
 
 The alias `champion` names the version that is in use, `challenger` the newest one unless it is the champion. A
 challenger becomes champion only if its RMSE on the gate set is lower by a minimum effect and the gain is statistically
-significant. The description of a version, which MLflow shows, says why it was promoted or rejected.
+significant. The description of a version, which MLflow shows, is its model card.
 """
 
+import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -20,13 +23,17 @@ from mlflow.sklearn import load_model
 from sklearn.pipeline import Pipeline
 
 from wine_quality import comparison
+from wine_quality.comparison import Gain
 from wine_quality.errors import RegistryError
 from wine_quality.files import sha256
 from wine_quality.splits import row_keys
+from wine_quality.templates import render
 from wine_quality.tracking import (
+    IMPORTANCE,
     INTERVAL_SUM,
     MODEL_FILE,
     SCORED_ON,
+    SLICES,
     SOURCE,
     TRAINED_ON,
     Store,
@@ -51,8 +58,9 @@ class Verdict:
     """The result of comparing a challenger with the champion, and the reason for the decision.
 
     `gain` is by how much its RMSE on the gate set is below that of `opponent`, with the interval `low` to `high` at the
-    level `confidence`. `use` is the number of the comparison on this gate set, from 1. `compared_on` is the checksum of
-    the gate set if the comparison with a champion was fair, else empty.
+    level `confidence`; `by_slice` the same for each slice of the gate set, if there was a champion. `use` is the number
+    of the comparison on this gate set, from 1. `compared_on` is the checksum of the gate set if the comparison with a
+    champion was fair, else empty.
     """
 
     promoted: bool
@@ -63,6 +71,7 @@ class Verdict:
     reason: str
     use: int
     compared_on: str = ""
+    by_slice: dict[str, Gain] = field(default_factory=dict)
 
     @property
     def confidence(self) -> float:
@@ -107,24 +116,38 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     return version
 
 
-def describe(store: Store, version: str, verdict: Verdict) -> None:
-    """Write the description of a version, in Markdown: its model, data and scores, and the result of the comparison."""
+def describe(store: Store, version: str, verdict: Verdict) -> str:
+    """Write a version's model card, from what its run logged and the gate found, as its description, and return it."""
     run = store.run_of(store.client.get_model_version(store.model_name, version))
-    data, scores = run.data, run.data.metrics
-    rows = [
-        f"| {where} | {scores[f'{key}_rmse']:.4f} | {scores[f'{key}_r2']:.3f} |"
-        for key, where in (("cv", "cross-validation"), ("gate", "gate set"))
-        if {f"{key}_rmse", f"{key}_r2"} <= scores.keys()
-    ]
-    lines = [
-        f"`{data.params.get('model', 'model')}` of run {run.info.run_name}. Data: {data.tags.get(SOURCE, 'unknown')}, "
-        f"{data.tags.get('data', 'origin not logged')}.",
-        "\n".join(["| scored on | RMSE | R² |", "| --- | ---: | ---: |", *rows]),
-        f"Gate: **{'promoted' if verdict.promoted else 'rejected'}**, {verdict.reason}. RMSE on the gate set lower by "
-        f"{verdict.gain:.4f} than {verdict.opponent} ({100 * verdict.confidence:.4g} % interval {verdict.low:.4f} to "
-        f"{verdict.high:.4f}; negative means higher).",
-    ]
-    store.client.update_model_version(store.model_name, version, "\n\n".join(lines))
+    card = render(
+        "model-card.md.j2",
+        name=store.model_name,
+        version=version,
+        run_name=run.info.run_name,
+        params=run.data.params,
+        tags=run.data.tags,
+        metrics=run.data.metrics,
+        rows=row_counts(run),
+        slices=read_table(store, run, SLICES),
+        importance=read_table(store, run, IMPORTANCE),
+        verdict=verdict,
+    )
+    store.client.update_model_version(store.model_name, version, card)
+    return card
+
+
+def row_counts(run: Run) -> dict[str, int]:
+    """Return how many rows each dataset of a run has, by what it was used for."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    contexts = {tag.value: one.dataset for one in inputs for tag in one.tags}
+    return {context: json.loads(str(dataset.profile))["num_rows"] for context, dataset in contexts.items()}
+
+
+def read_table(store: Store, run: Run, name: str) -> pd.DataFrame | None:
+    """Return a table that a run logged, or None if it did not."""
+    if name not in {file.path for file in store.client.list_artifacts(run.info.run_id)}:
+        return None
+    return pd.read_csv(StringIO(store.read_text(run.info.run_id, name)), index_col=0)
 
 
 def add_note(store: Store, version: str, note: str) -> None:
@@ -144,7 +167,7 @@ def set_champion(store: Store, version: str) -> None:
 
 def compare(
     store: Store, challenger: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, source: str,
-    *, seed: int, minimum_gain: float,
+    *, seed: int, minimum_gain: float, column: str = "",
 ) -> Verdict:  # fmt: skip
     """Compare a challenger, fitted on `train`, with the champion on the gate set, or with the training mean if none.
 
@@ -152,17 +175,20 @@ def compare(
     by at least `minimum_gain` and the whole interval of the gain is above zero. Two models that differ only in the seed
     differ in RMSE too, so the interval covers the variance between seeds, from refits that follow from `seed`, as well
     as between rows. Repeated comparisons on one gate set find a winner by chance, so each is stricter than the one
-    before (`comparison.tail`). Raise `RegistryError` if the champion does not load.
+    before (`comparison.tail`). It fails if it is worse on a slice by more than chance, of those that `column` makes as
+    well. Raise `RegistryError` if the champion does not load.
     """
     current, seen = champion(store), checksum(gate_set)
     use = 1 + len(versions_tagged(store, GATE_SET, seen))
     in_use = load_version(store, current) if current else None
-    gain, low, high = comparison.gain(challenger, in_use, train, gate_set, seed, use)
+    overall, by_slice = comparison.gains(challenger, in_use, train, gate_set, seed, use, column)
     opponent = f"champion version {current.version}" if current else "the mean of the training set"
     unfairness = unfairness_reason(store, current, gate_set, source) if current else ""
-    refusal = unfairness or comparison.rejection_reason(gain, low, use, minimum_gain)
+    refusal = unfairness or comparison.rejection_reason(overall, by_slice, use, minimum_gain)
     compared_on = seen if current and not unfairness else ""
-    return Verdict(not refusal, opponent, gain, low, high, refusal or "better by more than chance", use, compared_on)
+    reason = refusal or "better by more than chance"
+    measured = overall.gain, overall.low, overall.high
+    return Verdict(not refusal, opponent, *measured, reason, use, compared_on, by_slice)
 
 
 def versions_tagged(store: Store, tag: str, value: str) -> list[ModelVersion]:

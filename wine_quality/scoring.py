@@ -66,7 +66,8 @@ class Scorer:
         """
         parts = [self.predict(rows[start : start + PART]) for start in range(0, len(rows), PART)]
         predicted = np.concatenate(parts) if parts else np.empty((0, 1))
-        scores, half_widths = predicted[:, 0], predicted[:, 1] if predicted.shape[1] == 2 else np.nan
+        scores = predicted[:, 0]
+        half_widths = predicted[:, 1] if predicted.shape[1] == 2 else np.full(len(scores), np.nan)
         return np.round(np.column_stack([scores, *bounds(scores, half_widths)]), DECIMALS)
 
 

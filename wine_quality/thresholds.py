@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wine_quality.metrics import redrawn_means
+from wine_quality.metrics import rmse_interval
 
 MAX_P_VALUE = 0.01  # at which a measurement has drifted: a calm week moves one by chance in 6 of 100 weeks
 MIN_DISTANCE = 0.1  # of Jensen and Shannon: 3 white wines in 100 where there were none, 65 where 50
@@ -18,7 +18,6 @@ LABEL_WINDOW = 150  # newest labels that the error is measured on: fewer say lit
 MIN_LABELS = 40  # below which the error is not measured
 MAX_ERROR_RATIO = 1.05  # to the RMSE on the gate set: a gate set is a sample too, and may have been an easy one
 MIN_GROWTH = {"drift": 1 / 2, "quality": 1 / 3}  # of the rows to train on since the last training, as a share
-DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,8 @@ def model_quality(labels: np.ndarray, scores: np.ndarray, gate_rmse: float, seed
     """
     if len(labels) < MIN_LABELS:
         return None
-    squares = (labels[-LABEL_WINDOW:] - scores[-LABEL_WINDOW:])[:, np.newaxis] ** 2
-    low, high = np.sqrt(np.quantile(redrawn_means(squares, seed, DRAWS), [0.025, 0.975]))
-    return ModelQuality(len(squares), float(np.sqrt(squares.mean())), float(low), float(high), gate_rmse)
+    newest = labels[-LABEL_WINDOW:]
+    return ModelQuality(len(newest), *rmse_interval(newest, scores[-LABEL_WINDOW:], seed), gate_rmse)
 
 
 def alerts(result: MonitoringResult) -> list[Alert]:

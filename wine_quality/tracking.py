@@ -38,11 +38,13 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
 from wine_quality.errors import TrackingError
+from wine_quality.evaluation import MANY_ROWS, Evaluation, importance_figure
 from wine_quality.files import atomic_write, exclusive_lock, sha256
 from wine_quality.metrics import scores
 from wine_quality.models import predict
 from wine_quality.plots import predicted_against_actual
 from wine_quality.schema import FEATURES, TARGET
+from wine_quality.slices import ALL
 from wine_quality.splits import row_keys
 
 TRUSTED_TYPES = [
@@ -61,6 +63,7 @@ OUTAGE = (MlflowException, SQLAlchemyError)
 SOURCE, SCORED_ON = "data_source", "scored_on_sha256"  # tags of each run
 TRAINED_ON = "training_wines.txt"  # an artifact of it
 FIGURE = "predicted_against_actual.png"  # another
+SLICES, IMPORTANCE = "slices.csv", "importance.csv"  # and two more, if the model was evaluated
 WINES = "wines.csv"  # and another, of both sets, which the flow logs
 MODEL_FILE = "model.skops"  # as MLflow calls it
 INTERVAL_FILE, INTERVAL_SUM = "interval.skops", "interval_sha256"  # an artifact of a run, and the tag with its sum
@@ -253,6 +256,15 @@ def log_interval(store: Store, run_id: str, interval: Pipeline) -> None:
         store.client.set_tag(run_id, INTERVAL_SUM, sha256(path))
 
 
+def log_evaluation(store: Store, run_id: str, evaluation: Evaluation) -> None:
+    """Log the tables and figures of an evaluation as artifacts of a run."""
+    title = f"Permutation importance on {MANY_ROWS} rows of the gate set"
+    store.client.log_text(run_id, evaluation.slices.to_csv(index_label="slice"), SLICES)
+    store.client.log_text(run_id, evaluation.importance.to_csv(index_label="feature"), IMPORTANCE)
+    store.client.log_figure(run_id, importance_figure(evaluation.importance, title), "importance.png")
+    store.client.log_figure(run_id, evaluation.dependence, "partial_dependence.png")
+
+
 def requirements() -> list[str]:
     """Return the packages that a logged model needs, pinned, on whatever platform it is loaded."""
     pinned, xgboost = [f"{name}=={version(name)}" for name in REQUIRED], version(XGBOOST)
@@ -312,13 +324,13 @@ def running(store: Store, name: str, tags: dict[str, str]) -> Iterator[str]:
 def log_run(
     store: Store, name: str, pipeline: Pipeline, split: tuple[pd.DataFrame, pd.DataFrame | None], source: str,
     params: dict[str, Any], metrics: dict[str, float] | None = None, tags: dict[str, str] | None = None,
-    interval: Pipeline | None = None,
+    interval: Pipeline | None = None, evaluation: Evaluation | None = None,
 ) -> Tracked:  # fmt: skip
     """Log a pipeline that was fitted on the training set as a run: parameters, metrics, tags, datasets, and the model.
 
     `split` is the training set and the gate set, each of shape (n rows, 13). Without a gate set the run cannot be
     compared with the champion; with one, its metrics are added as `gate_<name>`. `source` is that of `sources.Dataset`,
-    `interval` the pipeline of `intervals.fit_half_width`.
+    `interval` the pipeline of `intervals.fit_half_width`, and `evaluation` what is known of the model on the gate set.
     """
     train, gate_set = split
     with running(store, name, {SOURCE: source, **(tags or {})}) as run_id:
@@ -335,6 +347,9 @@ def log_run(
             store.client.log_figure(run_id, figure, FIGURE)
         if interval is not None:
             log_interval(store, run_id, interval)
+        if evaluation is not None:
+            metrics["gate_coverage"] = evaluation.slices.loc[ALL, "coverage"]
+            log_evaluation(store, run_id, evaluation)
         model_id = log_model(store, run_id, pipeline, train.head(3))
         now = round(1000 * time.time())
         store.client.log_batch(run_id, [Metric(key, float(value), now, 0, model_id) for key, value in metrics.items()])
