@@ -1,15 +1,16 @@
 """Monitor the model in use: measure, alert, and request a retraining if that may help.
 
 The flow loads the predictions that the service stored in a period, by default the last seven days. It compares their
-features with the data that the champion was trained on, measures the error on the labels that have come in, and counts
-the rejected requests. `wine_quality.thresholds` has the alert rules. If a threshold is crossed, people are notified. If
-there are enough new labels as well, the flow writes the labelled rows into a folder and emits an event. Prefect's
-trigger starts the deployment `retrain` on that folder, and the gate decides about the new model.
+features with a reference, measures the error and the coverage of the intervals on the labels that have come in, and
+counts the rejected requests. `wine_quality.thresholds` has the alert rules. If a threshold is crossed, people are
+notified. If there are enough new labels as well, the flow writes the labelled rows into a folder and emits an event.
+Prefect's trigger starts the deployment `retrain` on that folder, and the gate decides about the new model.
 
 Nothing here changes the model. Run it with `make monitor`; the deployment
 `monitor-weekly` runs it on Monday mornings.
 """
 
+import json
 import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,12 +31,12 @@ from monitoring.alerts import send_webhook
 from monitoring.records import Record, RequestCounters, load_records, record_path, save_record
 from monitoring.reference import Reference, load_reference
 from orchestration.policies import RETRY_TRANSIENT, UNCACHED
-from wine_quality import drift, labels, predictions, sources, thresholds
+from wine_quality import drift, labels, predictions, slices, sources, thresholds
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
 from wine_quality.schema import COLUMNS, FEATURES, TARGET
 from wine_quality.templates import render
-from wine_quality.thresholds import ModelQuality, MonitoringResult
+from wine_quality.thresholds import MonitoringResult
 
 log = logging.getLogger("wine_quality.monitor")
 
@@ -49,8 +50,7 @@ SERVICE_AWAY = "the service does not answer"
 def load_predictions(since: datetime, until: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Load the predictions of the period, and all that have a label by now."""
     url = settings().predictions_uri
-    table = predictions.load(url, since)
-    return table.loc[table["time"] < until], labels.labelled_predictions(url)
+    return predictions.load(url, since, until), labels.labelled_predictions(url)
 
 
 @task(name="load reference", task_run_name="load the champion's reference data", **RETRY_TRANSIENT)
@@ -59,23 +59,37 @@ def load_champion_reference() -> Reference:
     return load_reference(settings())
 
 
+@task(name="load reference window", task_run_name="load the reference window", **RETRY_TRANSIENT)
+def load_window(reference: Reference, earlier: list[Record]) -> tuple[pd.DataFrame, str]:
+    """Load what the predictions of the period are compared with: the champion's rows, or its first predictions."""
+    return reference.window(settings().predictions_uri, earlier)
+
+
 @task(name="detect drift", task_run_name="detect drift in {name}", **UNCACHED)
-def detect_drift(name: str, reference: Reference, current: pd.DataFrame) -> Drift | None:
+def detect_drift(name: str, window: pd.DataFrame, current: pd.DataFrame) -> Drift | None:
     """Compare the predictions of the period with the reference; save Evidently's page if there is drift."""
-    if len(current) < thresholds.MIN_ROWS:
-        log.info("drift     %d predictions are too few to test", len(current))
+    if min(len(current), len(window)) < thresholds.MIN_ROWS:
+        log.info("drift     %d predictions, compared with %d rows, are too few to test", len(current), len(window))
         return None
-    result = drift.drift(reference.table, current)
-    if result.share >= thresholds.MAX_DRIFT:
+    result = drift.drift(window, current)
+    if result.type_drift or result.share >= thresholds.MAX_DRIFT:
         result.save_html(record_path(settings(), name, ".html"))
     return result
 
 
 @task(name="measure error", task_run_name="measure the error", **UNCACHED)
-def measure_error(reference: Reference, labelled: pd.DataFrame, seed: int) -> ModelQuality | None:
-    """Measure the error on the newest labels of predictions by the champion."""
+def measure_error(reference: Reference, labelled: pd.DataFrame, config: Settings) -> dict[str, Any]:
+    """Measure the error, by slice as well, and the coverage of the intervals on the champion's newest labels."""
     own = labelled.loc[(labelled["version"] == reference.version) & np.isfinite(labelled[SCORE])]
-    return thresholds.model_quality(own[TARGET].to_numpy(), own[SCORE].to_numpy(), reference.gate_rmse, seed)
+    actual, scores, low, high = (own[name].to_numpy() for name in (TARGET, SCORE, "low", "high"))
+    quality = thresholds.model_quality(actual, scores, reference.gate_rmse, config.seed)
+    coverage, newest = thresholds.interval_coverage(actual, low, high), own.tail(thresholds.LABEL_WINDOW)
+    if quality is None:
+        return {"quality": None, "coverage": coverage}
+    ends = newest["low"].to_numpy(), newest["high"].to_numpy()
+    table = slices.error_table(newest, newest[SCORE].to_numpy(), ends, config.seed, config.slice)
+    by_slice = json.loads(str(table.to_json(orient="index")))  # NaN, where there are no intervals, becomes null
+    return {"quality": quality, "coverage": coverage, "slices": by_slice}
 
 
 @task(name="count requests", task_run_name="count the requests", **UNCACHED)
@@ -146,9 +160,10 @@ def monitor_wine_quality(
     since = since or until - WEEK
     reference = load_champion_reference()
     current, labelled = load_predictions(since, until)
-    drifted, quality = detect_drift(name, reference, current), measure_error(reference, labelled, config.seed)
-    counters = count_requests(config.serve_port)
     earlier = [record for record in load_records(config) if record.result.name != name]
+    window, compared_with = load_window(reference, earlier)
+    drifted, measured = detect_drift(name, window, current), measure_error(reference, labelled, config)
+    counters = count_requests(config.serve_port)
     counted = counters and counters.since(earlier[-1].counters if earlier else None)
     result = MonitoringResult(
         name=name,
@@ -158,9 +173,11 @@ def monitor_wine_quality(
         predictions=len(current),
         drift_share=drifted and drifted.share,
         drifted=drifted.drifted if drifted else [],
+        type_drift=bool(drifted and drifted.type_drift),
         prediction_drift=bool(drifted and drifted.prediction_drift),
-        quality=quality,
+        reference=compared_with,
         missing=drifted.missing if drifted else [],
+        **measured,
     )
     record = decide(result, reference, labelled, earlier, since=since, until=until, counters=counters)
     act(config, record, drifted)
@@ -189,6 +206,9 @@ def act(config: Settings, record: Record, drifted: Drift | None) -> None:
     if drifted:
         rows = drifted.columns.rename_axis("column").reset_index().to_dict("records")
         create_table_artifact(rows, key="drift", description="Each column, compared with the reference")
+    if record.result.slices:
+        rows = [{"slice": name, **one} for name, one in record.result.slices.items()]
+        create_table_artifact(rows, key="slices", description="The error by slice on the newest labels")
     if record.alerts:
         alerts.publish(record)
     log.info("monitor   %s: %s", record.result.name, record.outcome)

@@ -1,4 +1,8 @@
-"""The reference of monitoring: the rows that the champion was trained on, and its scores of the gate set."""
+"""The reference of monitoring: the champion's own rows, or what it scored in its first weeks.
+
+A version that replaced another was trained on rows of before and after a shift, a mix that does not arrive any more. So
+for such a version the predictions of its first monitoring runs become the reference, once there are enough of these.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +11,8 @@ import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from wine_quality import registry, tracking
+from monitoring.records import Record
+from wine_quality import predictions, registry, tracking
 from wine_quality.config import Settings
 from wine_quality.drift import SCORE
 from wine_quality.errors import RegistryError
@@ -16,20 +21,37 @@ from wine_quality.schema import TARGET, to_matrix
 from wine_quality.scoring import load_scorer
 from wine_quality.splits import row_keys
 from wine_quality.tables import read_table
+from wine_quality.thresholds import REFERENCE_WEEKS
 from wine_quality.tracking import TRAINED_ON, WINES
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A version of the model, and the table of its training set and gate set with its `score`, NaN in the former."""
+    """A version of the model, and the table of its training set and gate set with its `score`, NaN in the former.
+
+    `replaced` is the version that was champion before it, empty for the first.
+    """
 
     version: str
     table: pd.DataFrame
+    replaced: str = ""
 
     @property
     def gate_rmse(self) -> float:
         """The RMSE on the gate set, in points of quality."""
         return float(np.sqrt(((self.table[SCORE] - self.table[TARGET]) ** 2).mean()))
+
+    def window(self, url: str, earlier: list[Record]) -> tuple[pd.DataFrame, str]:
+        """Return the table that new rows are compared with, and what it is.
+
+        `url` is the address of the predictions, and `earlier` has the records of the runs before.
+        """
+        first = [record for record in earlier if record.result.version == self.version][:REFERENCE_WEEKS]
+        if not self.replaced or len(first) < REFERENCE_WEEKS:
+            return self.table, f"the training data of version {self.version}"
+        scored = predictions.load(url, first[0].since, first[-1].until)
+        own = scored.loc[scored["version"] == self.version]
+        return own, f"the first {REFERENCE_WEEKS} weeks of version {self.version}"
 
 
 def load_reference(config: Settings) -> Reference:
@@ -45,7 +67,8 @@ def load_reference(config: Settings) -> Reference:
     if not path.is_file():
         with atomic_write(path) as part:
             reference_table(config, version, part.parent).to_csv(part, index=False)
-    return Reference(str(version.version), pd.read_csv(path, float_precision="round_trip"))
+    table = pd.read_csv(path, float_precision="round_trip")
+    return Reference(str(version.version), table, version.tags.get(registry.REPLACED, ""))
 
 
 def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd.DataFrame:

@@ -18,7 +18,9 @@ from wine_quality.command import exit_code
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError, SettingsError
 from wine_quality.files import exclusive_lock
-from wine_quality.tracking import MODEL_FILE, WINES
+from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, WINES
+
+FILES = (INTERVAL_FILE, WINES, REPORT, CARD)  # what is pushed beside the model
 
 
 def rebuild(config: Settings, run_id: str) -> None:
@@ -32,12 +34,10 @@ def rebuild(config: Settings, run_id: str) -> None:
             raise RegistryError(f"MLflow has no run {run_id}. Copy its id from MLflow, or run make bucket.") from None
         names = {file.path for file in store.client.list_artifacts(run_id)}
         models = retention.model_ids(run)
-        missing = [name for name in (WINES, REPORT, CARD) if name not in names] + ([] if models else [MODEL_FILE])
+        missing = [name for name in FILES if name not in names] + ([] if models else [MODEL_FILE])
         if missing:
             raise RegistryError(f"run {run_id}: MLflow does not have its {', '.join(missing)}. Train again: make run.")
-        files: dict[str, Path | bytes] = {
-            name: store.download(f"runs:/{run_id}/{name}", aside) for name in (WINES, REPORT, CARD)
-        }
+        files: dict[str, Path | bytes] = {name: store.download(f"runs:/{run_id}/{name}", aside) for name in FILES}
         model = tracking.download_model(store, models[0], Path(aside) / MODEL_FILE)
         storage.add_to_outbox(config.outbox, run_id, {**files, MODEL_FILE: model})
 

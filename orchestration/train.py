@@ -13,6 +13,7 @@ Run it with `make run`.
 """
 
 import logging
+import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,7 +63,7 @@ from wine_quality.slices import ALL, assert_measurement
 from wine_quality.sources import Dataset
 from wine_quality.tables import read_table
 from wine_quality.templates import render
-from wine_quality.tracking import MODEL_FILE, WINES, Tracked
+from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, WINES, Tracked
 from wine_quality.tuning import Candidate, Trial
 
 log = logging.getLogger("wine_quality.train")
@@ -249,13 +250,16 @@ def register(run: Tracked, tags: dict[str, str], verdict: Verdict) -> tuple[str,
 
 @task(name="add to the outbox", task_run_name="add to the outbox", **RETRY_TRANSIENT)
 def add_to_outbox(run: Tracked, split: Split, text: str, card: str) -> list[str]:
-    """Queue the model as it was registered, its card, its rows and its report for the push."""
+    """Queue the model as it was registered, its intervals, rows, report and card for the push."""
     config = settings()
     with tracking.store(config) as store:
         model = tracking.download_model(store, run.model_id, config.models / "wine-quality.skops")
-    rows = pd.concat(split).to_csv(index=False)
-    files = {MODEL_FILE: model, WINES: rows.encode(), REPORT: text.encode(), CARD: card.encode()}
-    return storage.add_to_outbox(config.outbox, run.run_id, files)
+        with tempfile.TemporaryDirectory() as aside:
+            interval = store.download(f"runs:/{run.run_id}/{INTERVAL_FILE}", aside)
+            rows = pd.concat(split).to_csv(index=False)
+            files = {MODEL_FILE: model, INTERVAL_FILE: interval, WINES: rows.encode()}
+            reports = {REPORT: text.encode(), CARD: card.encode()}
+            return storage.add_to_outbox(config.outbox, run.run_id, {**files, **reports})
 
 
 @task(name="promote", task_run_name="promote version {version}", **RETRY_TRANSIENT)

@@ -37,8 +37,8 @@ def own_home(home: Path, wines: Path) -> Iterator[Settings]:
 def two_versions(home: Path, wines: Path) -> Iterator[Settings]:
     """Yield settings of a home with two versions: the first scores by its pipeline, the second by an ONNX graph."""
     with own_home(home, wines) as config:
-        crown(register_model(config, "linear"))
-        register_model(config, "extra_trees", n_estimators=10)
+        crown(register_model(config, "linear", intervals=True))
+        register_model(config, "extra_trees", intervals=True, n_estimators=10)
         yield config
 
 

@@ -16,8 +16,8 @@ push, list_bucket = partial(command, "orchestration.push"), partial(command, "or
 
 @pytest.fixture
 def one(config):
-    one = register_model(config, "linear")
-    for name in ("wines.csv", "report.md"):
+    one = register_model(config, "linear", intervals=True)
+    for name in ("wines.csv", "report.md", "model-card.md"):
         MlflowClient().log_text(one.run_id, f"the {name}", name)
     return one
 
@@ -27,7 +27,8 @@ def test_a_run_is_pushed_again_whole_after_a_move_to_another_bucket(config, one)
         done = push(one.run_id, WINE_BUCKET=bucket)
         assert done.returncode == 0, done.stdout + done.stderr
         folder = config.local / "s3" / bucket / "runs" / one.run_id
-        assert {path.name for path in folder.iterdir()} == {"model.skops", "wines.csv", "report.md", "manifest.json"}
+        files = {"model.skops", "interval.skops", "wines.csv", "report.md", "model-card.md", "manifest.json"}
+        assert {path.name for path in folder.iterdir()} == files
         assert sha256(folder / "model.skops") == one.tags["model_sha256"]
         assert (folder / "wines.csv").read_text() == "the wines.csv"
         assert done.stdout.splitlines() == [

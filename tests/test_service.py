@@ -154,6 +154,8 @@ def test_what_was_predicted_is_kept(url, config):
     wait_until(lambda: ids <= set(predictions.load(config.predictions_uri)["id"]), "the predictions")
     kept = predictions.load(config.predictions_uri).set_index("id").loc[one["id"]]
     assert (kept["score"], kept["version"], kept["alcohol"]) == (one["score"], "1", WINE["alcohol"])
+    assert (kept["low"], kept["high"]) == (one["low"], one["high"])
+    assert 0 <= one["low"] < one["score"] < one["high"] <= 10
     assert np.isnan(kept["pH"])
 
 
@@ -164,7 +166,8 @@ def test_a_preview_is_scored_but_neither_stored_nor_counted_as_a_prediction(url,
 
     before, wine = samples(url), {**WINE, "alcohol": 11.0625}  # which no other test asks for
     preview, real = post(url, wine, "/preview").json(), post(url, wine).json()
-    assert preview == {"score": real["score"], "quality": real["quality"], "version": "1", "stored": False}
+    scored = {name: real[name] for name in ("score", "low", "high", "quality")}
+    assert preview == {**scored, "version": "1", "stored": False}
     wait_until(stored, "the real prediction")
     assert not list(config.prediction_queue.glob("*.refused"))
     assert stored() == [real["id"]]
@@ -311,7 +314,8 @@ def test_a_version_without_its_rows_scores_and_says_why_nothing_is_compared(url,
     (artifacts(bare) / WINES).unlink()
     move(str(bare.version))
     wait_for(url, str(bare.version))
-    assert post(url, WINE).status_code == 200
+    answer = post(url, WINE)
+    assert (answer.status_code, answer.json()["low"], answer.json()["high"]) == (200, None, None), "it has no intervals"
     for answer in (post(url, WINE, "/nearest"), get(f"{url}/wines/ranges")):
         assert (answer.status_code, "logged without its rows" in answer.json()["error"]) == (503, True)
 

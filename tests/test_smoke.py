@@ -35,7 +35,9 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
     assert len(run.data.tags["git_commit"]) >= 7
     assert [d.tags[0].value for d in run.inputs.dataset_inputs] == ["training", "evaluation"]
     files = {file.path for file in MlflowClient().list_artifacts(run_id)}
-    assert files == {"report.md", "predicted_against_actual.png", "training_wines.txt", "wines.csv"}
+    tables = {"training_wines.txt", "wines.csv", "slices.csv", "importance.csv", "interval.skops"}
+    figures = {"predicted_against_actual.png", "importance.png", "partial_dependence.png"}
+    assert files == {"report.md", "model-card.md", *tables, *figures}
 
     store = tracking.open_store(config)
     version = registry.champion(store)
@@ -45,9 +47,21 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
 
     bucket = config.local / "s3" / "wine-quality" / "runs" / run_id
     sums = json.loads((bucket / "manifest.json").read_text())["files"]
-    assert set(sums) == {"model.skops", "wines.csv", "report.md"}
+    assert set(sums) == {"model.skops", "interval.skops", "wines.csv", "report.md", "model-card.md"}
     assert {name: storage.sha256(bucket / name) for name in sums} == sums
     assert version.tags["model_sha256"] == sums["model.skops"]
+    assert version.tags["interval_sha256"] == sums["interval.skops"]
+    card = (bucket / "model-card.md").read_text()
+    assert version.description.startswith(card)
+    for part in (
+        "# wine-quality, version 1",
+        "| quality 5 or 6 |",
+        "Shuffling a feature raises",
+        "**Promoted**",
+        run.info.run_name,
+    ):
+        assert part in card
+    assert len(card) < 4000, "MLflow's databases hold 5,000 characters of a description, and notes follow"
     train, gate_set = splits.train_gate_split(pd.read_csv(bucket / "wines.csv"))
     assert np.array_equal(
         predict(tracking.load_model(bucket / "model.skops"), gate_set),
@@ -80,6 +94,6 @@ def test_one_wine_is_answered_with_its_score_and_the_version(tmp_path_factory, f
         answer = requests.post(f"{url}/predict", json=WINE, timeout=30).json()
         store = tracking.open_store(config)
         expected = predict(registry.load_version(store, registry.champion(store)), pd.DataFrame([WINE]))[0]
-    assert answer.keys() == {"score", "quality", "id", "version", "stored"}
+    assert answer.keys() == {"score", "low", "high", "quality", "id", "version", "stored"}
     assert answer["score"] == pytest.approx(expected, abs=1e-5)
     assert (answer["quality"], answer["version"], answer["stored"]) == (round(answer["score"]), "1", True)

@@ -35,7 +35,7 @@ CLOSE_SECONDS = 5.0
 BATCH = 100  # rows a statement: the thread gives way to requests in between
 TRANSACTION = 10_000  # lines of a file in one transaction
 LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC
-EPOCH = datetime.fromtimestamp(0, UTC)
+EPOCH, LATEST = datetime.fromtimestamp(0, UTC), datetime.max.replace(tzinfo=UTC)
 SHOWN = 300  # characters of an error of the database
 
 log = logging.getLogger(__name__)
@@ -206,14 +206,15 @@ def insert_file(url: str, path: Path) -> None:
             database.insert(lines)
 
 
-def load(url: str, since: datetime = EPOCH) -> pd.DataFrame:
-    """Return the predictions in the database from a time on, oldest first, as a table of shape (n predictions, 18).
+def load(url: str, since: datetime = EPOCH, until: datetime = LATEST) -> pd.DataFrame:
+    """Return the predictions from a time on and before another, oldest first, as a table of shape (n predictions, 18).
 
     Its columns are `id`, `time` (UTC), `version`, the 12 features in the units of `MEASUREMENTS`, NaN if missing,
     `score`, `low` and `high`. Those of the last second may still be in the queue. Raise `PredictionsError` if the
     database is away.
     """
-    statement = select(TABLE).where(TABLE.c.time >= since).order_by(TABLE.c.time, TABLE.c.id)
+    period = TABLE.c.time >= since, TABLE.c.time < until
+    statement = select(TABLE).where(*period).order_by(TABLE.c.time, TABLE.c.id)
     return pd.DataFrame(Database(url).fetch(statement, TABLE), columns=TABLE.columns.keys()).astype(DTYPES)
 
 

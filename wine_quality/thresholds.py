@@ -6,17 +6,22 @@ Each threshold trades false alarms for late ones; the notebook of chapter 5 show
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.stats import binomtest
 
+from wine_quality.intervals import LEVEL, covered
 from wine_quality.metrics import rmse_interval
 
-MAX_P_VALUE = 0.01  # at which a measurement has drifted: a calm week moves one by chance in 6 of 100 weeks
+MAX_P_VALUE = 0.01  # at which a column has drifted, if by the minimum effect as well
+MIN_GAP = 0.1  # of Kolmogorov and Smirnov: in a large sample a trivial shift has a small p-value too
 MIN_DISTANCE = 0.1  # of Jensen and Shannon: 3 white wines in 100 where there were none, 65 where 50
 MIN_ROWS = 10  # on each side of a comparison: with fewer, no test can tell drift from chance
 MAX_REJECTED = 0.05  # share of the requests: a few are always wrong, one in twenty says that somebody's data is
-MAX_DRIFT = 1 / 3  # share of the 12 columns: one or two drift in any week, and correlated columns drift together
+MAX_DRIFT = 1 / 3  # share of a colour's measurements: one may drift in any week, and correlated ones drift together
+REFERENCE_WEEKS = 3  # monitoring runs after a promotion whose predictions are the reference from then on
 LABEL_WINDOW = 150  # newest labels that the error is measured on: fewer say little, more look far back
 MIN_LABELS = 40  # below which the error is not measured
 MAX_ERROR_RATIO = 1.05  # to the RMSE on the gate set: a gate set is a sample too, and may have been an easy one
+COVERAGE_BAND = 0.05  # about that of the intervals: a gate set of 1,100 rows has it within 0.02
 MIN_GROWTH = {"drift": 1 / 2, "quality": 1 / 3}  # of the rows to train on since the last training, as a share
 
 
@@ -40,12 +45,32 @@ class ModelQuality:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """The share of labelled rows whose quality lies in their prediction interval, with its 95 % interval."""
+
+    rows: int
+    share: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%} ({self.low:.0%} to {self.high:.0%})"
+
+    @property
+    def off(self) -> bool:
+        """Whether the intervals hold for fewer or more rows than they should, by more than chance explains."""
+        return self.high < LEVEL - COVERAGE_BAND or self.low > LEVEL + COVERAGE_BAND
+
+
+@dataclass(frozen=True)
 class MonitoringResult:
     """What a monitoring run measured in a period such as `week 14`, of the champion `version`.
 
-    `requests`, and those `rejected` with a 4xx response, are None if the service didn't answer; `drift_share`, of the
-    columns, is None if there were too few predictions, and `quality` if there were too few labels. `missing` has a line
-    for each column with too few values to be compared.
+    `requests`, and those `rejected` with a 4xx response, are None if the service didn't answer. `drift_share`, of the
+    measurements of the colour that drifted most, is None if there were too few predictions; `type_drift` means that the
+    mix of colours did, and `reference` is what the rows were compared with. `quality` and `coverage` are None if there
+    were too few labels, and `slices` has the error by slice of these, as `slices.error_table` has it. `missing` has a
+    line for each column with too few values to be compared.
     """
 
     name: str
@@ -55,8 +80,12 @@ class MonitoringResult:
     predictions: int
     drift_share: float | None = None
     drifted: list[str] = field(default_factory=list)
+    type_drift: bool = False
     prediction_drift: bool = False
+    reference: str = ""
     quality: ModelQuality | None = None
+    coverage: Coverage | None = None
+    slices: dict[str, dict[str, float | None]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -67,7 +96,10 @@ class MonitoringResult:
 
 @dataclass(frozen=True)
 class Alert:
-    """A threshold that was crossed: its kind (`bad data`, `missing data`, `drift` or `quality`) and a message."""
+    """A threshold that was crossed: its kind and a message.
+
+    Kinds are `bad data`, `missing data`, `drift`, `quality` and `coverage`.
+    """
 
     kind: str
     message: str
@@ -87,6 +119,18 @@ def model_quality(labels: np.ndarray, scores: np.ndarray, gate_rmse: float, seed
     return ModelQuality(len(newest), *rmse_interval(newest, scores[-LABEL_WINDOW:], seed), gate_rmse)
 
 
+def interval_coverage(labels: np.ndarray, low: np.ndarray, high: np.ndarray) -> Coverage | None:
+    """Return the coverage on the newest labels that have an interval; None if there are fewer than `MIN_LABELS`.
+
+    The arrays are of shape (n rows,), the oldest row first. Its own interval is that of Clopper and Pearson (1934).
+    """
+    inside = covered(labels, low, high)[np.isfinite(low)][-LABEL_WINDOW:]
+    if len(inside) < MIN_LABELS:
+        return None
+    ends = binomtest(int(inside.sum()), len(inside)).proportion_ci()
+    return Coverage(len(inside), float(inside.mean()), float(ends.low), float(ends.high))
+
+
 def alerts(result: MonitoringResult) -> list[Alert]:
     """Return an alert for each threshold that is crossed."""
     crossed = []
@@ -95,12 +139,16 @@ def alerts(result: MonitoringResult) -> list[Alert]:
         crossed.append(Alert("bad data", f"{rejected}, more than {MAX_REJECTED:.0%}"))
     if result.missing:
         crossed.append(Alert("missing data", "; ".join(result.missing)))
-    if result.drift_share is not None and result.drift_share >= MAX_DRIFT:
-        columns = f"{len(result.drifted)} columns differ from the training data of version {result.version}"
+    if result.type_drift or (result.drift_share or 0) >= MAX_DRIFT:
+        count = len(result.drifted)
+        columns = f"{count} column{' differs' if count == 1 else 's differ'} from {result.reference}"
         crossed.append(Alert("drift", f"{columns}: {', '.join(result.drifted)}"))
     if result.quality and result.quality.degraded:
         error = f"the RMSE of version {result.version} on {result.quality.rows} labels is {result.quality}"
         crossed.append(Alert("quality", f"{error}, and {result.quality.gate_rmse:.3f} on its gate set"))
+    if result.coverage and result.coverage.off:
+        share = f"the {LEVEL:.0%} intervals of version {result.version} hold for {result.coverage}"
+        crossed.append(Alert("coverage", f"{share} of {result.coverage.rows} labelled rows"))
     return crossed
 
 
@@ -119,4 +167,4 @@ def retraining(crossed: list[Alert], rows: int, rows_before: int) -> tuple[str, 
     if needed := [share for kind, share in MIN_GROWTH.items() if kind in kinds]:
         more = f"{rows - rows_before} more labelled rows ({growth:+.0%})"
         return "", f"too few new labels: {more}, {min(needed):.0%} needed"
-    return "", "missing data is no reason to retrain" if kinds else "no threshold crossed"
+    return "", f"{' and '.join(sorted(kinds))} is no reason to retrain" if kinds else "no threshold crossed"
