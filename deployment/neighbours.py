@@ -1,4 +1,4 @@
-"""The rows that were logged with a version, to compare a wine with: usual ranges, and the nearest rows."""
+"""The rows that were logged with a version, to compare a wine with: ranges, nearest rows, curves over the ranges."""
 
 import tempfile
 from typing import Annotated
@@ -16,11 +16,12 @@ from deployment.schemas import Wine
 from wine_quality import tracking
 from wine_quality.config import Settings
 from wine_quality.schema import MEASUREMENTS, TARGET, to_matrix
-from wine_quality.scoring import fetch_file
+from wine_quality.scoring import Scorer, fetch_file
 from wine_quality.splits import distinct_rows
 from wine_quality.tracking import SOURCE, WINES
 
 NEAREST = 5
+POINTS = 16  # of a curve: a forest has steps, and more points would only show these
 USUAL = [0.01, 0.5, 0.99]
 
 
@@ -68,6 +69,21 @@ class Neighbours(TypedDict):
     nearest: list[Neighbour]
 
 
+class Curve(TypedDict):
+    """The scores of a wine as it would be with other values of one measurement."""
+
+    name: str
+    values: list[float]
+    scores: list[float]
+
+
+class Curves(TypedDict):
+    """A curve for each measurement, all other measurements as they are, over its usual range."""
+
+    version: str
+    curves: list[Curve]
+
+
 class RowIndex:
     """Distinct, fully measured rows, indexed by their standardised type and measurements; `made_up` if synthetic."""
 
@@ -84,6 +100,19 @@ class RowIndex:
         shares = self.wines[list(MEASUREMENTS)].quantile(USUAL)
         ranges = [usual_range(name, *map(float, shares[name])) for name in MEASUREMENTS]
         return {"wines": len(self.wines), "made_up": self.made_up, "ranges": ranges}
+
+    def curves(self, wine: Wine, scorer: Scorer) -> Curves:
+        """Return how a wine's score would move with each measurement."""
+        grids = {one["name"]: np.linspace(one["low"], one["high"], POINTS) for one in self.ranges()["ranges"]}
+        rows = np.repeat(schemas.to_matrix([wine]), POINTS * len(grids), axis=0)
+        for number, grid in enumerate(grids.values()):
+            rows[number * POINTS : (number + 1) * POINTS, 1 + number] = grid
+        scores = scorer.score(rows).reshape(len(grids), POINTS).tolist()
+        curves = [
+            Curve(name=name, values=grid.tolist(), scores=line)
+            for (name, grid), line in zip(grids.items(), scores, strict=True)
+        ]
+        return {"version": scorer.version, "curves": curves}
 
     def nearest(self, wine: Wine) -> Neighbours:
         """Return the rows nearest to a wine; a blank of the wine counts as the mean."""

@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployment import schemas
 from deployment.champion import Champion
 from deployment.limits import BodyLimit, HeadAsGet
-from deployment.neighbours import Neighbours, Ranges, RowIndex
+from deployment.neighbours import Curves, Neighbours, Ranges, RowIndex
 from deployment.openapi import DESCRIPTION, ERROR_RESPONSES, ONE_WINE, SOME_WINES
 from deployment.schemas import (
     CategoryColumn,
@@ -139,6 +139,11 @@ class Service:
         wine = schemas.one_wine(await json_body(request))
         return await run_in_threadpool(self.rows().nearest, wine)
 
+    async def curves(self, request: Request) -> Curves:
+        """Score a wine as it would be with other values of each measurement, one at a time, and store nothing."""
+        wine, scorer, rows = schemas.one_wine(await json_body(request)), self.scorer(), self.rows()
+        return await get_running_loop().run_in_executor(self.threads, rows.curves, wine, scorer)
+
     async def ranges(self) -> Ranges:
         """Return the usual range of each feature in the champion's dataset."""
         return self.rows().ranges()
@@ -235,6 +240,7 @@ def add_routes(api: FastAPI, service: Service) -> None:
     api.add_api_route("/predict", service.predict, response_model=either, openapi_extra=SOME_WINES, **post)
     api.add_api_route("/preview", service.preview, response_model=PreviewResponse, openapi_extra=ONE_WINE, **post)
     api.add_api_route("/nearest", service.nearest, response_model=Neighbours, openapi_extra=ONE_WINE, **post)
+    api.add_api_route("/curves", service.curves, response_model=Curves, openapi_extra=ONE_WINE, **post)
     api.add_api_route("/wines/ranges", service.ranges, **wine)
     api.add_api_route("/model", service.model, responses={503: ERROR_RESPONSES[503]}, **operation)
     api.add_api_route("/health", service.health, **operation)

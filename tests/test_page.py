@@ -23,7 +23,7 @@ SLIDERS = ["pH" if name == "pH" else name.capitalize().replace("_", " ") for nam
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, few_wines):
     with own_home(tmp_path_factory.mktemp("page"), few_wines) as config:
-        crown(register_model(config, "linear"))
+        crown(register_model(config, "linear", intervals=True))
         yield config
 
 
@@ -91,6 +91,7 @@ def test_the_page_shows_the_score_of_the_median_wine_and_its_nearest(page, url):
     score = post(f"{url}/predict", wine)
     assert text(page, "score") == f"{score['score']:.2f}"
     assert text(page, "quality") == f"Quality {score['quality']}, by version 1 of the model; not stored"
+    assert text(page, "interval").replace("\u00a0", " ") == f"90 % interval: {score['low']:.1f} to {score['high']:.1f}"
     nearest = post(f"{url}/nearest", wine)["nearest"]
     rows = page.find_elements(By.CSS_SELECTOR, "#nearest tr")
     shown = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")[:2]] for row in rows]
@@ -149,6 +150,21 @@ def test_a_slider_tells_its_value_with_its_unit_within_the_limits_of_real_wine(p
             assert page.find_element(By.CSS_SELECTOR, f"output[for={one['name']}]").text == said
 
 
+def test_under_each_slider_a_curve_shows_how_the_score_would_move_and_where_the_wine_is(page, url):
+    wine = {"type": "white", **{one["name"]: one["median"] for one in get_json(f"{url}/wines/ranges")["ranges"]}}
+    curves = {one["name"]: one for one in post(f"{url}/curves", wine)["curves"]}
+    assert list(curves) == list(MEASUREMENTS)
+    for name, curve in curves.items():
+        svg = page.find_element(By.ID, f"curve-{name}")
+        low, high = min(curve["scores"]), max(curve["scores"])
+        assert svg.aria_role in ("image", "img")
+        assert svg.accessible_name.endswith(f"the score would be {low:.2f} to {high:.2f}")
+        line, here = (path.get_attribute("d") for path in svg.find_elements(By.TAG_NAME, "path"))
+        assert line.count("L") == len(curve["values"]) - 1
+        share = 100 * (wine[name] - curve["values"][0]) / (curve["values"][-1] - curve["values"][0])
+        assert float(here.split()[1]) == pytest.approx(share, abs=1)
+
+
 def test_a_screen_reader_is_told_of_a_new_score_and_finds_the_group_and_the_table(page):
     live = page.find_element(By.CSS_SELECTOR, "[aria-live=polite]")
     assert text(page, "score") in live.text
@@ -174,7 +190,7 @@ def test_the_page_fits_a_telephone_and_a_desk(page, width):
 def test_the_page_and_the_documentation_ask_nobody_else_and_complain_of_nothing(page, url):
     assert asked_hosts(page) == {url}
     page.get(f"{url}/docs")
-    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 8, "the routes")
+    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")) == 9, "the routes")
     assert page.find_elements(By.CSS_SELECTOR, ".errors-wrapper") == []
     assert "Wine quality" in page.find_element(By.CSS_SELECTOR, ".title").text
     assert asked_hosts(page) == {url}

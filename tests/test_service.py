@@ -309,6 +309,20 @@ def test_the_service_needs_no_dataset(config, tmp_path):
         assert get_json(f"{url}/wines/ranges")["wines"] == len(logged_rows())
 
 
+def test_a_curve_has_the_scores_of_the_wine_with_other_values_of_one_measurement(url):
+    wine = {**WINE, "pH": None}
+    answer = post(url, wine, "/curves").json()
+    ranges = {one["name"]: one for one in get_json(f"{url}/wines/ranges")["ranges"]}
+    assert [one["name"] for one in answer["curves"]] == list(ranges)
+    for curve in answer["curves"]:
+        usual = ranges[curve["name"]]
+        assert (curve["values"][0], curve["values"][-1]) == pytest.approx((usual["low"], usual["high"]))
+        place = len(curve["values"]) // 2
+        changed = post(url, {**wine, curve["name"]: curve["values"][place]}, "/preview").json()
+        assert (curve["scores"][place], answer["version"]) == (changed["score"], changed["version"])
+    assert post(url, {**WINE, "alcohol": 88}, "/curves").status_code == 422
+
+
 def test_a_version_without_its_rows_scores_and_says_why_nothing_is_compared(url, config, move):
     bare = register_model(config, "linear")
     (artifacts(bare) / WINES).unlink()
@@ -316,7 +330,7 @@ def test_a_version_without_its_rows_scores_and_says_why_nothing_is_compared(url,
     wait_for(url, str(bare.version))
     answer = post(url, WINE)
     assert (answer.status_code, answer.json()["low"], answer.json()["high"]) == (200, None, None), "it has no intervals"
-    for answer in (post(url, WINE, "/nearest"), get(f"{url}/wines/ranges")):
+    for answer in (post(url, WINE, "/nearest"), post(url, WINE, "/curves"), get(f"{url}/wines/ranges")):
         assert (answer.status_code, "logged without its rows" in answer.json()["error"]) == (503, True)
 
 

@@ -29,7 +29,37 @@ function slider({ name, unit, low, median, high, step }) {
   input.addEventListener("input", tell);
   form.addEventListener("reset", () => setTimeout(tell));
   tell();
-  return element("div", { className: "slider" }, element("label", { htmlFor: name }, readable(name)), output, input);
+  const label = element("label", { htmlFor: name }, readable(name));
+  return element("div", { className: "slider" }, label, output, input, drawing(name));
+}
+
+const vector = (tag) => document.createElementNS("http://www.w3.org/2000/svg", tag);
+
+function drawing(name) {
+  const svg = vector("svg");
+  svg.id = `curve-${name}`;
+  svg.setAttribute("viewBox", "0 0 100 100");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  svg.append(vector("path"), vector("path"));
+  svg.lastChild.setAttribute("class", "here");
+  return svg;
+}
+
+function showCurves(curves) {
+  const all = curves.flatMap(({ scores }) => scores);
+  const [least, most] = [Math.min(...all), Math.max(...all)];
+  const height = (score) => 95 - (90 * (score - least)) / (most - least || 1);
+  for (const { name, values, scores } of curves) {
+    const [svg, input] = [document.getElementById(`curve-${name}`), document.getElementById(name)];
+    const [first, last] = [values[0], values[values.length - 1]];
+    const across = (value) => (100 * (value - first)) / (last - first || 1);
+    const points = values.map((value, number) => `${across(value)} ${height(scores[number])}`);
+    svg.firstChild.setAttribute("d", `M ${points.join(" L ")}`);
+    svg.lastChild.setAttribute("d", `M ${across(Number(input.value))} 0 V 100`);
+    const [low, high] = [Math.min(...scores), Math.max(...scores)].map((score) => score.toFixed(2));
+    svg.setAttribute("aria-label", `With another ${readable(name)} the score would be ${low} to ${high}`);
+  }
 }
 
 function wine() {
@@ -46,10 +76,12 @@ async function ask(path, body) {
   return told;
 }
 
-function showScore({ score, quality, version, stored }) {
+function showScore({ score, low, high, quality, version, stored }) {
   show("score", score.toFixed(2));
   show("quality", `Quality ${quality}, by version ${version} of the model; ${stored ? "stored" : "not stored"}`);
+  show("interval", low === null ? "" : `90\u00a0% interval: ${low.toFixed(1)} to ${high.toFixed(1)}`);
   document.getElementById("bar").style.width = `${10 * score}%`;
+  Object.assign(document.getElementById("band").style, { left: `${10 * low}%`, width: `${10 * (high - low)}%` });
 }
 
 function nearestRow({ type, quality, differs_most: { name, unit, value, asked } }) {
@@ -68,8 +100,10 @@ async function refresh() {
   question = new AbortController();
   try {
     const asked = wine();
-    const [score, { nearest }] = await Promise.all([ask("/preview", asked), ask("/nearest", asked)]);
+    const paths = ["/preview", "/nearest", "/curves"];
+    const [score, { nearest }, { curves }] = await Promise.all(paths.map((path) => ask(path, asked)));
     showScore(score);
+    showCurves(curves);
     document.getElementById("nearest").replaceChildren(...nearest.map(nearestRow));
     showTrouble("");
   } catch (error) {

@@ -1,0 +1,89 @@
+"""How often does the drift alert sound in a calm week, and how soon in a shift? `python -m benchmarks.drift`.
+
+On the real wine (`WINE_DATA`). A calm week is drawn from the same rows as its reference, so every alert in one is a
+false alarm. Two rules are compared: the one of the whole table, with a p-value alone, and that of
+`wine_quality.drift`, within each colour, with a minimum effect and a test of the mix. The reference is a training set,
+or three weeks of predictions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import binomtest, ks_2samp
+
+from benchmarks.machine import write_results
+from wine_quality import drift, sources, splits
+from wine_quality.config import settings
+from wine_quality.schema import MEASUREMENTS
+from wine_quality.thresholds import MAX_DRIFT, MAX_P_VALUE, MIN_DISTANCE, REFERENCE_WEEKS
+
+WEEKS, SIZES, TRAINING = 200, (66, 300, 2000), 1000  # weeks a case, rows a week, rows of a training set
+WHITE = {"red only": 0.0, "mostly white": 60 / 66, "as in the data": 0.74}  # the share of white wine
+SHIFTED = (0.03, 0.06, 0.09, 0.12, 0.2, 0.3)  # the share that arrives where the reference has none
+
+Rule = Callable[[pd.DataFrame, pd.DataFrame], bool]
+
+
+def whole_table(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
+    """Say whether a third of the 12 columns differ, both colours in one, by p-value or distance alone."""
+    shares = [[(table["type"] == colour).mean() for colour in ("red", "white")] for table in (reference, week)]
+    count = int(jensenshannon(*shares) >= MIN_DISTANCE)
+    for name in MEASUREMENTS:
+        test: Any = ks_2samp(reference[name], week[name])
+        count += test.pvalue <= MAX_P_VALUE
+    return count / 12 >= MAX_DRIFT
+
+
+def by_colour(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
+    """Say whether monitoring would alert."""
+    result = drift.drift(reference, week)
+    return result.type_drift or result.share >= MAX_DRIFT
+
+
+RULES: dict[str, Rule] = {"whole_table": whole_table, "by_colour": by_colour}
+
+
+def draw(wine: pd.DataFrame, rows: int, white: float, rng: np.random.Generator) -> pd.DataFrame:
+    """Draw rows with replacement, each white with a chance."""
+    whites = rng.binomial(rows, white)
+    red, others = (wine[wine["type"] == colour] for colour in ("red", "white"))
+    return pd.concat([red.sample(rows - whites, replace=True, random_state=rng),
+                      others.sample(whites, replace=True, random_state=rng)])  # fmt: skip
+
+
+def alarms(wine: pd.DataFrame, rows: int, before: float, now: float, reference_rows: int) -> dict[str, Any]:
+    """Return in which share of weeks each rule alerts, with the 95 % interval of that share."""
+
+    def one(seed: int) -> list[bool]:
+        rng = np.random.default_rng(seed)
+        reference, week = draw(wine, reference_rows, before, rng), draw(wine, rows, now, rng)
+        return [rule(reference, week) for rule in RULES.values()]
+
+    found = np.array(Parallel(n_jobs=-1)(delayed(one)(seed) for seed in range(WEEKS)))
+    ends = [binomtest(int(count), WEEKS).proportion_ci() for count in found.sum(axis=0)]
+    shares = zip(RULES, found.mean(axis=0), ends, strict=True)
+    return {name: {"share": share, "low": end.low, "high": end.high} for name, share, end in shares}
+
+
+def main() -> None:
+    wine = splits.distinct_rows(sources.load_dataset(settings()).table).dropna()
+    calm = {
+        f"{mix}, {rows} rows a week, {what}": alarms(wine, rows, white, white, reference)
+        for mix, white in WHITE.items()
+        for rows in SIZES
+        for what, reference in (("training set", TRAINING), ("three weeks", REFERENCE_WEEKS * rows))
+    }
+    shift = {f"{white:.0%} white": alarms(wine, SIZES[0], 0.0, white, TRAINING) for white in SHIFTED}
+    outdated = {"trained on a third white": alarms(wine, SIZES[0], 1 / 3, WHITE["mostly white"], TRAINING)}
+    worst = max(one["by_colour"]["share"] for one in calm.values())
+    mean = float(np.mean([one["by_colour"]["share"] for one in calm.values()]))
+    results = {"weeks": WEEKS, "calm": calm, "shift": shift, "outdated_reference": outdated}
+    write_results("drift", {**results, "calm_mean_by_colour": mean, "calm_worst_by_colour": worst})
+
+
+if __name__ == "__main__":
+    main()
