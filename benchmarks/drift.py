@@ -30,8 +30,9 @@ Rule = Callable[[pd.DataFrame, pd.DataFrame], bool]
 
 def whole_table(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
     """Say whether a third of the 12 columns differ, both colours in one, by p-value or distance alone."""
-    shares = [[(table["type"] == colour).mean() for colour in ("red", "white")] for table in (reference, week)]
-    count = int(jensenshannon(*shares) >= MIN_DISTANCE)
+    red, white = ([(table["type"] == colour).mean() for table in (reference, week)] for colour in ("red", "white"))
+    before, now = zip(red, white, strict=True)
+    count = int(jensenshannon(before, now) >= MIN_DISTANCE)
     for name in MEASUREMENTS:
         test: Any = ks_2samp(reference[name], week[name])
         count += test.pvalue <= MAX_P_VALUE
@@ -49,10 +50,10 @@ RULES: dict[str, Rule] = {"whole_table": whole_table, "by_colour": by_colour}
 
 def draw(wine: pd.DataFrame, rows: int, white: float, rng: np.random.Generator) -> pd.DataFrame:
     """Draw rows with replacement, each white with a chance."""
-    whites = rng.binomial(rows, white)
-    red, others = (wine[wine["type"] == colour] for colour in ("red", "white"))
-    return pd.concat([red.sample(rows - whites, replace=True, random_state=rng),
-                      others.sample(whites, replace=True, random_state=rng)])  # fmt: skip
+    whites = int(rng.binomial(rows, white))
+    counts = {"red": rows - whites, "white": whites}
+    places = [rng.choice(np.flatnonzero(wine["type"] == colour), count) for colour, count in counts.items()]
+    return wine.iloc[np.concatenate(places)].reset_index(drop=True)
 
 
 def alarms(wine: pd.DataFrame, rows: int, before: float, now: float, reference_rows: int) -> dict[str, Any]:
