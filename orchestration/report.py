@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline
 from wine_quality.config import Settings, settings
 from wine_quality.evaluation import Evaluation
 from wine_quality.models import default_params
+from wine_quality.registry import Verdict
 from wine_quality.sources import Dataset
 from wine_quality.templates import render
 from wine_quality.tracking import FIGURE, Store, Tracked
@@ -69,12 +70,17 @@ class Trained:
 
 @dataclass(frozen=True)
 class Published:
-    """Where a model is stored, the report so far, and the files queued for the bucket: none if nothing was new."""
+    """Where a model is stored, the report so far, and the files queued for the bucket: none if nothing was new.
+
+    `proposed` is the comparison that it passed if a person has to approve its promotion, and `card` is its model card.
+    """
 
     run: Tracked
     version: str
     text: str
     queued: list[str]
+    card: str = ""
+    proposed: Verdict | None = None
 
 
 def render_report(prepared: Prepared, trained: Trained, run: Tracked, version: str, **outcome: Any) -> str:
@@ -89,6 +95,7 @@ def render_report(prepared: Prepared, trained: Trained, run: Tracked, version: s
         version=version,
         run_page=run_page(run, config),
         config=config,
+        manual=config.approval == "manual",
         flow_run_id=flow_run.root_flow_run_id,
         **outcome,
     )

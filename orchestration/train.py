@@ -22,11 +22,13 @@ import numpy as np
 import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from pydantic import Field
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
+from orchestration.approval import propose, reject_cancelled, wait_for_approval
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import (
     CACHED,
@@ -270,6 +272,15 @@ def promote(version: str, gate_set: pd.DataFrame) -> None:
         registry.promote(store, version)
 
 
+@task(name="promote the approved", task_run_name="promote version {version}, which was approved", **RETRY_TRANSIENT)
+def promote_approved(version: str, gate_set: pd.DataFrame, opponent: str | None, reason: str) -> None:
+    """Promote a version that a person approved, unless the champion has changed since the comparison."""
+    with exclusive_lock(settings().local / "registry.lock"), tracking.store(settings()) as store:
+        scoring.log_graph(store, version, gate_set)
+        registry.promote_approved(store, version, opponent, reason)
+    log.info("approve   version %s is the champion", version)
+
+
 @task(name="look for an identical version", task_run_name="look for an identical version", **RETRY_TRANSIENT)
 def find_identical(inputs: str) -> tuple[str, Tracked, bool] | None:
     """Return the version that was trained on the same inputs, its run, and whether it is the champion, or None."""
@@ -375,14 +386,15 @@ def publish_new(prepared: Prepared, trained: Trained, seed: int, started: dateti
     version, card = register(run, tags, verdict)
     text = render_report(prepared, trained, run, version, verdict=verdict)
     queued = add_to_outbox(run, prepared.split, text, card)
-    if verdict.promoted:
+    manual = settings().approval == "manual"
+    if verdict.promoted and not manual:
         promote(version, prepared.gate_set)
-    fate = "the champion" if verdict.promoted else "a challenger"
+    fate = "the champion" if verdict.promoted and not manual else "a challenger"
     log.info("register  version %s is %s: %s", version, fate, verdict.reason)
-    return Published(run, version, text, queued)
+    return Published(run, version, text, queued, card, verdict if manual and verdict.promoted else None)
 
 
-@flow(name="train-wine-quality", flow_run_name=run_name)
+@flow(name="train-wine-quality", flow_run_name=run_name, on_cancellation=[reject_cancelled])
 def train_wine_quality(
     data: str | None = None,
     train_file: Path | None = None,
@@ -409,6 +421,10 @@ def train_wine_quality(
         trained = train_models(prepared, max_evals, config.seed)
         published = publish_model(prepared, trained, config.seed, scheduled_time())
     push_and_report(trained, published)
+    if published.proposed:
+        propose(published.version, str(flow_run.id))
+        reason = wait_for_approval(published.version, published.card)
+        promote_approved(published.version, prepared.gate_set, published.proposed.champion, reason)
     return published.run.run_id
 
 

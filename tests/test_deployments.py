@@ -313,7 +313,7 @@ def test_a_run_that_is_killed_is_reported_as_crashed(client):
 def test_the_bucket_is_listed_and_a_file_that_changed_is_named(client, first_run, home):
     assert_complete(client, first_run)
     listed = command("list_bucket")
-    assert "3 files as they were pushed" in listed
+    assert "5 files as they were pushed" in listed
     assert "broken" not in listed
     report = next((home / RUNS).glob("*/report.md"))
     good = report.read_bytes()

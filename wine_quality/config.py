@@ -7,7 +7,7 @@ the file `.env` in the project's root. The environment wins over the file.
 import os
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from dotenv import load_dotenv
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -32,9 +32,10 @@ class Settings(BaseSettings):
     `home` is the folder of all that a run writes; a relative path counts from the project's root, so that a notebook
     and a command mean the same folder. `minimum_gain` is by how many points of RMSE a challenger must beat the
     champion; 19 of 20 changes of the seed stay below the default (`benchmarks/gate.py`). `trials` is how many the
-    search of notebook 5 makes, `slice` a measurement by whose thirds errors are reported besides colour and quality,
-    `keep_runs` how many training runs keep their files. `predictions` is the address of the
-    database and `webhook` the one that receives alerts; either may contain a secret, so they print as asterisks.
+    search of notebook 5 makes, and `slice` a measurement by whose thirds errors are reported besides colour and
+    quality. With `approval` set to `manual` a person approves each promotion, within `approval_seconds`. `keep_runs` is
+    how many training runs keep their files. `predictions` is the address of the database and `webhook` the one that
+    receives alerts; either may contain a secret, so they print as asterisks.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -45,6 +46,8 @@ class Settings(BaseSettings):
     minimum_gain: float = Field(default=0.004, ge=0, allow_inf_nan=False)
     trials: int = Field(default=50, ge=1, le=500)
     slice: str = ""
+    approval: Literal["automatic", "manual"] = "automatic"
+    approval_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
 
     tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     uci_url: str = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"

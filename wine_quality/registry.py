@@ -50,6 +50,7 @@ INPUTS = "inputs_sha256"  # the tag with the checksum of all that its model depe
 DISTINCT_ROWS = "distinct_rows_sha256"  # the tag with the checksum of the rows that it was trained and compared on
 MLMODEL = "MLmodel"  # the file that describes a logged model
 FILES = "files"  # the tag of a version whose files were deleted
+APPROVAL = "approval"  # the tag of a version that a person has to approve: the flow run that waits, or the result
 GATE_SET = "gate_set_sha256"  # the tag that names the gate set on which it was compared
 
 
@@ -60,7 +61,7 @@ class Verdict:
     `gain` is by how much its RMSE on the gate set is below that of `opponent`, with the interval `low` to `high` at the
     level `confidence`; `by_slice` the same for each slice of the gate set, if there was a champion. `use` is the number
     of the comparison on this gate set, from 1. `compared_on` is the checksum of the gate set if the comparison with a
-    champion was fair, else empty.
+    champion was fair, else empty, and `champion` the number of that version.
     """
 
     promoted: bool
@@ -71,6 +72,7 @@ class Verdict:
     reason: str
     use: int
     compared_on: str = ""
+    champion: str | None = None
     by_slice: dict[str, Gain] = field(default_factory=dict)
 
     @property
@@ -188,7 +190,8 @@ def compare(
     compared_on = seen if current and not unfairness else ""
     reason = refusal or "better by more than chance"
     measured = overall.gain, overall.low, overall.high
-    return Verdict(not refusal, opponent, *measured, reason, use, compared_on, by_slice)
+    number = str(current.version) if current else None
+    return Verdict(not refusal, opponent, *measured, reason, use, compared_on, number, by_slice)
 
 
 def versions_tagged(store: Store, tag: str, value: str) -> list[ModelVersion]:
@@ -255,6 +258,40 @@ def promote(store: Store, version: str) -> None:
     add_note(store, version, f"champion, in place of {f'version {current.version}' if current else 'none'}.")
     if current:
         add_note(store, str(current.version), f"replaced as champion by version {version}.")
+
+
+@retried
+def await_approval(store: Store, version: str, flow_run_id: str) -> None:
+    """Tag a version with the flow run that waits for its approval."""
+    store.client.set_model_version_tag(store.model_name, version, APPROVAL, flow_run_id)
+
+
+def awaiting(store: Store, flow_run_id: str) -> list[str]:
+    """Return the versions for whose approval a flow run waits."""
+    return [str(version.version) for version in versions_tagged(store, APPROVAL, flow_run_id)]
+
+
+@retried
+def end_approval(store: Store, version: str, result: str) -> None:
+    """Note the result of an approval, such as `approved`, in the tag and the description of a version."""
+    store.client.set_model_version_tag(store.model_name, version, APPROVAL, result.partition(":")[0])
+    add_note(store, version, f"{result}.")
+
+
+def promote_approved(store: Store, version: str, opponent: str | None, reason: str) -> None:
+    """Promote a version that a person approved; raise `RegistryError` if another one became champion meanwhile.
+
+    `opponent` is the number of the champion with which it was compared, None if there was none.
+    """
+    current = champion(store)
+    if (current and str(current.version)) != opponent:
+        end_approval(store, version, "rejected: another version became champion while it waited for approval")
+        raise RegistryError(
+            f"version {version} was compared with {f'version {opponent}' if opponent else 'no champion'}, and another "
+            "one has become champion since. Train again with `make run`."
+        )
+    promote(store, version)
+    end_approval(store, version, f"approved: {reason or 'no reason given'}")
 
 
 def refusal_reason(store: Store, candidate: ModelVersion, current: ModelVersion | None) -> str:

@@ -1,0 +1,67 @@
+"""A person's approval before a promotion, where `WINE_APPROVAL=manual`.
+
+The training run pauses at its end, and Prefect's page shows the model card. If you resume the run, the version is
+promoted; if you cancel it or let the time run out, it is rejected. Meanwhile the registry isn't locked, so other runs
+go on.
+"""
+
+import logging
+from typing import Any
+
+from prefect import pause_flow_run, task
+from prefect.exceptions import FlowPauseTimeout
+from prefect.input import RunInput
+from pydantic import Field
+
+from orchestration.policies import RETRY_TRANSIENT
+from wine_quality import registry, tracking
+from wine_quality.config import settings
+from wine_quality.errors import RegistryError
+from wine_quality.files import exclusive_lock
+
+log = logging.getLogger("wine_quality.train")
+
+POLL = 2  # seconds
+
+
+class Approval(RunInput):
+    """What a person may add: to resume the run is to approve."""
+
+    reason: str = Field(default="", max_length=200, description="Why, for the description of the version.")
+
+
+@task(name="propose", task_run_name="propose version {version}", **RETRY_TRANSIENT)
+def propose(version: str, run_id: str) -> None:
+    """Note that a version waits for approval by the flow run that trained it."""
+    with tracking.store(settings()) as store:
+        registry.await_approval(store, version, run_id)
+    log.info("approve   version %s waits for a person: resume this run in Prefect to promote it", version)
+
+
+def wait_for_approval(version: str, card: str) -> str:
+    """Pause the flow run until a person resumes it, and return the reason given; raise `RegistryError` if none does."""
+    seconds = settings().approval_seconds
+    try:
+        form = Approval.with_initial_data(description=card)
+        answer: Any = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=POLL)
+    except FlowPauseTimeout:
+        reject(version, f"nobody approved it within {seconds} seconds")
+        raise RegistryError(
+            f"version {version} was not approved within {seconds} seconds, so it stays a challenger. Train again, or "
+            "give it the alias champion in MLflow."
+        ) from None
+    return answer.reason
+
+
+def reject(version: str, why: str) -> None:
+    """Note that a version was not approved."""
+    with exclusive_lock(settings().local / "registry.lock"), tracking.store(settings()) as store:
+        registry.end_approval(store, version, f"rejected: {why}")
+
+
+def reject_cancelled(flow: Any, flow_run: Any, state: Any) -> None:
+    """Reject the version that waits for the approval of a flow run that was cancelled, if there is one."""
+    with tracking.store(settings()) as store:
+        waiting = registry.awaiting(store, str(flow_run.id))
+    for version in waiting:
+        reject(version, "the run that asked for approval was cancelled")
