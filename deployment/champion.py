@@ -9,21 +9,18 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
-from sqlalchemy.engine import make_url
 
 from deployment.neighbours import RowIndex, load_rows
 from wine_quality import registry, tracking
 from wine_quality.config import Settings
-from wine_quality.errors import RegistryError, TrackingError, WineError
+from wine_quality.errors import RegistryError, WineError
 from wine_quality.scoring import Scorer, load_scorer
 
 log = logging.getLogger("wine_quality.champion")
 
 RETRY_SECONDS = 60  # seconds until a version that failed is tried again
-NO_STORE = "there is no MLflow store, or it was taken away. Train a model: make run."
 NO_CHAMPION = "no version has the alias champion. Train one: make run."
 
 
@@ -85,10 +82,7 @@ class Champion:
 
     def follow(self) -> str:
         """Serve the version of the alias; return why that cannot be, or an empty text."""
-        url = make_url(self.config.mlflow_uri)
-        if url.drivername == "sqlite" and not Path(url.database or "").exists():  # else MLflow creates an empty one
-            raise TrackingError(NO_STORE)
-        with tracking.store(self.config) as store:
+        with tracking.existing_store(self.config) as store:
             version = registry.champion(store)
         if version is None:
             return NO_CHAMPION

@@ -9,7 +9,8 @@ import logging
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -21,7 +22,9 @@ from deployment.service import app
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.errors import SettingsError
+from wine_quality.files import translate_disk_errors
 from wine_quality.ports import listens
+from wine_quality.processes import companion, module
 
 try:
     from uvloop import new_event_loop
@@ -36,6 +39,24 @@ def serve(config: Settings) -> None:
     """Serve until Ctrl-C, with a line for each swap of the champion and each trouble."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     check_port(config.serve_port)
+    with shadowing(config):
+        serve_until_stopped(config)
+
+
+@contextmanager
+def shadowing(config: Settings) -> Iterator[None]:
+    """Run the challenger in the shadow of the service, unless it is switched off."""
+    if not config.shadow:
+        yield
+        return
+    with translate_disk_errors(config.local):
+        config.local.mkdir(parents=True, exist_ok=True)
+    with companion(module("deployment.shadow"), config.local / "shadow.log", {}):
+        yield
+
+
+def serve_until_stopped(config: Settings) -> None:
+    """Serve until Ctrl-C or SIGTERM."""
     received, handlers = [], {}
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         server, stop = http_server(config), asyncio.Event()

@@ -6,7 +6,8 @@ counts the rejected requests. `wine_quality.thresholds` has the alert rules. If 
 notified. If there are enough new labels as well, the flow writes the labelled rows into a folder and emits an event.
 Prefect's trigger starts the deployment `retrain` on that folder, and the gate decides about the new model.
 
-Nothing here changes the model. Run it with `make monitor`; the deployment
+The challenger has scored the same rows in the shadow. Where it is better on their labels, by the rule of the gate, it
+is promoted here, or proposed to a person. Run it with `make monitor`; the deployment
 `monitor-weekly` runs it on Monday mornings.
 """
 
@@ -30,11 +31,14 @@ from monitoring import alerts
 from monitoring.alerts import send_webhook
 from monitoring.records import Record, RequestCounters, load_records, record_path, save_record
 from monitoring.reference import Reference, load_reference
+from orchestration.approval import propose, reject_cancelled, wait_for_approval
 from orchestration.policies import RETRY_TRANSIENT, UNCACHED
-from wine_quality import drift, labels, predictions, slices, sources, thresholds
+from wine_quality import drift, labels, predictions, registry, scoring, shadow, slices, sources, thresholds, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
+from wine_quality.files import exclusive_lock
 from wine_quality.schema import COLUMNS, FEATURES, TARGET
+from wine_quality.shadow import ShadowComparison
 from wine_quality.templates import render
 from wine_quality.thresholds import MonitoringResult
 
@@ -111,6 +115,32 @@ def count_requests(port: int) -> RequestCounters | None:
     return RequestCounters(started, sum(count for _, count in by_status), rejected)
 
 
+@task(name="compare the shadow", task_run_name="compare the challenger in the shadow", **RETRY_TRANSIENT)
+def compare_shadow(champion: str, earlier: list[Record]) -> ShadowComparison | None:
+    """Compare the challenger with the champion on the labelled rows that both scored; None if there is nothing new."""
+    config, before = settings(), [record.shadow for record in earlier if record.shadow]
+    with tracking.store(config) as store:
+        version = registry.challenger(store) if config.shadow else None
+    if version is None:
+        return None
+    challenger = str(version.version)
+    pairs = shadow.labelled_pairs(config.predictions_uri, champion, challenger)
+    result = shadow.compare(pairs, champion, challenger, before, config.minimum_gain, config.slice)
+    if result:
+        log.info("shadow    %s", result)
+    return result
+
+
+@task(name="promote from the shadow", task_run_name="promote version {version}", **RETRY_TRANSIENT)
+def promote_from_shadow(version: str, comparison: ShadowComparison, rows: pd.DataFrame, reason: str) -> None:
+    """Promote a challenger that was better on labelled rows, unless the champion has changed since."""
+    config = settings()
+    with exclusive_lock(config.local / "registry.lock"), tracking.store(config) as store:
+        scoring.log_graph(store, version, rows)
+        registry.promote_approved(store, version, comparison.champion, reason)
+    log.info("shadow    version %s is the champion", version)
+
+
 @task(name="write training data", task_run_name="write the data to train on", **UNCACHED)
 def write_training_data(name: str, table: pd.DataFrame) -> Path:
     """Write the rows to train on into a folder."""
@@ -143,7 +173,7 @@ def run_name() -> str:
     return flow_run.parameters.get("name") or f"{datetime.now(UTC):%G week %V}"
 
 
-@flow(name="monitor-wine-quality", flow_run_name=run_name)
+@flow(name="monitor-wine-quality", flow_run_name=run_name, on_cancellation=[reject_cancelled])
 def monitor_wine_quality(
     since: datetime | None = None,
     until: datetime | None = None,
@@ -179,9 +209,21 @@ def monitor_wine_quality(
         missing=drifted.missing if drifted else [],
         **measured,
     )
-    record = decide(result, reference, labelled, earlier, since=since, until=until, counters=counters)
+    compared = compare_shadow(reference.version, earlier)
+    record = decide(result, reference, labelled, earlier, since=since, until=until, counters=counters, shadow=compared)
     act(config, record, drifted)
+    if record.earned:
+        promote_challenger(config, record.earned, reference.table)
     return record
+
+
+def promote_challenger(config: Settings, comparison: ShadowComparison, rows: pd.DataFrame) -> None:
+    """Promote a challenger by what the shadow showed, after a person's approval where that is asked for."""
+    reason = str(comparison)
+    if config.approval == "manual":
+        propose(comparison.version, str(flow_run.id))
+        reason = f"{wait_for_approval(comparison.version, reason)} ({reason})".strip()
+    promote_from_shadow(comparison.version, comparison, rows, reason)
 
 
 def decide(
@@ -191,9 +233,13 @@ def decide(
     crossed, table = thresholds.alerts(result), training_rows(reference, labelled)
     rows_before = max([len(reference.table), *(record.rows for record in earlier if record.trigger)])
     trigger, reason = thresholds.retraining(crossed, len(table), rows_before)
+    compared: ShadowComparison | None = run["shadow"]
+    if compared and not compared.reason:
+        trigger, reason = "", f"the challenger, version {compared.version}, was better in the shadow"
     folder = str(write_training_data(result.name, table)) if trigger else ""
     known = {alert.kind for alert in earlier[-1].alerts} if earlier else set()
-    notify = bool(trigger or {alert.kind for alert in crossed} - known)
+    earned = bool(compared and not compared.reason)
+    notify = bool(trigger or earned or {alert.kind for alert in crossed} - known)
     return Record(
         result, crossed, rows=len(table), trigger=trigger, reason=reason, training_data=folder, notify=notify, **run
     )

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from wine_quality.config import Settings
 from wine_quality.errors import DataError
 from wine_quality.files import atomic_write
+from wine_quality.shadow import ShadowComparison
 from wine_quality.thresholds import Alert, MonitoringResult
 
 
@@ -34,7 +35,8 @@ class Record:
 
     `counters` are those of the service at its end, None if it did not answer, and `rows` are available to train on.
     `trigger` is `drift` or `quality` if a retraining was requested, else empty, and `reason` says why, or why not. The
-    rows to train on are in the folder `training_data`. `notify` means that something in it is new.
+    rows to train on are in the folder `training_data`. `notify` means that something in it is new. `shadow` is the
+    comparison of the challenger with the champion, None if there was none.
     """
 
     result: MonitoringResult
@@ -47,6 +49,12 @@ class Record:
     reason: str
     training_data: str
     notify: bool
+    shadow: ShadowComparison | None = None
+
+    @property
+    def earned(self) -> ShadowComparison | None:
+        """The comparison that earned the challenger its promotion, if it did."""
+        return self.shadow if self.shadow and not self.shadow.reason else None
 
     @property
     def outcome(self) -> str:

@@ -68,13 +68,23 @@ def gains(
     some of them by construction. The level of the interval follows from `use`, the number of this comparison on the
     gate set; the slices together, of which some are of `column` if it is named, may err as often as the whole.
     """
-    actual, ours = gate_set[TARGET].to_numpy(), predict(challenger, gate_set)
-    if champion is None:
-        pipelines, theirs, by_name = [challenger], np.full(len(gate_set), train[TARGET].mean()), {}
-    else:
-        pipelines, theirs, by_name = [challenger, champion], predict(champion, gate_set), slices(gate_set, column)
-    large = {name: mask for name, mask in by_name.items() if mask.sum() >= MIN_SLICE}
+    pipelines, theirs, ours = [challenger], np.full(len(gate_set), train[TARGET].mean()), predict(challenger, gate_set)
+    if champion is not None:
+        pipelines, theirs = [challenger, champion], predict(champion, gate_set)
     refits = refit_each(pipelines, train, gate_set, seed)
+    overall, by_slice = compare_scores(gate_set, theirs, ours, refits, use, column)
+    return overall, by_slice if champion is not None else {}
+
+
+def compare_scores(
+    rows: pd.DataFrame, theirs: np.ndarray, ours: np.ndarray, refits: list[np.ndarray], use: int, column: str = ""
+) -> tuple[Gain, dict[str, Gain]]:
+    """Return the gain of some scores over others on labelled rows, and on each slice of them with enough rows.
+
+    `refits` holds the scores of the same models with other training seeds, for the variance between these.
+    """
+    actual = rows[TARGET].to_numpy()
+    large = {name: mask for name, mask in slices(rows, column).items() if mask.sum() >= MIN_SLICE}
 
     def on(rows: np.ndarray, chance: float) -> Gain:
         variance = sum(rmse_variance(actual[rows], one[:, rows]) for one in refits)

@@ -33,9 +33,10 @@ class Settings(BaseSettings):
     and a command mean the same folder. `minimum_gain` is by how many points of RMSE a challenger must beat the
     champion; 19 of 20 changes of the seed stay below the default (`benchmarks/gate.py`). `trials` is how many the
     search of notebook 5 makes, and `slice` a measurement by whose thirds errors are reported besides colour and
-    quality. With `approval` set to `manual` a person approves each promotion, within `approval_seconds`. `keep_runs` is
-    how many training runs keep their files. `predictions` is the address of the database and `webhook` the one that
-    receives alerts; either may contain a secret, so they print as asterisks.
+    quality. With `shadow`, the challenger scores what the service answered as well. With `approval` set to `manual`, a
+    person approves each promotion, within `approval_seconds`. `keep_runs` is how many training runs keep their files.
+    `predictions` is the address of the database and `webhook` the one that receives alerts; either may contain a
+    secret, so they print as asterisks.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     minimum_gain: float = Field(default=0.004, ge=0, allow_inf_nan=False)
     trials: int = Field(default=50, ge=1, le=500)
     slice: str = ""
+    shadow: bool = True
     approval: Literal["automatic", "manual"] = "automatic"
     approval_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
 

@@ -83,8 +83,18 @@ class Verdict:
 
 def champion(store: Store) -> ModelVersion | None:
     """Return the version with the alias `champion`, or None."""
+    return with_alias(store, CHAMPION)
+
+
+def challenger(store: Store) -> ModelVersion | None:
+    """Return the version with the alias `challenger`, or None."""
+    return with_alias(store, CHALLENGER)
+
+
+def with_alias(store: Store, alias: str) -> ModelVersion | None:
+    """Return the version with an alias, or None."""
     try:
-        return store.client.get_model_version_by_alias(store.model_name, CHAMPION)
+        return store.client.get_model_version_by_alias(store.model_name, alias)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None

@@ -150,6 +150,16 @@ def store(config: Settings) -> Iterator[Store]:
 
 
 @contextmanager
+def existing_store(config: Settings) -> Iterator[Store]:
+    """Open the project's store as `store` does, or raise `TrackingError` if it is a file that does not exist."""
+    url = make_url(config.mlflow_uri)
+    if url.drivername == "sqlite" and not Path(url.database or "").exists():  # else MLflow creates an empty one
+        raise TrackingError("there is no MLflow store, or it was taken away. Train a model: make run.")
+    with store(config) as opened:
+        yield opened
+
+
+@contextmanager
 def translate_errors(*errors: type[Exception], consequence: str = "") -> Iterator[None]:
     """Turn an error of MLflow into a `TrackingError`: its cause, what follows from it, and what to do."""
     try:

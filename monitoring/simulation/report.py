@@ -51,6 +51,17 @@ class Outcome:
         """Those of them whose model the gate rejected."""
         return [number for number in self.retrained if number not in self.promoted]
 
+    @property
+    def from_shadow(self) -> list[int]:
+        """The weeks in which the shadow earned the challenger its promotion."""
+        return [number for number, record in zip(self.weeks.index, self.records, strict=True) if record.earned]
+
+    @property
+    def refused_by_shadow(self) -> list[int]:
+        """The weeks in which the challenger was compared in the shadow and not promoted."""
+        pairs = zip(self.weeks.index, self.records, strict=True)
+        return [number for number, record in pairs if record.shadow and not record.earned]
+
     def rmse(self, column: str, weeks: Sequence[int]) -> float:
         """Return the RMSE over some weeks, in which each row counts once."""
         part = self.weeks.loc[weeks]
@@ -67,6 +78,8 @@ class Outcome:
             "retrained": self.retrained,
             "promoted": promoted,
             "rejected": self.rejected,
+            "promoted_from_shadow": self.from_shadow,
+            "refused_by_shadow": self.refused_by_shadow,
             "alerts": {number: found for number, found in kinds.items() if found},
             "first_promotion": promoted[0] if promoted else None,
             "rmse_with_loop": self.rmse("with_loop", after) if after else None,
@@ -121,6 +134,8 @@ def table_rows(outcome: Outcome) -> list[dict[str, Any]]:
         lines = [str(alert) for alert in record.alerts]
         if record.trigger:
             lines.append(f"{record.outcome}: {'promoted' if number in outcome.promoted else 'rejected by the gate'}")
+        if record.shadow:
+            lines.append(f"shadow: {record.shadow}{': promoted' if record.earned else ''}")
         rows.append({"number": number, **week, "result": record.result, "incident": incident, "lines": lines})
     return rows
 
@@ -176,4 +191,6 @@ def draw_champions(axes: Any, outcome: Outcome) -> None:
         axes.barh(0, last - first + 1, left=first - 0.5, height=0.6, color=WITH_LOOP, alpha=0.35, edgecolor="white")
         axes.text((first + last) / 2, 0, f"version {version}", ha="center", va="center")
     axes.plot(outcome.rejected, [0.48] * len(outcome.rejected), "v", color="#d55e00")
-    axes.set(yticks=[], ylim=(-0.4, 0.65), title="The champion; a triangle is a challenger that the gate rejected")
+    axes.plot(outcome.from_shadow, [0.48] * len(outcome.from_shadow), "*", color="#009e73", markersize=12)
+    title = "The champion; triangle: the gate rejected a challenger, star: the shadow earned one its promotion"
+    axes.set(yticks=[], ylim=(-0.4, 0.65), title=title)

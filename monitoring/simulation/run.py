@@ -28,7 +28,7 @@ from monitoring.simulation.scenario import SCENARIOS, Scenario, Week, draw_weeks
 from orchestration.policies import one_heartbeat
 from orchestration.startup import connect_quietly
 from orchestration.train import train_wine_quality
-from wine_quality import labels, predictions, registry, sources, tracking
+from wine_quality import labels, predictions, registry, shadow, sources, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings, settings
 from wine_quality.errors import DeploymentError
@@ -109,7 +109,18 @@ class Simulation:
         responses = [self.service.post("/predict", json=rows).raise_for_status() for rows in requested]
         ids = [one["id"] for response in responses for one in response.json()["predictions"]]
         wait_until(lambda: predictions.count(url, since) >= len(ids), "the predictions in the database", TIMEOUT)
+        wait_until(self.is_shadowed, "the scores of the challenger", TIMEOUT)
         return ids
+
+    def is_shadowed(self) -> bool:
+        """Say whether the challenger, if there is one, has scored all that the champion did since it is there."""
+        with tracking.store(self.config) as store:
+            champion, challenger = registry.champion(store), registry.challenger(store)
+        if champion is None or challenger is None:
+            return True
+        since = datetime.fromtimestamp(challenger.creation_timestamp / 1000, UTC)
+        versions = str(champion.version), str(challenger.version)
+        return shadow.unscored(self.config.predictions_uri, *versions, since, limit=1).empty
 
 
 def requests(table: pd.DataFrame) -> list[list[dict[str, Any]]]:
@@ -130,7 +141,7 @@ def simulate_week(
     record = monitor_wine_quality(since, datetime.now(UTC), week.name)
     if record.trigger:
         simulation.wait_until_retrained(record.training_data, since)
-        simulation.wait_until_served()
+    simulation.wait_until_served()
     return {"week": week.number, "ids": ids, "champion": simulation.champion()}, record
 
 
@@ -141,6 +152,8 @@ def print_week(week: Week, record: Record, champion: str) -> None:
     if record.trigger:
         promoted = champion != record.result.version
         lines.append(f"{record.outcome}: {f'promoted as version {champion}' if promoted else 'rejected by the gate'}")
+    if record.shadow:
+        lines.append(f"shadow: {record.shadow}{': promoted' if record.earned else ''}")
     for line in lines:
         tqdm.write(f"{week.name}   {line}", file=sys.stdout)
 
