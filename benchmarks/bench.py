@@ -1,11 +1,12 @@
 """Measure the main job on real wine: `make bench WINE_DATA=folder`. Each part writes `results/<part>.json`.
 
 The parts, all by default, or those named on the command line:
-scores (of every model, by cross-validation), run (`make run`: seconds and memory), overhead (of the flow over plain
-functions), setup (`make setup` in a fresh clone, packages cached), notebooks (`make notebooks`, on copies, in a home
-of their own), start (`make start` of each chapter from nothing), tests (`make test`), walk (the commands of the
-READMEs one after the other, as `make check-docs` runs them), simulation (three times from nothing: seconds, and whether
-the outcome is the same), sample (how far the committed sample is from the real wine).
+scores (of every model, by cross-validation), intervals (how many rows of the gate set they hold for), run (`make run`:
+seconds and memory), overhead (of the flow over plain functions), setup (`make setup` in a fresh clone, packages
+cached), notebooks (`make notebooks`, on copies, in a home of their own), start (`make start` of each chapter from
+nothing), tests (`make test`), walk (the commands of the READMEs one after the other, as `make check-docs` runs them),
+simulation (three times from nothing: seconds, and whether the outcome is the same), sample (how far the committed
+sample is from the real wine).
 """
 
 import json
@@ -29,12 +30,24 @@ from benchmarks.machine import REPEATS, memory_gb, spread, write_results
 from notebooks.execute import CHAPTERS, all_notebooks
 from wine_quality import sources, splits
 from wine_quality.config import ROOT, settings
+from wine_quality.intervals import bounds, conformal_quantile, fit_half_width
 from wine_quality.metrics import scores
-from wine_quality.models import BASELINES, build, cross_predict, fit, predict
+from wine_quality.models import BASELINES, BLEND, build, cross_predict, fit, predict
 from wine_quality.schema import MEASUREMENTS, TARGET
+from wine_quality.slices import error_table
+from wine_quality.tuning import Candidate, Objective
 
 FRESH = {"PREFECT_TASKS_REFRESH_CACHE": "true"}  # every run is a first one
-SHOWN = ("check", "split", "baseline", "search", "score", "register", "push")  # what the README shows of a first run
+SHOWN = (
+    "check",
+    "split",
+    "baseline",
+    "search",
+    "score",
+    "interval",
+    "register",
+    "push",
+)  # what the README shows of a first run
 
 
 def output_of(*command: str | Path, **environment: str) -> str:
@@ -48,11 +61,25 @@ def output_of(*command: str | Path, **environment: str) -> str:
 def bench_scores() -> None:
     config = settings()
     distinct = splits.distinct_rows(sources.load_dataset(config).table)
-    parts, actual = splits.folds(distinct, config.seed), distinct[TARGET].to_numpy()
-    rows = {
-        name: {"folds": scores(actual, cross_predict(build(name, config.seed), distinct, parts))} for name in BASELINES
-    }
+    actual = distinct[TARGET].to_numpy()
+    objective = Objective(distinct, config.seed)
+    rows = {name: {"folds": scores(actual, objective.predictions(Candidate(name, {})))} for name in BASELINES}
     write_results("scores", {"wines": {"distinct": len(distinct)}, "models": rows})
+
+
+def bench_intervals() -> None:
+    config = settings()
+    train, gate_set = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
+    held_out = Objective(train, config.seed).predictions(Candidate(BLEND, {}))
+    scored = predict(fit(build(BLEND, config.seed), train), gate_set)
+    half_widths = predict(fit_half_width(train, held_out, config.seed), gate_set)
+    table = error_table(gate_set, scored, bounds(scored, half_widths), config.seed)
+    results = {
+        "one_half_width": conformal_quantile((train[TARGET] - held_out).abs().to_numpy()),
+        "half_width": {"mean": half_widths.mean(), "min": half_widths.min(), "max": half_widths.max()},
+        "gate_set": table.to_dict("index"),
+    }
+    write_results("intervals", results)
 
 
 def start_run() -> subprocess.Popen[str]:
@@ -213,9 +240,9 @@ def bench_sample() -> None:
 
 
 PARTS = {
-    "scores": bench_scores, "run": bench_run, "overhead": bench_overhead, "setup": bench_setup,
-    "notebooks": bench_notebooks, "start": bench_start, "tests": bench_tests, "walk": bench_walk,
-    "simulation": bench_simulation, "sample": bench_sample,
+    "scores": bench_scores, "intervals": bench_intervals, "run": bench_run, "overhead": bench_overhead,
+    "setup": bench_setup, "notebooks": bench_notebooks, "start": bench_start, "tests": bench_tests,
+    "walk": bench_walk, "simulation": bench_simulation, "sample": bench_sample,
 }  # fmt: skip
 
 if __name__ == "__main__":

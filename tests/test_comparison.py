@@ -32,8 +32,8 @@ def test_all_comparisons_on_a_gate_set_together_may_promote_falsely_in_one_case_
         (0.003, 0.001, 1, ""),
         (0.0029, 0.001, 1, "its gain is below the minimum effect of 0.003"),
         (-0.01, -0.02, 1, "its gain is below the minimum effect of 0.003"),
-        (0.01, 0.0, 1, "not better by more than chance (95 % level, use 1 of this gate set)"),
-        (0.01, -0.001, 20, "not better by more than chance (99.98 % level, use 20 of this gate set)"),
+        (0.01, 0.0, 1, "not better by more than chance (95 % level, comparison 1)"),
+        (0.01, -0.001, 20, "not better by more than chance (99.98 % level, comparison 20)"),
     ],
 )
 def test_what_blocks_a_promotion_is_said(gain, low, use, reason):

@@ -143,7 +143,7 @@ def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
     verdict, _ = register("random_forest", seed=12, n_estimators=10)
     assert (verdict.promoted, verdict.use) == (False, 2)
     assert verdict.gain > 0.05
-    assert verdict.reason == "not better by more than chance (98.33 % level, use 2 of this gate set)"
+    assert verdict.reason == "not better by more than chance (98.33 % level, comparison 2)"
 
 
 def test_a_gain_below_the_minimum_effect_does_not_promote(register, compared):

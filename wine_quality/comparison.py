@@ -51,7 +51,7 @@ def rejection_reason(overall: Gain, by_slice: dict[str, Gain], use: int, minimum
     if overall.gain < minimum:
         return f"its gain is below the minimum effect of {minimum:g}"
     if overall.low <= 0:
-        level = f"{100 * confidence(use):.4g} % level, use {use} of this gate set"
+        level = f"{100 * confidence(use):.4g} % level, comparison {use}"
         return f"not better by more than chance ({level})"
     worse = {name: one for name, one in by_slice.items() if one.high < 0 and one.gain <= -minimum}
     lines = [f"{name} (RMSE higher by {-one.gain:.3f})" for name, one in worse.items()]
