@@ -141,7 +141,7 @@ def drift_row(name: str, reference: Any, current: Any, value: float) -> dict[str
     return {"test": test, "p_value": p_value, "effect": effect, "minimum": minimum, "drifted": drifted}
 
 
-def type_p_value(reference: pd.Series, current: pd.Series) -> float:
+def type_p_value(reference: Any, current: Any) -> float:
     """Return the chance of shares of the types that differ as much, by the chi-squared test."""
     both = pd.concat([reference, current], keys=["reference", "current"])
     counts = pd.crosstab(both.index.get_level_values(0), both.to_numpy())
