@@ -71,7 +71,7 @@ class Outcome:
         """Return the outcome in figures."""
         numbers, promoted = list(self.weeks.index), self.promoted
         after = [number for number in numbers if promoted and number > promoted[0]]
-        kinds = {number: [alert.kind for alert in self.records[number - 1].alerts] for number in numbers}
+        alerts = {number: kinds(self.records[number - 1]) for number in numbers}
         return {
             "weeks": len(numbers),
             "rows": int(self.weeks["rows"].to_numpy().sum()),
@@ -80,13 +80,18 @@ class Outcome:
             "rejected": self.rejected,
             "promoted_from_shadow": self.from_shadow,
             "refused_by_shadow": self.refused_by_shadow,
-            "alerts": {number: found for number, found in kinds.items() if found},
+            "alerts": {number: found for number, found in alerts.items() if found},
             "first_promotion": promoted[0] if promoted else None,
             "rmse_with_loop": self.rmse("with_loop", after) if after else None,
             "rmse_without": self.rmse("without", after) if after else None,
             "rmse_before": self.rmse("with_loop", list(range(1, scenario.shift))),
             "champion": str(self.weeks["champion"].iloc[-1]),
         }
+
+
+def kinds(record: Record) -> list[str]:
+    """Return the kinds of a record's alerts."""
+    return [alert.kind for alert in record.alerts]
 
 
 def load_outcome(config: Settings, weeks: list[Week], progress: list[dict[str, Any]]) -> Outcome:
@@ -170,18 +175,20 @@ def draw_error(axes: Any, outcome: Outcome) -> None:
 
 
 def draw_drift(axes: Any, outcome: Outcome) -> None:
-    """Draw the share of white wines, of columns that drifted, and of requests that were rejected."""
+    """Draw the share of white wines, of measurements that drifted, of rejected requests, and the alerts of drift."""
     weeks = outcome.weeks
     axes.fill_between(weeks.index, 100 * weeks["white"], step="mid", color=TYPE_COLOURS["white"], alpha=0.3)
-    axes.bar(weeks.index, 100 * weeks["drift"], width=0.6, color="#56606b", label="columns that drifted")
+    axes.bar(weeks.index, 100 * weeks["drift"], width=0.6, color="#56606b", label="measurements that drifted")
+    alerted = [number for number, one in zip(weeks.index, outcome.records, strict=True) if "drift" in kinds(one)]
+    axes.plot(alerted, [105] * len(alerted), "v", color="#56606b", markersize=5, label="alert of drift")
     rejected = 100 * weeks.loc[weeks["rejected"] > thresholds.MAX_REJECTED, "rejected"]
     axes.plot(rejected.index, rejected, "X", color="#d55e00", label="rejected requests")
     limit = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
-    axes.axhline(100 * thresholds.MAX_DRIFT, **limit, label="threshold of drift")
+    axes.axhline(100 * thresholds.MAX_DRIFT, **limit, label="threshold")
     axes.fill_between([], [], color=TYPE_COLOURS["white"], alpha=0.3, label="white wine")
-    axes.set(ylabel="%", ylim=(0, 130), yticks=range(0, 101, 20))
-    axes.set_title("What arrived, and how much it drifted from the champion's training data")
-    axes.legend(loc="upper left", ncols=4)
+    axes.set(ylabel="%", ylim=(0, 138), yticks=range(0, 101, 20))
+    axes.set_title("What arrived, and how much of it drifted from the reference")
+    axes.legend(loc="upper left", ncols=5, fontsize=8.5)
 
 
 def draw_champions(axes: Any, outcome: Outcome) -> None:
