@@ -75,7 +75,8 @@ MEASURED = {  # what each page says of measurements, in its words
     ],
     "deployment": [
         "it held for {intervals[gate_set][all rows][coverage]:.1%} of the rows: "
-        "{intervals[gate_set][red][coverage]:.1%} of the red and {intervals[gate_set][white][coverage]:.1%} of the white",
+        "{intervals[gate_set][red][coverage]:.1%} of the red and "
+        "{intervals[gate_set][white][coverage]:.1%} of the white",
         "4 or less, the interval held for {intervals[gate_set][quality 0 to 4][coverage]:.1%}",
         "7 or more for {intervals[gate_set][quality 7 to 10][coverage]:.1%}",
         "One width for all rows, {intervals[one_half_width]:.2f} points",

@@ -157,6 +157,14 @@ class Database:
                 add_missing_columns(connection, table)
             yield connection
 
+    def create_missing(self, *tables: Table) -> None:
+        """Create the tables that do not exist; without such a table, nothing is locked."""
+        with self.engine.connect() as connection:
+            missing = [table for table in tables if not inspect(connection).has_table(table.name)]
+        if missing:
+            with self.transaction(*missing):
+                pass
+
     def fetch(self, statement: Select, *tables: Table) -> Sequence[Row]:
         """Return the rows of a query; none if one of its tables does not exist yet."""
         with self.errors("cannot be read"), self.engine.begin() as connection:

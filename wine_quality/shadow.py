@@ -65,8 +65,8 @@ def unscored(url: str, champion: str, challenger: str, since: datetime, limit: i
     of_champion = scored.c.version == champion, scored.c.time >= since, scored.c.type.is_not(None)
     statement = select(scored).where(*of_champion, ~is_done).order_by(scored.c.time, scored.c.id).limit(limit)
     database = Database(url)
-    with database.errors("cannot be used"), database.transaction(scored, TABLE):
-        pass  # both tables exist from here on
+    with database.errors("cannot be used"):
+        database.create_missing(scored, TABLE)
     return pd.DataFrame(database.fetch(statement, scored, TABLE), columns=list(DTYPES)).astype(DTYPES)
 
 
