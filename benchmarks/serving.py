@@ -1,8 +1,9 @@
 """Measure the service beside others, on real wine: `python -m benchmarks.serving` with WINE_DATA set. It needs wrk.
 
 Three servers answer in turn, each with one worker: the service of chapter 4, `mlflow models serve` and a bare echo of
-FastAPI, which shows what is to be had at most. All of them score with the same champion, extra trees. wrk asks for one
-wine at a time; at half of the peak each of its connections waits a random time between two requests.
+FastAPI, which shows what is to be had at most. All of them score with the same champion, the blend. wrk asks for one
+wine at a time; at half of the peak each of its connections waits a random time between two requests. In the end a
+challenger scores in the shadow and not, in turn.
 """
 
 import json
@@ -17,18 +18,20 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import requests
 from fastapi import FastAPI, Request
 from sklearn.pipeline import Pipeline
 
 from benchmarks.machine import REPEATS, spread, write_results
-from wine_quality import registry, scoring, sources, splits, tracking
+from wine_quality import registry, scoring, shadow, sources, splits, tracking
 from wine_quality.config import Settings, settings
-from wine_quality.models import build, fit, predict
+from wine_quality.intervals import fit_half_width
+from wine_quality.models import BLEND, build, fit, predict
 from wine_quality.ports import free_port
 from wine_quality.processes import module, server, wait_until
-from wine_quality.schema import FEATURES
+from wine_quality.schema import FEATURES, TARGET
 
 SECONDS, CONNECTIONS, MANY = 8, 16, 1000
 LOCAL = ("--env-manager", "local", "--workers", "1")
@@ -49,17 +52,30 @@ async def echoed(request: Request) -> dict:
     return await request.json()
 
 
-def make_champion(config: Settings) -> tuple[pd.DataFrame, Pipeline]:
-    """Register extra trees as the champion; return the wines that it was not fitted on, and its pipeline."""
+def register_blend(config: Settings, seed: int) -> tuple[str, pd.DataFrame, Pipeline]:
+    """Register the blend with its intervals and its graph; return the version, the gate set and the pipeline."""
     dataset = sources.load_dataset(config)
     split = train, gate_set = splits.train_gate_split(splits.distinct_rows(dataset.collection))
-    pipeline = fit(build("extra_trees_tuned", config.seed), train)
+    pipeline = fit(build(BLEND, seed), train)
+    interval = fit_half_width(train, np.full(len(train), train[TARGET].mean()), seed)  # as costly as the one that ships
     with tracking.store(config) as store:
-        run = tracking.log_run(store, "extra_trees_tuned", pipeline, split, dataset.source, {})
+        run = tracking.log_run(store, BLEND, pipeline, split, dataset.source, {}, interval=interval)
         version = registry.register(store, run, {})
         scoring.log_graph(store, version, gate_set)
-        registry.promote(store, version)
-    return gate_set, pipeline
+    return version, gate_set, pipeline
+
+
+def p99_in_the_shadow(config: Settings, challenger: str, url: str, body: str, pause: float) -> float:
+    """Return the 99th percentile while a challenger scores in the shadow, divided by that while it does not."""
+    with tracking.store(config) as store:
+        aliased = store.client.set_registered_model_alias, store.client.delete_registered_model_alias
+        aliased[1](store.model_name, registry.CHALLENGER)
+        time.sleep(5)  # the shadow lets go of it
+        alone = wrk(url, body, CONNECTIONS, pause)[1]
+        before = shadow.count(config.predictions_uri, challenger)
+        aliased[0](store.model_name, registry.CHALLENGER, challenger)
+        wait_until(lambda: shadow.count(config.predictions_uri, challenger) > before, "the shadow", 60)
+        return wrk(url, body, CONNECTIONS, pause)[1] / alone
 
 
 def is_ok(url: str) -> bool:
@@ -104,7 +120,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home, ExitStack() as servers:
         os.environ["WINE_HOME"] = home
         config = settings()
-        gate_set, pipeline = make_champion(config)
+        version, gate_set, pipeline = register_blend(config, config.seed)
+        with tracking.store(config) as store:
+            registry.promote(store, version)
         ports = [free_port() for _ in range(3)]
         ours, theirs, bare = (f"http://127.0.0.1:{port}" for port in ports)
         own = {
@@ -139,6 +157,8 @@ def main() -> None:
             tuple(wrk(f"{address}/predict", one, CONNECTIONS, pause)[1] for address in (ours, bare))
             for _ in range(REPEATS)
         ]
+        challenger, *_ = register_blend(config, config.seed + 1)
+        shadowed = [p99_in_the_shadow(config, challenger, f"{ours}/predict", one, pause) for _ in range(REPEATS)]
         ratios = [many_over_in_process(f"{ours}/predict", wines, pipeline) for _ in range(10)]
     results = {
         "requests_per_second": {name: spread([row[name] for row in rounds], 0) for name in rounds[0]},
@@ -146,6 +166,7 @@ def main() -> None:
         "service_over_echo": spread([row["service"] / row["echo"] for row in rounds]),
         "half_load_p99_ms": spread([service for service, _ in calm]),
         "half_load_p99_over_echo": spread([service / echo for service, echo in calm]),
+        "half_load_p99_with_shadow_over_without": spread(shadowed),
         "thousand_rows_over_in_process": spread(ratios),
     }
     write_results("serving", results)

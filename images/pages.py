@@ -38,7 +38,7 @@ MLFLOW = {
 TALL = 2000  # Prefect draws only the lines in view
 PREFECT = {
     "prefect-dashboard": Page("/dashboard", "Active Work Pools", height=500),
-    "prefect-deployments": Page("/deployments", "monitor-weekly", height=560),
+    "prefect-deployments": Page("/deployments", "monitor-weekly", height=640),
     "prefect-run": Page("/runs/flow-run/{run}", "Task runs", height=500),
     "prefect-details": Page("/runs/flow-run/{run}?tab=Details", "^Retries$", height=TALL, top="^Logs$"),
     "prefect-logs": Page("/runs/flow-run/{subflow}", r"score\s+on", height=TALL, top=r"baseline\s+cached"),
@@ -47,7 +47,7 @@ PREFECT = {
 }
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
 SERVICE = {"service-page": Page("/", "Tasters gave", height=900)}
-MONITORED = "week 21"
-MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "outcome", height=580)}
+MONITORED = "week 24"
+MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", height=1000)}
 
 PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *MONITORING])

@@ -88,6 +88,7 @@ MEASURED = {  # what each page says of measurements, in its words
         "by those of the echo | {serving[service_over_echo]:.2f} |",
         "99 of 100 responses come within | {serving[half_load_p99_ms]:.1f} ms |",
         "that time, divided by that of the echo at the same load | {serving[half_load_p99_over_echo]:.1f} |",
+        "divided by that while it doesn't | {serving[half_load_p99_with_shadow_over_without]:.2f} |",
         "by that of the pipeline in the same process | {serving[thousand_rows_over_in_process]:.2f} |",
     ],
     "monitoring": [
