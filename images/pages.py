@@ -48,6 +48,6 @@ PREFECT = {
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
 SERVICE = {"service-page": Page("/", "Tasters gave", height=900)}
 MONITORED = "week 24"
-MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", height=1000)}
+MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", 1600, 980)}
 
 PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *MONITORING])
