@@ -21,13 +21,13 @@ from versions import few_sides, model_path, register_model
 
 from wine_quality import registry, tracking
 from wine_quality.config import settings
-from wine_quality.models import predict
+from wine_quality.models import BLEND, predict
 from wine_quality.ports import free_port
 from wine_quality.schema import FEATURES
 
 pytestmark = pytest.mark.slow
 
-NAMES = ["extra_trees", "kernel_ridge", "svr", "xgboost"]  # the families that the search may choose
+NAMES = ["extra_trees", "kernel_ridge", "svr", "xgboost", BLEND]  # what the pipeline may choose
 
 
 @pytest.fixture(scope="module")
