@@ -82,16 +82,16 @@ def detect_drift(name: str, window: pd.DataFrame, current: pd.DataFrame) -> Drif
 
 
 @task(name="measure error", task_run_name="measure the error", **UNCACHED)
-def measure_error(reference: Reference, labelled: pd.DataFrame, config: Settings) -> dict[str, Any]:
+def measure_error(reference: Reference, labelled: pd.DataFrame, seed: int, column: str) -> dict[str, Any]:
     """Measure the error, by slice as well, and the coverage of the intervals on the champion's newest labels."""
     own = labelled.loc[(labelled["version"] == reference.version) & np.isfinite(labelled[SCORE])]
     actual, scores, low, high = (own[name].to_numpy() for name in (TARGET, SCORE, "low", "high"))
-    quality = thresholds.model_quality(actual, scores, reference.gate_rmse, config.seed)
+    quality = thresholds.model_quality(actual, scores, reference.gate_rmse, seed)
     coverage, newest = thresholds.interval_coverage(actual, low, high), own.tail(thresholds.LABEL_WINDOW)
     if quality is None:
         return {"quality": None, "coverage": coverage}
     ends = newest["low"].to_numpy(), newest["high"].to_numpy()
-    table = slices.error_table(newest, newest[SCORE].to_numpy(), ends, config.seed, config.slice)
+    table = slices.error_table(newest, newest[SCORE].to_numpy(), ends, seed, column)
     by_slice = json.loads(str(table.to_json(orient="index")))  # NaN, where there are no intervals, becomes null
     return {"quality": quality, "coverage": coverage, "slices": by_slice}
 
@@ -192,7 +192,10 @@ def monitor_wine_quality(
     current, labelled = load_predictions(since, until)
     earlier = [record for record in load_records(config) if record.result.name != name]
     window, compared_with = load_window(reference, earlier)
-    drifted, measured = detect_drift(name, window, current), measure_error(reference, labelled, config)
+    drifted, measured = (
+        detect_drift(name, window, current),
+        measure_error(reference, labelled, config.seed, config.slice),
+    )
     counters = count_requests(config.serve_port)
     counted = counters and counters.since(earlier[-1].counters if earlier else None)
     result = MonitoringResult(

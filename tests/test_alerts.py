@@ -16,7 +16,7 @@ from wine_quality.thresholds import Alert, ModelQuality, MonitoringResult
 
 NOON = datetime(2025, 6, 2, 12, tzinfo=UTC)
 QUALITY = ModelQuality(150, 0.81, 0.72, 0.9, 0.66)
-RESULT = MonitoringResult("week 14", "2", 90, 3, 87, 0.5, ["alcohol", "type"], True, QUALITY)
+RESULT = MonitoringResult("week 14", "2", 90, 3, 87, 0.5, ["alcohol (red)", "type"], True, quality=QUALITY)
 ALERTS = [Alert("drift", "two columns"), Alert("quality", "an error")]
 RETRAINING = (900, "quality", "quality, and 300 more", "/a/folder", True)
 RECORD = Record(RESULT, ALERTS, NOON, NOON.replace(hour=13), RequestCounters(1.5, 100, 4), *RETRAINING)
