@@ -19,6 +19,7 @@ from orchestration.train import prepare_data, publish_model, train_wine_quality
 from wine_quality import intervals, registry, retention, sources, splits, storage, tracking
 from wine_quality.config import settings
 from wine_quality.errors import DataError, LeakError, StorageError
+from wine_quality.evaluation import evaluate
 from wine_quality.files import sha256
 from wine_quality.metrics import scores
 from wine_quality.models import build, fit, predict
@@ -49,7 +50,8 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     held_out = scores(prepared.gate_set[TARGET].to_numpy(), expected)
     interval = intervals.fit_half_width(prepared.train, np.full(len(prepared.train), 5.8), 1)
     leaderboard = pd.DataFrame([held_out], index=["extra_trees"])
-    trained = Trained(leaderboard, Candidate("extra_trees", {}), forest, interval, held_out)
+    found = evaluate(forest, interval, prepared.gate_set, 1)
+    trained = Trained(leaderboard, Candidate("extra_trees", {}), forest, interval, found)
     first, again = (publish_model(prepared, trained, seed, datetime.now().astimezone()) for seed in (1, 2))
 
     version = registry.champion(tracking.open_store(config))
