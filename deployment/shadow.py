@@ -8,7 +8,6 @@ database. So an answer never waits for it, and nothing is lost where it falls be
 import logging
 import os
 import time
-from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -57,8 +56,8 @@ class Shadow:
         if self.scorer is None or self.scorer.run_id != challenger.run_id:
             self.scorer = load_scorer(self.config, challenger)
             log.info("shadow    %s version %s, by %s", challenger.name, challenger.version, self.scorer.engine)
-        since = datetime.fromtimestamp(challenger.creation_timestamp / 1000, UTC)
-        rows = shadow.unscored(self.config.predictions_uri, str(champion.version), self.scorer.version, since, ROWS)
+        since, versions = registry.registered_at(challenger), (str(champion.version), self.scorer.version)
+        rows = shadow.unscored(self.config.predictions_uri, *versions, since, ROWS)
         if len(rows):
             scores = self.scorer.score(to_matrix(rows)).tolist()
             shadow.insert(self.database, self.scorer.version, dict(zip(rows["id"], scores, strict=True)))

@@ -31,12 +31,11 @@ from monitoring import alerts
 from monitoring.alerts import send_webhook
 from monitoring.records import Record, RequestCounters, load_records, record_path, save_record
 from monitoring.reference import Reference, load_reference
-from orchestration.approval import propose, reject_cancelled, wait_for_approval
+from orchestration.approval import promote_if_unchanged, propose, reject_cancelled, wait_for_approval
 from orchestration.policies import RETRY_TRANSIENT, UNCACHED
-from wine_quality import drift, labels, predictions, registry, scoring, shadow, slices, sources, thresholds, tracking
+from wine_quality import drift, labels, predictions, registry, shadow, slices, sources, thresholds, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.drift import SCORE, Drift
-from wine_quality.files import exclusive_lock
 from wine_quality.schema import COLUMNS, FEATURES, TARGET
 from wine_quality.shadow import ShadowComparison
 from wine_quality.templates import render
@@ -134,10 +133,7 @@ def compare_shadow(champion: str, earlier: list[Record]) -> ShadowComparison | N
 @task(name="promote from the shadow", task_run_name="promote version {version}", **RETRY_TRANSIENT)
 def promote_from_shadow(version: str, comparison: ShadowComparison, rows: pd.DataFrame, reason: str) -> None:
     """Promote a challenger that was better on labelled rows, unless the champion has changed since."""
-    config = settings()
-    with exclusive_lock(config.local / "registry.lock"), tracking.store(config) as store:
-        scoring.log_graph(store, version, rows)
-        registry.promote_approved(store, version, comparison.champion, reason)
+    promote_if_unchanged(version, rows, comparison.champion, reason)
     log.info("shadow    version %s is the champion", version)
 
 
@@ -237,11 +233,11 @@ def decide(
     rows_before = max([len(reference.table), *(record.rows for record in earlier if record.trigger)])
     trigger, reason = thresholds.retraining(crossed, len(table), rows_before)
     compared: ShadowComparison | None = run["shadow"]
-    if compared and not compared.reason:
+    earned = bool(compared and compared.passed)
+    if compared and earned:
         trigger, reason = "", f"the challenger, version {compared.version}, was better in the shadow"
     folder = str(write_training_data(result.name, table)) if trigger else ""
     known = {alert.kind for alert in earlier[-1].alerts} if earlier else set()
-    earned = bool(compared and not compared.reason)
     notify = bool(trigger or earned or {alert.kind for alert in crossed} - known)
     return Record(
         result, crossed, rows=len(table), trigger=trigger, reason=reason, training_data=folder, notify=notify, **run

@@ -54,7 +54,7 @@ class Record:
     @property
     def earned(self) -> ShadowComparison | None:
         """The comparison that earned the challenger its promotion, if it did."""
-        return self.shadow if self.shadow and not self.shadow.reason else None
+        return self.shadow if self.shadow and self.shadow.passed else None
 
     @property
     def outcome(self) -> str:

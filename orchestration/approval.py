@@ -8,13 +8,14 @@ go on.
 import logging
 from typing import Any
 
+import pandas as pd
 from prefect import pause_flow_run, task
 from prefect.exceptions import FlowPauseTimeout
 from prefect.input import RunInput
 from pydantic import Field
 
 from orchestration.policies import RETRY_TRANSIENT
-from wine_quality import registry, tracking
+from wine_quality import registry, scoring, tracking
 from wine_quality.config import settings
 from wine_quality.errors import RegistryError
 from wine_quality.files import exclusive_lock
@@ -51,6 +52,13 @@ def wait_for_approval(version: str, card: str) -> str:
             "give it the alias champion in MLflow."
         ) from None
     return answer.reason
+
+
+def promote_if_unchanged(version: str, rows: pd.DataFrame, opponent: str | None, reason: str) -> None:
+    """Promote a version with its graph, unless the champion is not `opponent` any more; `rows` check the graph."""
+    with exclusive_lock(settings().local / "registry.lock"), tracking.store(settings()) as store:
+        scoring.log_graph(store, version, rows)
+        registry.promote_approved(store, version, opponent, reason)
 
 
 def reject(version: str, why: str) -> None:

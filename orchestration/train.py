@@ -28,7 +28,7 @@ from pydantic import Field
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
-from orchestration.approval import propose, reject_cancelled, wait_for_approval
+from orchestration.approval import promote_if_unchanged, propose, reject_cancelled, wait_for_approval
 from orchestration.bucket import bucket_line, wine_bucket
 from orchestration.policies import (
     CACHED,
@@ -275,9 +275,7 @@ def promote(version: str, gate_set: pd.DataFrame) -> None:
 @task(name="promote the approved", task_run_name="promote version {version}, which was approved", **RETRY_TRANSIENT)
 def promote_approved(version: str, gate_set: pd.DataFrame, opponent: str | None, reason: str) -> None:
     """Promote a version that a person approved, unless the champion has changed since the comparison."""
-    with exclusive_lock(settings().local / "registry.lock"), tracking.store(settings()) as store:
-        scoring.log_graph(store, version, gate_set)
-        registry.promote_approved(store, version, opponent, reason)
+    promote_if_unchanged(version, gate_set, opponent, reason)
     log.info("approve   version %s is the champion", version)
 
 

@@ -91,6 +91,11 @@ def challenger(store: Store) -> ModelVersion | None:
     return with_alias(store, CHALLENGER)
 
 
+def registered_at(version: ModelVersion) -> datetime:
+    """Return when a version was registered (UTC)."""
+    return datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+
+
 def with_alias(store: Store, alias: str) -> ModelVersion | None:
     """Return the version with an alias, or None."""
     try:

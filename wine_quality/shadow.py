@@ -42,6 +42,11 @@ class ShadowComparison:
     high: float
     reason: str
 
+    @property
+    def passed(self) -> bool:
+        """Whether the challenger is promoted."""
+        return not self.reason
+
     def __str__(self) -> str:
         measured = f"RMSE lower by {self.gain:.3f} ({self.low:.3f} to {self.high:.3f}) on {self.rows} labelled rows"
         return (

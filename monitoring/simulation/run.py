@@ -118,7 +118,7 @@ class Simulation:
             champion, challenger = registry.champion(store), registry.challenger(store)
         if champion is None or challenger is None:
             return True
-        since = datetime.fromtimestamp(challenger.creation_timestamp / 1000, UTC)
+        since = registry.registered_at(challenger)
         versions = str(champion.version), str(challenger.version)
         return shadow.unscored(self.config.predictions_uri, *versions, since, limit=1).empty
 
