@@ -8,7 +8,7 @@ IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BY_FILE = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run data test test-slow test-all start check clean setup lab notebooks up deploy bucket push serve score monitor simulate rollback lint check-docs format images sample bench lock canary
+.PHONY: help run data test test-slow test-all start check clean setup setup-scaling lab notebooks up deploy bucket push serve score monitor simulate rollback lint check-docs format images sample bench lock canary
 
 ## First
 
@@ -42,6 +42,8 @@ clean: setup ## take away all runs, models and downloads; it asks first. make cl
 	@$(PY) -m chapters.$(if $(DAYS),clean_old $(DAYS),clean)
 
 setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
+
+setup-scaling: .venv/.scaling ## install Dask too, for chapter 6
 
 ## Chapters 1 and 2: training, experiment tracking
 
@@ -113,6 +115,8 @@ bench: setup ## measure scores, time and memory into benchmarks/results
 lock: setup ## pin pyproject.toml anew into requirements.txt; make lock UPGRADE=1: the newest of all that it admits
 	@$(PY) -m uv pip compile -q $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --extra dev --no-emit-index-url \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
+	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --extra scaling --no-emit-index-url \
+	  --constraint requirements.txt --no-annotate --custom-compile-command "make lock" pyproject.toml -o scaling/requirements.txt
 
 .venv/.ready: requirements.txt pyproject.toml chapters/install.py
 	@for python in $(PYTHONS); do $$python -c '$(IN_RANGE)' 2>/dev/null && break; python=; done; \
@@ -122,4 +126,8 @@ lock: setup ## pin pyproject.toml anew into requirements.txt; make lock UPGRADE=
 	line="error: $$python has no venv module. Install it (on Debian and Ubuntu: sudo apt install python3-venv) and run again."; \
 	$$python -m venv --clear .venv >/dev/null 2>&1 || $(SAY_AND_STOP)
 	@$(PY) chapters/install.py $(UV)
+	@touch $@
+
+.venv/.scaling: .venv/.ready scaling/requirements.txt
+	@$(PY) chapters/install.py $(UV) scaling/requirements.txt
 	@touch $@

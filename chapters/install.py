@@ -85,7 +85,7 @@ def run_logged(words: list[str], environment: dict[str, str]) -> None:
         sys.exit(1)
 
 
-def main(uv: str) -> None:
+def main(uv: str, requirements: str = "requirements.txt") -> None:
     """Install uv by pip, all else by uv, and make the package importable."""
     sys.stderr.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     LOG.parent.mkdir(exist_ok=True)
@@ -93,10 +93,10 @@ def main(uv: str) -> None:
     run_logged(["pip", "install", "--no-input", "--retries", "1", uv], dict(os.environ))
     pip = pip_settings()
     no_index = ["--no-index"] if pip.get("no-index", "").lower() in ("1", "true", "yes", "on") else []
-    install = ["uv", "pip", "install", "--compile-bytecode", "--python", sys.executable, "-r", "requirements.txt"]
+    install = ["uv", "pip", "install", "--compile-bytecode", "--python", sys.executable, "-r", requirements]
     run_logged([*install, *no_index], uv_environment(pip))
     Path(sysconfig.get_path("purelib"), "wine_quality.pth").write_text(IMPORTABLE, encoding="ascii")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -67,7 +67,7 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
     ],
     "07-read-a-drift-report": [
         ("['pH', 'density']", "['pH']"),
-        ("4", "min(n for n in range(4, 240, 4) if beyond(n))"),
+        ("4", "min(n for n in range(1, 240) if mix(n, rows=240)["drifted"])"),
     ],
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import load_dotenv
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wine_quality.errors import SettingsError
@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     person approves each promotion, within `approval_seconds`. `keep_runs` is how many training runs keep their files.
     `predictions` is the address of the database and `webhook` the one that receives alerts; either may contain a
     secret, so they print as asterisks.
+
+    `workers` is how many processes search and score side by side, and `dask` the address of a cluster that does so in
+    their place, `tls://…` with the certificates in `dask_tls`. `window` is how many trials of a search may be under way
+    at once, whatever the number of workers. `memory` is how much `train-at-scale` may use, such as `6GB`.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -50,6 +54,14 @@ class Settings(BaseSettings):
     shadow: bool = True
     approval: Literal["automatic", "manual"] = "automatic"
     approval_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
+
+    workers: int = Field(default=1, ge=1, le=1024)
+    window: int = Field(default=1, ge=1, le=100)
+    dask: str = ""
+    dask_tls: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Field(
+        default=Path(".local/cluster/tls"), validate_default=True
+    )
+    memory: ByteSize = Field(default=ByteSize(2_000_000_000), ge=500_000_000)
 
     tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     uci_url: str = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"

@@ -58,6 +58,10 @@ class SearchError(WineError):
     """A search cannot be made as it was asked for, or none of its trials ended well."""
 
 
+class EngineError(WineError):
+    """The workers of an engine are lost, or differ from their client. Run again: what was recorded is kept."""
+
+
 class DeploymentError(WineError):
     """Prefect cannot set up or start what was asked."""
 

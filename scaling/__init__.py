@@ -1,0 +1,1 @@
+"""Chapter 6: more than one machine."""
