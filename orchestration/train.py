@@ -54,6 +54,7 @@ from orchestration.report import (
 from wine_quality import evaluation, intervals, registry, retention, scoring, sources, splits, storage, tracking, tuning
 from wine_quality import search as searching
 from wine_quality.config import settings
+from wine_quality.engines import open_engine
 from wine_quality.errors import DataError, WineError
 from wine_quality.evaluation import Evaluation
 from wine_quality.files import exclusive_lock
@@ -165,11 +166,9 @@ def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
     def on_trial(trial: Trial) -> None:
         update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)  # pyright: ignore[reportArgumentType]
 
-    with tracking.store(config) as store:
-        trials, _parent = searching.search(
-            store.client, store.experiment_id, objective, max_evals, config.local, resume=resume, on_trial=on_trial
-        )
-    return trials
+    with tracking.store(config) as store, open_engine(config) as engine:
+        options: dict[str, Any] = {"engine": engine, "window": config.window, "resume": resume, "on_trial": on_trial}
+        return searching.search(store.client, store.experiment_id, objective, max_evals, config.local, **options)[0]
 
 
 @task(name="fit", task_run_name="fit {choice.name}", **UNCACHED)

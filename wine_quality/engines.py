@@ -58,6 +58,10 @@ class Shared:
             _HELD[self.key] = self.make(*self.arguments)
         return _HELD[self.key]
 
+    def hold(self, value: Any) -> None:
+        """Let this process use a value that it has made already."""
+        _HELD[self.key] = value
+
 
 _HELD: dict[str, Any] = {}  # of this process: the last shared value
 
@@ -92,7 +96,7 @@ class Processes:
 
     def new_pool(self) -> ProcessPoolExecutor:
         """Return a pool of fresh processes, which inherit no threads of this one."""
-        return ProcessPoolExecutor(self.workers, get_context("spawn"), os.environ.update, (ONE_THREAD,))
+        return ProcessPoolExecutor(self.workers, get_context("spawn"), use_one_thread)
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Start a unit, or queue it in the pool."""
@@ -131,6 +135,11 @@ class Processes:
     def close(self) -> None:
         """End the processes."""
         self.pool.shutdown(cancel_futures=True)
+
+
+def use_one_thread() -> None:
+    """Let the libraries that this process will import use one thread, because its neighbours use the other cores."""
+    os.environ.update(ONE_THREAD)
 
 
 class OnDask:
