@@ -33,7 +33,7 @@ def test_a_chapter_that_is_none_is_refused(words):
     typed = " ".join(["make start", *(f"CH={word}" for word in words)])
     with pytest.raises(SettingsError) as caught:
         chapter_of(words, "start")
-    assert str(caught.value) == f"{typed}: which chapter? Give a number from 1 to 5, as in: make start CH=3"
+    assert str(caught.value) == f"{typed}: which chapter? Give a number from 1 to 6, as in: make start CH=3"
 
 
 @pytest.mark.long
@@ -88,7 +88,7 @@ def test_what_make_run_leaves_is_not_taken_for_the_runs_of_the_notebooks(config,
 
 @pytest.mark.parametrize("target", ["check", "start"])
 def test_make_names_the_command_as_it_was_typed_and_calls_nothing_missing_an_error(own, target):
-    why = f"which chapter? Give a number from 1 to 5, as in: make {target} CH=3"
+    why = f"which chapter? Give a number from 1 to 6, as in: make {target} CH=3"
     done = command(*MAKE, target, "CH=abc")
     assert done.stderr.splitlines()[0] == f"error: make {target} CH=abc: {why}"
     if target == "check":
@@ -98,7 +98,7 @@ def test_make_names_the_command_as_it_was_typed_and_calls_nothing_missing_an_err
 
 
 def test_every_chapter_has_its_check_and_its_page():
-    assert set(check.CHECKS) == set(range(1, 6))
+    assert set(check.CHECKS) == set(range(1, 7))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ FRONT = ROOT / "README.md"
 WORDS = prose(FRONT)
 NOT_MEASURED = (  # versions, chapters, what the older tutorial said, and a reference
     r"Python 3\.11, 3\.12 or 3\.13|SQLAlchemy 2\.1|pandas 3\.1|[Cc]hapters? \d( and \d)?|notebook \d|S3|Version 1"
-    r"|\b\d\. (?=[A-Z])|\b\d (?=training|experiment|orchestration|deployment|monitoring)"
+    r"|\b\d\. (?=[A-Z])|\b\d (?=training|experiment|orchestration|deployment|monitoring|scaling)"
     r"|\b9[09] %|an RMSE of 0\.08|goes from 0 to 10|UTF-8|CC BY 4\.0|47\(4\), 547–553, 2009|doi:\S+"
 )
 

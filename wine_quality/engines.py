@@ -7,18 +7,21 @@ be pickled, with its arguments. A unit whose worker dies runs again, so it must 
 import hashlib
 import os
 import platform
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from wine_quality.config import Settings
+from wine_quality.environment import LOOPBACK
 from wine_quality.errors import EngineError, SettingsError
 
 TRIES = 3  # how many workers a unit may lose
@@ -85,12 +88,17 @@ class InProcess:
 
 
 class Processes:
-    """Units side by side in processes of this machine, each with one thread. A process that dies is replaced."""
+    """Units side by side in processes of this machine, each with one thread. A process that dies is replaced.
+
+    When one dies, all units that were running are lost. They run again one by one, so that it shows which of them is to
+    blame.
+    """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.units: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
-        self.futures: dict[Future, int] = {}
+        self.waiting: deque[int] = deque()
+        self.running: dict[Future, int] = {}
         self.lost: Counter[int] = Counter()
         self.pool = self.new_pool()
 
@@ -99,42 +107,58 @@ class Processes:
         return ProcessPoolExecutor(self.workers, get_context("spawn"), use_one_thread)
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
-        """Start a unit, or queue it in the pool."""
+        """Start a unit if a process is free, or queue it."""
         self.units[number] = work, arguments
-        try:
-            self.futures[self.pool.submit(work, *arguments)] = number
-        except BrokenProcessPool:
-            self.restart()
+        self.waiting.append(number)
+        self.start_waiting()
+
+    def start_waiting(self) -> None:
+        """Start units while processes are free, and one that was lost before only by itself."""
+        while self.waiting and len(self.running) < self.workers:
+            suspects = {self.waiting[0], *self.running.values()} & self.lost.keys()
+            if suspects and self.running:
+                return
+            work, arguments = self.units[self.waiting[0]]
+            try:
+                future = self.pool.submit(work, *arguments)
+            except BrokenProcessPool:  # a process died while it had nothing to do
+                self.pool = self.new_pool()
+                continue
+            self.running[future] = self.waiting.popleft()
 
     def next_done(self) -> tuple[int, Any]:
-        """Wait for the next unit; after the death of a process all that were running start again."""
+        """Wait for the next unit. Raise `EngineError` if one has ended its process three times."""
         while True:
-            done, _ = wait(self.futures, return_when=FIRST_COMPLETED)
-            future = min(done, key=lambda one: self.futures[one])
+            done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+            future = min(done, key=lambda one: self.running[one])
             if isinstance(future.exception(), BrokenProcessPool):
-                self.restart()
+                self.replace_pool()
                 continue
-            number = self.futures.pop(future)
+            number = self.running.pop(future)
             del self.units[number]
+            self.start_waiting()
             return number, future.result()
 
-    def restart(self) -> None:
-        """Submit to a new pool what the broken one has not finished."""
-        unfinished = [number for future, number in self.futures.items() if not future.done() or future.exception()]
-        unfinished += [number for number in self.units if number not in self.futures.values()]
-        self.lost.update(unfinished)
-        if hopeless := [number for number in unfinished if self.lost[number] >= TRIES * self.workers]:
+    def replace_pool(self) -> None:
+        """Queue the units that the broken pool has lost again, before all others, and start a new pool."""
+        lost = sorted(number for future, number in self.running.items() if is_lost(future))
+        self.lost.update(lost)
+        if hopeless := [number for number in lost if self.lost[number] == TRIES]:
             raise EngineError(f"unit {hopeless[0]} of the work ended its process each time. Is there enough memory?")
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        self.futures = {future: n for future, n in self.futures.items() if n not in unfinished}
+        self.pool.shutdown(wait=False)
         self.pool = self.new_pool()
-        for number in unfinished:
-            work, arguments = self.units[number]
-            self.futures[self.pool.submit(work, *arguments)] = number
+        self.waiting.extendleft(reversed(lost))
+        self.running = {future: number for future, number in self.running.items() if number not in lost}
+        self.start_waiting()
 
     def close(self) -> None:
         """End the processes."""
         self.pool.shutdown(cancel_futures=True)
+
+
+def is_lost(future: Future) -> bool:
+    """Say whether a unit has no result because its pool broke."""
+    return not future.done() or isinstance(future.exception(), BrokenProcessPool)
 
 
 def use_one_thread() -> None:
@@ -152,12 +176,15 @@ class OnDask:
     def __init__(self, address: str, tls: Path, patience: float = WORKER_SECONDS) -> None:
         from distributed import Client, Security
 
+        assert_encrypted(address)
         security = None
         if address.startswith("tls://"):
             files = {"tls_ca_file": "ca.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
             paths = {option: str(tls / name) for option, name in files.items()}
             security = Security(require_encryption=True, **paths)
-        self.address, self.patience, self.futures = address, patience, {}
+        self.address, self.patience = address, patience
+        self.futures: dict[int, Any] = {}
+        self.done: SimpleQueue[int] = SimpleQueue()
         try:
             self.client = Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
             self.client.wait_for_workers(1, timeout=patience)
@@ -173,41 +200,55 @@ class OnDask:
         """Send a unit to the scheduler."""
         unit = self.client.submit(run_on_worker, fingerprint(), work, *arguments, pure=False, priority=-number)
         self.futures[number] = unit
+        unit.add_done_callback(lambda _: self.done.put(number))
 
     def next_done(self) -> tuple[int, Any]:
-        """Wait for the next unit."""
+        """Wait for the next unit. Raise `EngineError` if one has ended its worker each time."""
         from distributed import KilledWorker
-        from distributed import wait as wait_on_cluster
 
+        number = self.wait_for_next()
+        self.assert_scheduler()
+        future = self.futures.pop(number)
+        try:
+            return number, future.result()
+        except KilledWorker:
+            line = f"unit {number} of the work ended its worker each time. Is there enough memory?"
+            raise EngineError(line) from None
+
+    def wait_for_next(self) -> int:
+        """Return the number of the next unit that is done, and see meanwhile that there are workers."""
         while True:
-            try:
-                done = wait_on_cluster(list(self.futures.values()), timeout=2, return_when=FIRST_COMPLETED).done
-            except TimeoutError:
-                self.assert_alive()
-                continue
-            number = min(number for number, future in self.futures.items() if future in done)
-            future = self.futures.pop(number)
-            if future.cancelled():
-                raise EngineError(f"the Dask scheduler at {self.address} went away. Start it and run again.")
-            try:
-                return number, future.result()
-            except KilledWorker:
-                raise EngineError(
-                    f"unit {number} of the work ended its worker each time. Is there enough memory?"
-                ) from None
+            with suppress(Empty):
+                return self.done.get(timeout=2)
+            self.assert_alive()
 
     def assert_alive(self) -> None:
-        """Raise `EngineError` if no worker comes back in time."""
-        try:
-            self.client.wait_for_workers(1, timeout=self.patience)
-        except (OSError, TimeoutError):
-            raise EngineError(
-                f"the Dask cluster at {self.address} has no worker left. Start one and run again."
-            ) from None
+        """Raise `EngineError` if the scheduler went away, or no worker comes back in time."""
+        deadline = time.monotonic() + self.patience
+        while time.monotonic() < deadline:
+            self.assert_scheduler()
+            with suppress(OSError, TimeoutError):
+                return self.client.wait_for_workers(1, timeout=1)
+            time.sleep(0.2)
+        raise EngineError(f"the Dask cluster at {self.address} has no worker left. Start one and run again.")
+
+    def assert_scheduler(self) -> None:
+        """Raise `EngineError` if the scheduler went away, which cancels all units at once."""
+        if any(future.cancelled() for future in self.futures.values()):
+            raise EngineError(f"the Dask scheduler at {self.address} went away. Start it and run again.")
 
     def close(self) -> None:
         """Cancel what is left, and disconnect."""
         self.client.close()
+
+
+def assert_encrypted(address: str) -> None:
+    """Raise `SettingsError` if an address is neither TLS nor loopback: whoever reaches a scheduler runs any code."""
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    if not address.startswith("tls://") and host not in LOOPBACK:
+        raise SettingsError(
+            f"WINE_DASK={address}: not encrypted, and not on this machine. Use tls:// and certificates."
+        )
 
 
 def run_on_worker(expected: dict[str, str], work: Callable[..., Any], *arguments: Any) -> Any:

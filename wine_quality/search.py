@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,8 @@ class TrialRuns:
                 submitted += 1
             while number not in trials:
                 done, (result, started, seconds) = engine.next_done()
-                trials[done] = trial_from(done, drawn[done], result)
-                self.record(trials[done], started, seconds)
+                trials[done] = replace(trial_from(done, drawn[done], result), seconds=seconds)
+                self.record(trials[done], started)
             on_trial(trials[number])
         if not complete:
             self.summarise([trials[number] for number in sorted(trials)])
@@ -178,8 +178,8 @@ class TrialRuns:
         trials = [trial_of(run) for run in runs if run.info.status != "RUNNING"]
         return {trial.number: trial for trial in trials}
 
-    def record(self, trial: Trial, started: int, seconds: float) -> None:
-        """Log a trial and its CPU seconds as a run, which is RUNNING until all of it is there."""
+    def record(self, trial: Trial, started: int) -> None:
+        """Log a trial as a run that began at `started`, in Unix ms, and is RUNNING until all of it is there."""
         tags = {
             MLFLOW_PARENT_RUN_ID: self.parent.info.run_id,
             "trial": str(trial.number),
@@ -191,7 +191,7 @@ class TrialRuns:
         run = self.retrying(self.client.create_run, self.parent.info.experiment_id, started, tags, name)
         shown = {"model": trial.candidate.name, **trial.candidate.params}
         params = [Param(key, str(value)) for key, value in shown.items()]
-        metrics = [metric("cpu_seconds", seconds)]
+        metrics = [metric("cpu_seconds", trial.seconds)]
         metrics += [] if trial.loss is None else [metric("fold_rmse", trial.loss)]
         self.retrying(self.client.log_batch, run.info.run_id, metrics, params)
         self.retrying(self.client.set_terminated, run.info.run_id, "FAILED" if trial.loss is None else "FINISHED")
@@ -203,7 +203,8 @@ class TrialRuns:
                 f"all {len(trials)} trials failed, the last with: {trials[-1].error}. Fix the search space or the data."
             )
         top = best(trials)
-        metrics = [metric("trials", len(trials)), metric("best_fold_rmse", top.loss)]
+        seconds = sum(trial.seconds for trial in trials)
+        metrics = [metric("trials", len(trials)), metric("best_fold_rmse", top.loss), metric("cpu_seconds", seconds)]
         tags = [RunTag("best_trial", str(top.number)), RunTag("best_candidate", json.dumps(asdict(top.candidate)))]
         self.retrying(self.client.log_batch, self.parent.info.run_id, metrics, tags=tags)
         self.retrying(self.client.set_terminated, self.parent.info.run_id, "FINISHED")
@@ -218,7 +219,8 @@ def trial_of(run: Run) -> Trial:
     """Return the trial that a run records."""
     tags = run.data.tags
     candidate, draw = Candidate(**json.loads(tags["candidate"])), json.loads(tags["draw"])
-    return Trial(int(tags["trial"]), candidate, run.data.metrics.get("fold_rmse"), tags.get("error", ""), draw)
+    loss, seconds = (run.data.metrics.get(name) for name in ("fold_rmse", "cpu_seconds"))
+    return Trial(int(tags["trial"]), candidate, loss, tags.get("error", ""), draw, seconds or 0.0)
 
 
 def evaluate(objective: Shared, point: dict[str, Any]) -> tuple[dict[str, Any], int, float]:

@@ -49,6 +49,7 @@ class Trial:
 
     `candidate` has the number of rounds if XGBoost stopped early. `loss` is the RMSE over the folds, or None if the
     trial failed, for the reason `error`. `draw` is hyperopt's own record (`misc.vals`), from which a search resumes.
+    `seconds` is the CPU time that it took.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Trial:
     loss: float | None
     error: str
     draw: dict[str, list[float]] = field(repr=False)
+    seconds: float = field(default=0.0, repr=False, compare=False)
 
 
 def default_space() -> SearchSpace:
