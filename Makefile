@@ -52,7 +52,7 @@ lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
 	  --LabApp.extension_manager=readonly
 
-notebooks: setup ## execute all notebooks in order and keep what they show
+notebooks: setup-scaling ## execute all notebooks in order and keep what they show
 	@$(PY) -m notebooks.execute
 
 ## Chapter 3: orchestration

@@ -2,7 +2,14 @@
 
 from wine_quality.errors import SettingsError
 
-CHAPTERS = {1: "notebooks", 2: "experiment_tracking", 3: "orchestration", 4: "deployment", 5: "monitoring"}
+CHAPTERS = {
+    1: "notebooks",
+    2: "experiment_tracking",
+    3: "orchestration",
+    4: "deployment",
+    5: "monitoring",
+    6: "scaling",
+}
 
 
 def chapter_of(words: list[str], command: str) -> int:
