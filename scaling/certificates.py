@@ -4,7 +4,6 @@ A Dask scheduler runs whatever code a client sends. So it must listen on TLS and
 authority signed. The authority's own key is not stored: for a further machine make all certificates again, here.
 """
 
-import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wine_quality.errors import DataError
-from wine_quality.files import translate_disk_errors
+from wine_quality.files import write_private
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
 FILES = (AUTHORITY, CERTIFICATE, KEY)
@@ -31,11 +30,8 @@ def certificates(folder: Path, hosts: tuple[str, ...] = LOOPBACK) -> Path:
     others. Only you can read the folder. Raise `DataError` if a file in it is not a certificate or cannot be written.
     """
     if not is_valid(folder, hosts):
-        with translate_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
-            for name, content in zip(FILES, new_certificates(hosts), strict=True):
-                write_private(folder / name, content)
+        for name, content in zip(FILES, new_certificates(hosts), strict=True):
+            write_private(folder / name, content)
     return folder
 
 
@@ -90,11 +86,3 @@ def alternative_names(hosts: tuple[str, ...]) -> list[x509.GeneralName]:
         except ValueError:
             names.append(x509.DNSName(host))
     return names
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only you can read, whole or not at all."""
-    part = path.with_name(f".{path.name}-{os.getpid()}")
-    part.touch(mode=0o600)
-    part.write_bytes(content)
-    part.replace(path)
