@@ -8,7 +8,7 @@ IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BY_FILE = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run data test test-slow test-all start check clean setup setup-scaling lab notebooks up deploy bucket push serve score monitor simulate rollback lint check-docs format images sample bench lock canary
+.PHONY: help run data test test-slow test-all start check clean setup setup-scaling lab notebooks up deploy bucket push serve score monitor simulate rollback cluster lint check-docs format images sample bench lock canary
 
 ## First
 
@@ -87,6 +87,11 @@ simulate: setup ## simulate a year of the whole loop, in a home of its own; make
 
 rollback: setup ## give the alias champion back to the version before
 	@$(PY) -m monitoring.rollback
+
+## Chapter 6: scaling
+
+cluster: setup-scaling ## start on loopback what a team runs on several machines, with passwords and TLS; Ctrl-C stops it
+	@$(PY) -m scaling.cluster
 
 ## To work on the code
 

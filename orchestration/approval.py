@@ -14,11 +14,11 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.input import RunInput
 from pydantic import Field
 
+from orchestration.gate import gate_lock
 from orchestration.policies import RETRY_TRANSIENT
 from wine_quality import registry, scoring, tracking
 from wine_quality.config import settings
 from wine_quality.errors import RegistryError
-from wine_quality.files import exclusive_lock
 
 log = logging.getLogger("wine_quality.train")
 
@@ -56,14 +56,14 @@ def wait_for_approval(version: str, card: str) -> str:
 
 def promote_if_unchanged(version: str, rows: pd.DataFrame, opponent: str | None, reason: str) -> None:
     """Promote a version with its graph, unless the champion is not `opponent` any more; `rows` check the graph."""
-    with exclusive_lock(settings().local / "registry.lock"), tracking.store(settings()) as store:
+    with gate_lock(settings()), tracking.store(settings()) as store:
         scoring.log_graph(store, version, rows)
         registry.promote_approved(store, version, opponent, reason)
 
 
 def reject(version: str, why: str) -> None:
     """Note that a version was not approved."""
-    with exclusive_lock(settings().local / "registry.lock"), tracking.store(settings()) as store:
+    with gate_lock(settings()), tracking.store(settings()) as store:
         registry.end_approval(store, version, f"rejected: {why}")
 
 

@@ -24,6 +24,7 @@ from prefect.workers.process import ProcessWorker
 from prefect_aws import AwsCredentials
 
 from orchestration.bucket import BLOCK, bucket_at, bucket_of_environment, laptop, saved_bucket
+from orchestration.gate import LIMIT, is_shared, make_limit
 from orchestration.prefect_server import without_credentials
 from orchestration.startup import connect_quietly, prepare_home
 from wine_quality.command import exit_code
@@ -118,6 +119,9 @@ def main() -> None:
     where = without_credentials(PREFECT_API_URL.value() or "").removesuffix("/api")
     config = connect_quietly()
     make_pool()
+    if is_shared(config):
+        make_limit()
+        print(f"limit     {LIMIT}, one run at a time compares, registers and promotes")
     save_blocks(config)
     deploy()
     print(f"now open {where}/deployments" if where else "now start the servers: make up")

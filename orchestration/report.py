@@ -13,10 +13,12 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 from rich.console import Console
 from rich.markdown import Markdown
 from sklearn.pipeline import Pipeline
 
+from orchestration.prefect_server import without_credentials
 from wine_quality.config import Settings, settings
 from wine_quality.evaluation import Evaluation
 from wine_quality.models import default_params
@@ -94,6 +96,7 @@ def render_report(prepared: Prepared, trained: Trained, run: Tracked, version: s
         gate_table=pd.DataFrame([trained.evaluation.scores], index=[trained.choice.name]),
         version=version,
         run_page=run_page(run, config),
+        pages=pages(config),
         config=config,
         manual=config.approval == "manual",
         flow_run_id=flow_run.root_flow_run_id,
@@ -103,7 +106,16 @@ def render_report(prepared: Prepared, trained: Trained, run: Tracked, version: s
 
 def run_page(run: Tracked, config: Settings) -> str:
     """Return the address of a run's page in MLflow."""
-    return f"http://127.0.0.1:{config.mlflow_port}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    return f"{pages(config)[0]}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
+def pages(config: Settings) -> tuple[str, str]:
+    """Return the addresses of MLflow's pages and Prefect's: those of the shared servers, else those of `make up`."""
+    if config.tracking_uri.startswith("http"):
+        return without_credentials(config.tracking_uri), without_credentials(PREFECT_API_URL.value()).removesuffix(
+            "/api"
+        )
+    return f"http://127.0.0.1:{config.mlflow_port}", f"http://127.0.0.1:{config.prefect_port}"
 
 
 def create_artifacts(store: Store, config: Settings, trained: Trained, published: Published, text: str) -> None:
@@ -125,7 +137,7 @@ def create_artifacts(store: Store, config: Settings, trained: Trained, published
         key="predicted-against-actual",
         description=f"What {name} predicts for the gate set, against the tasters' scores",
     )
-    create_link_artifact(run_page(run, config), f"{name} in MLflow", key="mlflow-run", description="Needs `make up`")
+    create_link_artifact(run_page(run, config), f"{name} in MLflow", key="mlflow-run", description="Its page")
 
 
 def print_report(text: str) -> None:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from orchestration.approval import promote_if_unchanged, propose, reject_cancelled, wait_for_approval
 from orchestration.bucket import bucket_line, wine_bucket
+from orchestration.gate import gate_lock
 from orchestration.policies import (
     CACHED,
     CODE_SHA256,
@@ -264,10 +265,11 @@ def add_to_outbox(run: Tracked, split: Split, text: str, card: str) -> list[str]
 
 
 @task(name="promote", task_run_name="promote version {version}", **RETRY_TRANSIENT)
-def promote(version: str, gate_set: pd.DataFrame) -> None:
-    """Promote the version to champion, with an ONNX graph if that scores faster."""
+def promote(version: str, gate_set: pd.DataFrame, opponent: str | None) -> None:
+    """Promote the version to champion in place of `opponent`, with an ONNX graph if that scores faster."""
     with tracking.store(settings()) as store:
         scoring.log_graph(store, version, gate_set)
+        registry.assert_unchanged(store, version, opponent)
         registry.promote(store, version)
 
 
@@ -310,7 +312,7 @@ def push() -> tuple[list[str], str]:
 def delete_old_files() -> int:
     """Delete the files of all but the newest runs, as `WINE_KEEP_RUNS` says, and return of how many."""
     config = settings()
-    with exclusive_lock(config.local / "registry.lock"), tracking.store(config) as store:
+    with gate_lock(config), tracking.store(config) as store:
         old = retention.beyond_newest(store, config.keep_runs)
         if old:
             with wine_bucket(config) as (bucket, _):
@@ -355,7 +357,7 @@ def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
 def publish_model(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
     """Track the run and register its model, unless an identical version exists and the cache is in use."""
     inputs, fresh = inputs_checksum(prepared.split, trained.choice, seed), get_current_settings().tasks.refresh_cache
-    with exclusive_lock(settings().local / "registry.lock"):
+    with gate_lock(settings()):
         if not fresh and (identical := find_identical(inputs)):
             version, run, is_champion = identical
             why = "has the same data, parameters, seed, code and libraries"
@@ -385,7 +387,7 @@ def publish_new(prepared: Prepared, trained: Trained, seed: int, started: dateti
     queued = add_to_outbox(run, prepared.split, text, card)
     manual = settings().approval == "manual"
     if verdict.promoted and not manual:
-        promote(version, prepared.gate_set)
+        promote(version, prepared.gate_set, verdict.champion)
     fate = "the champion" if verdict.promoted and not manual else "a challenger"
     log.info("register  version %s is %s: %s", version, fate, verdict.reason)
     return Published(run, version, text, queued, card, verdict if manual and verdict.promoted else None)

@@ -51,9 +51,8 @@ def environment(config: Settings) -> dict[str, str]:
     }
 
 
-def start_all() -> int:
-    """Run the Procfile until it is interrupted or a server stops, and return its exit code."""
-    config = prepare_home()
+def assert_free(config: Settings) -> None:
+    """Raise a `SettingsError` that names each port on which somebody listens already."""
     taken = [
         f"port {port}, of {name}, is taken (WINE_{name.upper()}_PORT)"
         for name, port in ports(config).items()
@@ -61,6 +60,12 @@ def start_all() -> int:
     ]
     if taken:
         raise SettingsError(f"{'; '.join(taken)}. Stop what listens there (another make up?) or mend .env.")
+
+
+def start_all() -> int:
+    """Run the Procfile until it is interrupted or a server stops, and return its exit code."""
+    config = prepare_home()
+    assert_free(config)
     own = {"mlflow": QUIET, "s3": s3_environment(*local_keys(config))}
     (config.local / "s3" / config.bucket).mkdir(parents=True, exist_ok=True)
     servers = Manager()

@@ -67,6 +67,17 @@ def killed_after(name: str, places: dict[str, Any]) -> None:
     replace(name, places, work_and_die)
 
 
+def slow_after(name: str, places: dict[str, Any]) -> None:
+    """Let the process stand still for seconds when a function has done its work."""
+
+    def work_and_sleep(function: Callable, *args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        time.sleep(4)
+        return result
+
+    replace(name, places, work_and_sleep)
+
+
 def full_disk_at(name: str, places: dict[str, Any]) -> None:
     """Let the disk be full while a function works."""
 
@@ -109,6 +120,7 @@ def midnight(seconds: int, _places: dict[str, Any]) -> None:
 FAULTS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "none": lambda _value, _places: None,
     "killed after": killed_after,
+    "slow after": slow_after,
     "full disk at": full_disk_at,
     "keys refused at": keys_refused_at,
     "midnight": midnight,

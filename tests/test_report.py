@@ -1,5 +1,8 @@
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from orchestration.report import pages
+from wine_quality.config import settings
 from wine_quality.registry import Verdict
 from wine_quality.templates import render
 
@@ -29,3 +32,10 @@ INTERVAL = (
 )
 def test_the_report_says_what_the_gate_decided_and_at_which_level(verdict, text):
     assert render("gate.md.j2", verdict=verdict, version="2") == text
+
+
+def test_the_pages_are_those_of_shared_servers_without_their_passwords_else_those_of_make_up(monkeypatch):
+    assert pages(settings(mlflow_port=1234, prefect_port=5678)) == ("http://127.0.0.1:1234", "http://127.0.0.1:5678")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://wine:secret@mlflow.example")
+    with temporary_settings({PREFECT_API_URL: "https://prefect.example/api"}):
+        assert pages(settings()) == ("https://mlflow.example", "https://prefect.example")

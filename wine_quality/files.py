@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
             part = Path(aside) / path.name
             yield part
             part.replace(path)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only you can read, whole or not at all, into a folder that only you can read if it is new."""
+    with translate_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = path.with_name(f".{path.name}-{os.getpid()}")
+        part.touch(mode=0o600)
+        part.write_bytes(content)
+        part.replace(path)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wine_quality.config import Settings
 from wine_quality.errors import DataError, StorageError, StorageUnavailable
-from wine_quality.files import translate_disk_errors
+from wine_quality.files import translate_disk_errors, write_private
 from wine_quality.ports import free_port
 from wine_quality.processes import server
 
@@ -59,10 +59,7 @@ def local_keys(config: Settings) -> tuple[str, str]:
     with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            part = path.with_suffix(f".{os.getpid()}")
-            part.touch(mode=0o600)
-            part.write_text(f"{secrets.token_hex(10)},{secrets.token_hex(20)}")
-            part.rename(path)
+            write_private(path, f"{secrets.token_hex(10)},{secrets.token_hex(20)}".encode())
         path.chmod(0o600)
     key, _, secret = path.read_text().partition(",")
     if not (key and secret):

@@ -16,7 +16,8 @@ START_SECONDS = 300
 STOP_SECONDS = 30  # that a process has to end after SIGTERM, before SIGKILL
 # the watcher is the one in the background: there a shell has SIGINT ignored, and whoever it starts inherits that
 AS_LONG_AS_WE_LIVE = """exec 3<&0
-{ read -r _ <&3; kill $$; } & # the pipe closes with us
+stop=$1; shift
+{ read -r _ <&3; kill -s "$stop" $$; } & # the pipe closes with us
 exec "$@" </dev/null 3<&-
 """
 
@@ -52,11 +53,13 @@ def end(process: subprocess.Popen) -> None:
 
 
 @contextmanager
-def companion(command: list[str | Path], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+def companion(
+    command: list[str | Path], log: Path, environment: dict[str, str], stop: str = "TERM"
+) -> Iterator[subprocess.Popen]:
     """Run a command with its output in a log, and stop it at the end of the block, or when this process dies."""
     with log.open("wb") as lines:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", AS_LONG_AS_WE_LIVE, "companion", *command],
+            ["/bin/sh", "-c", AS_LONG_AS_WE_LIVE, "companion", stop, *command],
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=lines,

@@ -298,15 +298,23 @@ def promote_approved(store: Store, version: str, opponent: str | None, reason: s
 
     `opponent` is the number of the champion with which it was compared, None if there was none.
     """
-    current = champion(store)
-    if (current and str(current.version)) != opponent:
+    try:
+        assert_unchanged(store, version, opponent)
+    except RegistryError:
         end_approval(store, version, "rejected: another version became champion while it waited for approval")
+        raise
+    promote(store, version)
+    end_approval(store, version, f"approved: {reason or 'no reason given'}")
+
+
+def assert_unchanged(store: Store, version: str, opponent: str | None) -> None:
+    """Raise `RegistryError` if neither `opponent`, with which a version was compared, nor the version is champion."""
+    current = champion(store)
+    if (current and str(current.version)) not in (opponent, version):
         raise RegistryError(
             f"version {version} was compared with {f'version {opponent}' if opponent else 'no champion'}, and another "
             "one has become champion since. Train again with `make run`."
         )
-    promote(store, version)
-    end_approval(store, version, f"approved: {reason or 'no reason given'}")
 
 
 def refusal_reason(store: Store, candidate: ModelVersion, current: ModelVersion | None) -> str:

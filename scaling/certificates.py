@@ -1,0 +1,88 @@
+"""Certificates of a private authority, with which the processes of a Dask cluster know each other.
+
+A Dask scheduler runs whatever code a client sends. So it must listen on TLS and take only those whose certificate the
+authority signed. The authority's own key is not stored: for a further machine make all certificates again, here.
+"""
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from wine_quality.errors import DataError
+from wine_quality.files import write_private
+
+AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
+FILES = (AUTHORITY, CERTIFICATE, KEY)
+DAYS, RENEWED = 365, timedelta(days=30)  # how long they are valid, and how long before that ends they are made again
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def certificates(folder: Path, hosts: tuple[str, ...] = LOOPBACK) -> Path:
+    """Return `folder` with `ca.pem`, `cert.pem` and `key.pem`, made if they are missing, expire soon, or lack a host.
+
+    One certificate serves scheduler, workers and clients, because each of Dask's processes is server and client to the
+    others. Only you can read the folder. Raise `DataError` if a file in it is not a certificate or cannot be written.
+    """
+    if not is_valid(folder, hosts):
+        for name, content in zip(FILES, new_certificates(hosts), strict=True):
+            write_private(folder / name, content)
+    return folder
+
+
+def is_valid(folder: Path, hosts: tuple[str, ...]) -> bool:
+    """Say whether a folder holds all files, for these hosts and for longer than `RENEWED`."""
+    paths = [folder / name for name in FILES]
+    if not all(path.exists() for path in paths):
+        return False
+    try:
+        ssl.create_default_context().load_cert_chain(*paths[1:])
+        certificate = x509.load_pem_x509_certificate(paths[1].read_bytes())
+    except (ValueError, OSError) as error:
+        raise DataError(f"{folder}: holds no usable certificates ({error}). Delete it; it is made anew.") from None
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    lives = certificate.not_valid_after_utc - datetime.now(UTC)
+    return lives > RENEWED and set(alternative_names(hosts)) <= set(names)
+
+
+def new_certificates(hosts: tuple[str, ...]) -> tuple[bytes, bytes, bytes]:
+    """Return the certificate of a new authority, one that it signed for hosts, and the key of the latter, as PEM."""
+    signer, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    issuer, subject = name("wine-quality authority"), name("wine-quality cluster")
+    authority = builder(issuer, issuer, signer).add_extension(x509.BasicConstraints(True, 0), critical=True)
+    own = builder(issuer, subject, key).add_extension(x509.BasicConstraints(False, None), critical=True)
+    own = own.add_extension(x509.SubjectAlternativeName(alternative_names(hosts)), critical=False)
+    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    own = own.add_extension(x509.ExtendedKeyUsage(both), critical=False)
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    signed = [one.sign(signer, hashes.SHA256()).public_bytes(pem) for one in (authority, own)]
+    return signed[0], signed[1], private
+
+
+def builder(issuer: x509.Name, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    """Return what two certificates have in common, still unsigned; they are valid from yesterday on."""
+    start = datetime.now(UTC) - timedelta(days=1)  # the clock of another machine may be behind
+    number, end = x509.random_serial_number(), start + timedelta(days=DAYS)
+    return x509.CertificateBuilder(issuer, subject, key.public_key(), number, start, end)
+
+
+def name(common: str) -> x509.Name:
+    """Return a name with one part."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def alternative_names(hosts: tuple[str, ...]) -> list[x509.GeneralName]:
+    """Return hosts as a certificate lists them: addresses, or names of the domain name system."""
+    names: list[x509.GeneralName] = []
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    return names

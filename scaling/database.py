@@ -1,0 +1,114 @@
+"""PostgreSQL for several machines: a server of our own or one that `WINE_POSTGRES` names, a role and database a tool.
+
+A tool's role owns its database and may not enter that of the other. Passwords reach the server as SCRAM verifiers only.
+"""
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import make_url
+
+from wine_quality.errors import DeploymentError
+from wine_quality.files import translate_disk_errors, write_private
+
+DEBIAN = Path("/usr/lib/postgresql")
+ADMIN = "wine_admin"
+DRIVERS = {"mlflow": "psycopg", "prefect": "asyncpg"}
+INSTALL = "Install it (on Debian and Ubuntu: sudo apt install postgresql), or name a server in WINE_POSTGRES."
+
+
+def programs() -> Path:
+    """Return the folder of the newest version that is installed."""
+    found = DEBIAN.glob("*/bin/initdb")
+    newest = max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))], default=None)
+    if newest is None:
+        raise DeploymentError(f"PostgreSQL is not in {DEBIAN}. {INSTALL}")
+    return newest.parent
+
+
+def create_cluster(folder: Path, password: str) -> None:
+    """Make the data of a server in `folder/data`, if there is none yet; raise `DeploymentError` if that fails."""
+    if (folder / "data").exists():
+        return
+    part, file, user = folder / "part", folder / "password", unprivileged()
+    with translate_disk_errors(folder):
+        shutil.rmtree(part, ignore_errors=True)
+        write_private(file, password.encode())
+        for path in (folder, file) if user else ():
+            shutil.chown(path, user)
+    options = [f"--username={ADMIN}", f"--pwfile={file}", "--auth=scram-sha-256", "--no-locale", "--encoding=UTF8"]
+    command = [*as_unprivileged(), programs() / "initdb", *options, part]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    file.unlink()
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["initdb said nothing"])[-1]
+        raise DeploymentError(f"PostgreSQL cannot use {folder}{f' as user {user}' if user else ''}: {last}. {INSTALL}")
+    part.rename(folder / "data")
+
+
+def unprivileged() -> str | None:
+    """Return a user that PostgreSQL accepts, as it does not accept root; None where the present one is."""
+    known = {user.pw_name for user in pwd.getpwall()}
+    return None if os.geteuid() else next(name for name in ("postgres", "nobody") if name in known)
+
+
+def as_unprivileged() -> list[str]:
+    """Return the words before a command that run it as that user."""
+    if not (user := unprivileged()):
+        return []
+    return ["setpriv", "--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid), "--clear-groups"]
+
+
+def address(user: str, password: str, port: int) -> str:
+    """Return the address of our own server."""
+    return f"postgresql://{user}:{password}@127.0.0.1:{port}/postgres"
+
+
+def url_of(admin: str, tool: str, password: str) -> str:
+    """Return the address of a tool's database for its own role and driver, on the server of an administrator."""
+    own = make_url(admin).set(username=tool, password=password, database=tool)
+    return own.set(drivername=f"postgresql+{DRIVERS[tool]}").render_as_string(hide_password=False)
+
+
+def without_password(url: str) -> str:
+    """Return an address with its password masked."""
+    return make_url(url).render_as_string()
+
+
+def answers(url: str) -> bool:
+    """Say whether a server takes a connection."""
+    try:
+        psycopg.connect(url, connect_timeout=3).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def create_database(admin: str, name: str, password: str, *extensions: str) -> None:
+    """Create a role and a database of one name if they are missing, and give the role its password.
+
+    Raise `DeploymentError` if the administrator's address does not work, or its role may not do so.
+    """
+    role = sql.Identifier(name)
+    try:
+        with psycopg.connect(admin, autocommit=True, connect_timeout=5) as server:
+            if not server.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount:
+                server.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+            verifier = server.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+            server.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, verifier))
+            if not server.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount:
+                server.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))  # else only a superuser can go on
+                server.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
+            server.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
+        with psycopg.connect(admin, dbname=name, autocommit=True, connect_timeout=5) as database:
+            for extension in extensions:
+                database.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(extension)))
+    except psycopg.Error as error:
+        line = str(error).strip().splitlines()[0]
+        raise DeploymentError(f"PostgreSQL: {line}. Mend WINE_POSTGRES, or unset it to start a server here.") from None
