@@ -92,7 +92,7 @@ class Processes:
 
     def new_pool(self) -> ProcessPoolExecutor:
         """Return a pool of fresh processes, which inherit no threads of this one."""
-        return ProcessPoolExecutor(self.workers, get_context("spawn"), os.environ.update, (ONE_THREAD,))
+        return ProcessPoolExecutor(self.workers, get_context("spawn"), use_one_thread)
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Start a unit, or queue it in the pool."""
@@ -131,6 +131,11 @@ class Processes:
     def close(self) -> None:
         """End the processes."""
         self.pool.shutdown(cancel_futures=True)
+
+
+def use_one_thread() -> None:
+    """Tell the libraries that this process imports later to use one thread."""
+    os.environ.update(ONE_THREAD)
 
 
 class OnDask:
