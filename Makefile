@@ -96,7 +96,7 @@ rows: setup ## make rows ROWS=10000000 ROWS_AT=folder: make a dataset of many ro
 	@$(PY) -m scaling.make_rows "$(ROWS)" "$(ROWS_AT)"
 
 train-at-scale: setup ## make train-at-scale ROWS_AT=folder: from many rows to a version, within WINE_MEMORY
-	@$(PY) -m orchestration.run scaling.train_at_scale:train_at_scale
+	@WINE_DATA="$(ROWS_AT)" $(PY) -m orchestration.run scaling.train_at_scale:train_at_scale
 
 ## To work on the code
 

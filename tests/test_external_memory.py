@@ -72,7 +72,7 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint_to_as_good_a_mod
     assert f"goes on after round {resumed} of 250, from a checkpoint" in caplog.text
     assert resumed % external_memory.CHECKPOINT == 0 < resumed
     assert pipeline["model"].get_booster().num_boosted_rounds() == 250
-    assert len({tree for tree in pipeline["model"].get_booster().get_dump()}) == 250  # nothing is drawn twice
+    assert len(set(pipeline["model"].get_booster().get_dump())) == 250  # nothing is drawn twice
     of_one_go = rmse(rows["quality"], predict(fit(build(NAME, 42), rows), rows))
     assert rmse(rows["quality"], predict(pipeline, rows)) == pytest.approx(of_one_go, rel=0.1)
 
