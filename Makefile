@@ -6,9 +6,11 @@ UV := uv==0.13.9
 PYTHONS = $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 IN_RANGE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BY_FILE = --numprocesses 2 --dist loadfile --no-loadscope-reorder
+ROWS = 1000000
+ROWS_AT = .local/rows
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run data test test-slow test-all start check clean setup setup-scaling lab notebooks up deploy bucket push serve score monitor simulate rollback cluster lint check-docs format images sample bench lock canary
+.PHONY: help run data test test-slow test-all start check clean setup setup-scaling lab notebooks up deploy bucket push serve score monitor simulate rollback rows train-at-scale cluster lint check-docs format images sample bench lock canary
 
 ## First
 
@@ -89,6 +91,12 @@ rollback: setup ## give the alias champion back to the version before
 	@$(PY) -m monitoring.rollback
 
 ## Chapter 6: scaling
+
+rows: setup ## make rows ROWS=10000000 ROWS_AT=folder: make a dataset of many rows, from the wine in WINE_DATA
+	@$(PY) -m scaling.make_rows "$(ROWS)" "$(ROWS_AT)"
+
+train-at-scale: setup ## make train-at-scale ROWS_AT=folder: from many rows to a version, within WINE_MEMORY
+	@WINE_DATA="$(ROWS_AT)" $(PY) -m orchestration.run scaling.train_at_scale:train_at_scale
 
 cluster: setup-scaling ## start on loopback what a team runs on several machines, with passwords and TLS; Ctrl-C stops it
 	@$(PY) -m scaling.cluster

@@ -55,9 +55,15 @@ def cache_key(context: Any, parameters: dict[str, Any]) -> str:
     return checksum(context.task.name, sorted(inputs.items()))
 
 
-def inputs_checksum(split: tuple[pd.DataFrame, pd.DataFrame], choice: Candidate, seed: int) -> str:
-    """Return a checksum of everything that a fitted model and its scores depend on."""
-    return checksum(*map(table_checksum, split), choice.name, sorted(choice.params.items()), seed)
+def inputs_checksum(
+    split: tuple[pd.DataFrame, pd.DataFrame], choice: Candidate, seed: int, whole: str | None = None
+) -> str:
+    """Return a checksum of everything that a fitted model and its scores depend on.
+
+    `whole` is the checksum of the dataset if the split holds samples of it.
+    """
+    more = [] if whole is None else [whole]
+    return checksum(*map(table_checksum, split), choice.name, sorted(choice.params.items()), seed, *more)
 
 
 def log_cache_hit(task: Any, _run: Any, state: Any) -> None:

@@ -25,7 +25,7 @@ from wine_quality.models import default_params
 from wine_quality.registry import Verdict
 from wine_quality.sources import Dataset
 from wine_quality.templates import render
-from wine_quality.tracking import FIGURE, Store, Tracked
+from wine_quality.tracking import FIGURE, Store, Tracked, Whole
 from wine_quality.tuning import Candidate
 
 REPORT, CARD = "report.md", "model-card.md"  # artifacts of a run, in MLflow and in the bucket
@@ -41,12 +41,21 @@ HEADINGS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset, what its checks found (duplicates, leakage, the balance of the split), and the split of its rows."""
+    """A dataset, what its checks found (duplicates, leakage, the balance of the split), and the split of its rows.
+
+    If there is a `whole`, the two sets are samples of it.
+    """
 
     dataset: Dataset
     notes: list[str]
     train: pd.DataFrame
     gate_set: pd.DataFrame
+    whole: Whole | None = None
+
+    @property
+    def validation(self) -> str:
+        """How the leaderboard was scored: `cv`, by cross-validation, or `held_out`, on rows that were left out."""
+        return "held_out" if self.whole and self.whole.held_out else "cv"
 
     @property
     def split(self) -> tuple[pd.DataFrame, pd.DataFrame]:

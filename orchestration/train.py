@@ -198,7 +198,7 @@ def evaluate(pipeline: Pipeline, interval: Pipeline, gate_set: pd.DataFrame, see
 def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict[str, str]) -> Tracked:
     """Log the run, its rows and its model to MLflow."""
     params = {"model": trained.choice.name, "seed": seed, **trained.params}
-    metrics = {f"cv_{measure}": value for measure, value in trained.leaderboard.iloc[0].items()}
+    metrics = {f"{prepared.validation}_{measure}": value for measure, value in trained.leaderboard.iloc[0].items()}
     with tracking.store(settings()) as store:
         run = tracking.log_run(
             store,
@@ -211,6 +211,7 @@ def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict
             tags,
             trained.interval,
             trained.evaluation,
+            prepared.whole,
         )
         store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), WINES)
     log.info("track     run %s", name)
@@ -356,7 +357,9 @@ def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
 @flow(name="publish-model", flow_run_name="track, compare, register", validate_parameters=False)
 def publish_model(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
     """Track the run and register its model, unless an identical version exists and the cache is in use."""
-    inputs, fresh = inputs_checksum(prepared.split, trained.choice, seed), get_current_settings().tasks.refresh_cache
+    whole = prepared.whole.checksum if prepared.whole else None
+    inputs = inputs_checksum(prepared.split, trained.choice, seed, whole)
+    fresh = get_current_settings().tasks.refresh_cache
     with gate_lock(settings()):
         if not fresh and (identical := find_identical(inputs)):
             version, run, is_champion = identical
@@ -371,11 +374,13 @@ def publish_model(prepared: Prepared, trained: Trained, seed: int, started: date
 
 def publish_new(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
     """Track, compare, register, and promote the version if it is better: last of all, when its files are safe."""
+    table, whole = prepared.dataset.table, prepared.whole
     tags = {
         "data_source": prepared.dataset.source,
         "data": prepared.dataset.why,
-        "data_sha256": sources.table_checksum(prepared.dataset.table),
-        registry.DISTINCT_ROWS: sources.table_checksum(splits.distinct_rows(prepared.dataset.table)),
+        "data_sha256": whole.checksum if whole else sources.table_checksum(table),
+        registry.DISTINCT_ROWS: whole.checksum if whole else sources.table_checksum(splits.distinct_rows(table)),
+        **(whole.tags if whole else {}),
         "code_sha256": CODE_SHA256,
         "git_commit": tracking.git_commit(),
     }
@@ -419,6 +424,11 @@ def train_wine_quality(
         prepared = prepare_data(config.data, train_file, validation_file)
         trained = train_models(prepared, max_evals, config.seed)
         published = publish_model(prepared, trained, config.seed, scheduled_time())
+    return conclude(prepared, trained, published)
+
+
+def conclude(prepared: Prepared, trained: Trained, published: Published) -> str:
+    """Push, report, wait for an approval if one is needed, and return the id of the MLflow run."""
     push_and_report(trained, published)
     if published.proposed:
         propose(published.version, str(flow_run.id))

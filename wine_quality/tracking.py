@@ -2,6 +2,7 @@
 
 import getpass
 import hashlib
+import json
 import logging
 import os
 import re
@@ -64,6 +65,8 @@ SOURCE, SCORED_ON = "data_source", "scored_on_sha256"  # tags of each run
 TRAINED_ON = "training_wines.txt"  # an artifact of it
 FIGURE = "predicted_against_actual.png"  # another
 SLICES, IMPORTANCE = "slices.csv", "importance.csv"  # and two more, if the model was evaluated
+BY_HASH = "trained_on_all_but_gate_set"  # the tag of a run that was trained on more rows than it logs
+PARTS = "parts.json"  # an artifact of such a run, with the parts of its dataset
 WINES = "wines.csv"  # and another, of both sets, which the flow logs
 MODEL_FILE = "model.skops"  # as MLflow calls it
 INTERVAL_FILE, INTERVAL_SUM = "interval.skops", "interval_sha256"  # an artifact of a run, and the tag with its sum
@@ -101,6 +104,21 @@ class Tracked:
     run_id: str
     experiment_id: str
     model_id: str
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A dataset of which a run logs samples, because it's too large: how many of its rows are in the training set.
+
+    `checksum` is that of all its rows, `manifest` describes its parts, and `tags` says how the run was trained on it.
+    With `held_out`, the sample of the training set was left out of the fit.
+    """
+
+    train_rows: int
+    checksum: str
+    manifest: dict[str, Any]
+    held_out: bool
+    tags: dict[str, str]
 
 
 def is_conflict(error: BaseException) -> bool:
@@ -305,16 +323,21 @@ def download_model(store: Store, model_id: str, path: Path) -> Path:
     return path
 
 
-def log_dataset(store: Store, run_id: str, rows: pd.DataFrame, name: str, context: str) -> None:
-    """Log a table as a dataset of a run; `context` is `training` or `evaluation`."""
-    logged = dataset_input(rows, name, context)
+def log_dataset(
+    store: Store, run_id: str, rows: pd.DataFrame, name: str, context: str, whole: Whole | None = None
+) -> None:
+    """Log a table, or the whole that it is a sample of, as a dataset of a run for `training` or for `evaluation`."""
+    logged = dataset_input(rows, name, context, whole)
     retried(store.client.log_inputs)(run_id, [logged])  # another run may log the same dataset at the same moment
 
 
-def dataset_input(rows: pd.DataFrame, name: str, context: str) -> DatasetInput:
-    """Return a table as MLflow logs it: its name, its shape, and a digest of its values."""
+def dataset_input(rows: pd.DataFrame, name: str, context: str, whole: Whole | None = None) -> DatasetInput:
+    """Return a table, or a whole of which it is a sample, as MLflow logs it: its name, shape and digest."""
     table = rows.astype({TARGET: "float64"}).reset_index(drop=True)  # the digest would cover the index
     described = from_pandas(table, name=name, targets=TARGET).to_dict()
+    if whole is not None:
+        shape = {"num_rows": whole.train_rows, "num_elements": whole.train_rows * table.shape[1]}
+        described |= {"profile": json.dumps(shape), "digest": whole.checksum[:8]}
     return DatasetInput(Dataset(**described), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
 
 
@@ -334,18 +357,22 @@ def running(store: Store, name: str, tags: dict[str, str]) -> Iterator[str]:
 def log_run(
     store: Store, name: str, pipeline: Pipeline, split: tuple[pd.DataFrame, pd.DataFrame | None], source: str,
     params: dict[str, Any], metrics: dict[str, float] | None = None, tags: dict[str, str] | None = None,
-    interval: Pipeline | None = None, evaluation: Evaluation | None = None,
+    interval: Pipeline | None = None, evaluation: Evaluation | None = None, whole: Whole | None = None,
 ) -> Tracked:  # fmt: skip
     """Log a pipeline that was fitted on the training set as a run: parameters, metrics, tags, datasets, and the model.
 
     `split` is the training set and the gate set, each of shape (n rows, 13). Without a gate set the run cannot be
     compared with the champion; with one, its metrics are added as `gate_<name>`. `source` is that of `sources.Dataset`,
     `interval` the pipeline of `intervals.fit_half_width`, and `evaluation` what is known of the model on the gate set.
+    The two sets are samples if there is a `whole`.
     """
     train, gate_set = split
     with running(store, name, {SOURCE: source, **(tags or {})}) as run_id:
         store.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        log_dataset(store, run_id, train, source, "training")
+        log_dataset(store, run_id, train, source, "training", whole)
+        if whole is not None:
+            store.client.set_tag(run_id, BY_HASH, "yes")
+            store.client.log_dict(run_id, whole.manifest, PARTS)
         store.client.log_text(run_id, "\n".join(row_keys(train)), TRAINED_ON)
         metrics = dict(metrics or {})
         if gate_set is not None:

@@ -1,0 +1,128 @@
+"""Measure what many rows take: `python -m benchmarks.rows` with `WINE_DATA` set; half an hour.
+
+Duplicates, split and leakage over parts by one and by two processes and in memory; then 40 rounds of XGBoost from
+memory and from external memory. Each measurement is a process of its own, the memory that of it and all it started.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import xgboost
+
+from benchmarks.machine import memory_gb, write_results
+from scaling.make_rows import write_rows
+from wine_quality import chunked, splits
+from wine_quality.config import settings
+from wine_quality.engines import open_engine
+from wine_quality.external_memory import CachedRows, write_cache
+from wine_quality.models import build
+from wine_quality.parts import list_parts, read_batches
+from wine_quality.schema import TARGET, to_matrix
+from wine_quality.sources import load_dataset
+
+SIZES, IN_MEMORY = (10**4, 10**5, 10**6, 10**7), 10**5  # beyond, the blanks of `distinct_rows` take an hour
+ROUNDS, THREADS = 40, 2
+
+
+def over_parts(folder: str, workers: str) -> dict[str, Any]:
+    begin = time.perf_counter()
+    with open_engine(settings(workers=int(workers))) as engine, tempfile.TemporaryDirectory() as keys:
+        rows = chunked.split_parts(list_parts(folder), Path(keys), engine)
+        head = next(rows.batches(chunked.GATE))
+        both = chunked.leaked(rows, head)
+    seconds = time.perf_counter() - begin
+    return {
+        "seconds": seconds,
+        "train": rows.count(chunked.TRAIN),
+        "gate": rows.count(chunked.GATE),
+        "leaked": both.sum(),
+    }
+
+
+def in_memory(folder: str) -> dict[str, Any]:
+    begin = time.perf_counter()
+    table = pd.concat((batch for part in list_parts(folder) for batch in read_batches(part)), ignore_index=True)
+    train, gate_set = splits.train_gate_split(splits.distinct_rows(table))
+    both = splits.leaked(train, gate_set)
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "train": len(train), "gate": len(gate_set), "leaked": both.sum()}
+
+
+def train(folder: str, way: str) -> dict[str, Any]:
+    """Train on all parts but the last, on which the RMSE is."""
+    *parts, last = list_parts(folder)
+    model: Any = build("xgboost_tuned", 42)["model"]
+    params = model.get_xgb_params() | {"nthread": THREADS}
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as aside:
+        matrix = MATRICES[way](parts, Path(aside))
+        ready = time.perf_counter()
+        booster = xgboost.train(params, matrix, ROUNDS)
+        end = time.perf_counter()
+    rows = pd.concat(read_batches(last))
+    errors = booster.predict(xgboost.DMatrix(to_matrix(rows))) - rows[TARGET]
+    rmse = float(np.sqrt((errors**2).mean()))
+    return {"seconds": end - begin, "reading_seconds": ready - begin, "rows": matrix.num_row(), "rmse": rmse}
+
+
+def from_memory(parts: list[str], _: Path) -> xgboost.DMatrix:
+    tables = [np.column_stack([to_matrix(rows), rows[TARGET]]).astype("float32") for rows in batches(parts)]
+    whole = np.concatenate(tables)
+    del tables
+    return xgboost.QuantileDMatrix(whole[:, :-1], whole[:, -1], nthread=THREADS)
+
+
+def from_disk(parts: list[str], folder: Path) -> xgboost.DMatrix:
+    cache = write_cache(batches(parts), folder, 0)
+    return xgboost.ExtMemQuantileDMatrix(CachedRows(cache.paths, cache.means, folder), nthread=THREADS)
+
+
+MATRICES = {"quantile_matrix": from_memory, "external_memory": from_disk}
+WORK = {"over_parts": over_parts, "in_memory": in_memory, "train": train}
+
+
+def batches(parts: list[str]):
+    return (rows for part in parts for rows in read_batches(part, checked=True))
+
+
+def measure(*words: str) -> dict[str, Any]:
+    """Return what a measurement printed, with the most memory that it and its children held."""
+    command = [sys.executable, "-m", "benchmarks.rows", *words]
+    process, peak = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), 0.0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            peak = max(peak, memory_gb(process.pid))
+        time.sleep(0.1)
+    result = json.loads(process.communicate()[0].splitlines()[-1]) | {"peak_gb": round(peak, 2)}
+    print(*words, result, flush=True)
+    return result
+
+
+def main() -> None:
+    config, results = settings(), {}
+    real = load_dataset(config).collection
+    with tempfile.TemporaryDirectory() as aside:
+        for size in SIZES:
+            folder = str(Path(aside) / f"{size}")
+            write_rows(real, size, Path(folder), config.seed)
+            results[f"{size}"] = {f"parts_{n}": measure("over_parts", folder, n) for n in ("1", "2")}
+            if size <= IN_MEMORY:
+                results[f"{size}"]["in_memory"] = measure("in_memory", folder)
+        training = {way: measure("train", folder, way) for way in MATRICES}
+    write_results("rows", {"split": results, "training": training})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(WORK[sys.argv[1]](*sys.argv[2:]), default=float))
+    else:
+        main()

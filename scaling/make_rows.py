@@ -1,0 +1,91 @@
+"""Make a dataset of many rows, so that there is something to scale to: `make rows ROWS=10000000 ROWS_AT=folder`.
+
+The first rows are the real ones of `WINE_DATA`. Every other is one of them with each measurement moved a little,
+within its physical bounds, and with its quality. Some are exact copies of the row before, and a few cells are blank, as
+often as in Kaggle's file. The same data, seed and number of rows give the same parts, which are marked as synthetic: a
+model of them never replaces one of real data.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from wine_quality.command import exit_code
+from wine_quality.config import ROOT, settings
+from wine_quality.errors import DataError, SettingsError
+from wine_quality.files import translate_disk_errors
+from wine_quality.parts import SYNTHETIC
+from wine_quality.schema import MEASUREMENTS
+from wine_quality.sources import KAGGLE_BLANKS, load_dataset
+
+PART = 250_000  # rows
+NOISE = 0.05  # standard deviations of a column
+COPIES = 0.01  # the share of rows that are exact copies
+DIGITS = 8  # significant: a row key has no more
+
+
+def make_part(real: pd.DataFrame, rows: int, number: int, seed: int) -> pd.DataFrame:
+    """Return the rows of one part, of shape (n rows, 13); part 0 begins with the real rows."""
+    rng = np.random.default_rng([seed, number])
+    begin = real.head(rows) if number == 0 else real.head(0)
+    made = real.iloc[rng.integers(len(real), size=rows - len(begin))].reset_index(drop=True)
+    for name, bounds in MEASUREMENTS.items():
+        moved = made[name] + rng.normal(scale=NOISE * real[name].std(), size=len(made))
+        made[name] = significant(moved.clip(bounds.low, bounds.high).to_numpy())
+    copies = np.flatnonzero(rng.random(len(made)) < COPIES)
+    made.iloc[copies[copies > 0]] = made.iloc[copies[copies > 0] - 1].to_numpy()
+    for name, blanks in KAGGLE_BLANKS.items():
+        made.loc[rng.random(len(made)) < blanks / len(real), name] = np.nan
+    return pd.concat([begin, made.astype(begin.dtypes.to_dict())], ignore_index=True)
+
+
+def significant(values: np.ndarray) -> np.ndarray:
+    """Return numbers rounded to eight significant digits."""
+    size = np.floor(np.log10(np.where(values == 0, 1, np.abs(values))))
+    scale = 10 ** (DIGITS - 1 - size)
+    return np.round(values * scale) / scale
+
+
+def write_rows(real: pd.DataFrame, rows: int, folder: Path, seed: int) -> None:
+    """Write a dataset of some rows into a new folder, which appears whole or not at all.
+
+    Raise `DataError` if the folder exists or the disk is full.
+    """
+    if folder.exists():
+        raise DataError(f"{folder}: is there already. Take it away, or name another folder: ROWS_AT=…")
+    schema = pa.Schema.from_pandas(real, preserve_index=False).with_metadata({SYNTHETIC: b"true"})
+    with translate_disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".rows-") as aside,
+            tqdm(total=rows, desc="rows", unit=" rows", unit_scale=True, disable=None) as progress,
+        ):
+            whole = Path(aside) / folder.name
+            whole.mkdir()
+            for number, start in enumerate(range(0, rows, PART)):
+                part = make_part(real, min(PART, rows - start), number, seed)
+                table = pa.Table.from_pandas(part, schema, preserve_index=False)
+                pq.write_table(table, whole / f"part-{number:05}.parquet")
+                progress.update(len(part))
+            whole.rename(folder)
+
+
+def main() -> None:
+    """Write as many rows as the first argument says into the folder that the second one names."""
+    count, folder = sys.argv[1:]
+    if not count.isdecimal() or int(count) == 0:
+        raise SettingsError(f"ROWS={count}: not a number of rows. Give one, such as ROWS=1000000.")
+    config = settings()
+    dataset = load_dataset(config)
+    write_rows(dataset.collection, int(count), ROOT / Path(folder).expanduser(), config.seed)
+    print(f"rows      {int(count):,} in {folder}, made from {dataset.why}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,136 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPOSITORY
+from faults import largest_file
+from pandas.testing import assert_frame_equal
+
+from scaling.make_rows import make_part, write_rows
+from wine_quality.errors import DataError, StorageError, StorageUnavailable
+from wine_quality.parts import is_synthetic, list_parts, read_batches
+from wine_quality.ports import free_port
+from wine_quality.schema import MEASUREMENTS
+from wine_quality.sources import sample
+from wine_quality.splits import row_keys
+from wine_quality.tables import read_table
+
+
+def rows_of(part: str) -> pd.DataFrame:
+    return pd.concat(read_batches(part))
+
+
+def error_of(part: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        list(read_batches(str(part)))
+    return str(caught.value)
+
+
+def test_a_part_is_read_as_a_table_is_whatever_its_spelling(tmp_path, wines):
+    spelt = wines.rename(columns={"fixed_acidity": "Fixed Acidity", "type": "colour"}).astype({"quality": "float32"})
+    spelt.assign(colour=spelt["colour"].str.upper()).to_parquet(tmp_path / "part-0.parquet")
+    assert_frame_equal(rows_of(str(tmp_path / "part-0.parquet")), read_table(tmp_path / "part-0.parquet"))
+
+
+def test_parts_count_in_the_order_of_their_names_and_other_files_do_not(tmp_path, wines):
+    for name in ("part-10.parquet", "part-02.parquet", "other.parquet", "part-3.csv"):
+        wines.to_parquet(tmp_path / name)
+    assert [Path(part).name for part in list_parts(str(tmp_path))] == ["part-02.parquet", "part-10.parquet"]
+    with pytest.raises(DataError, match=r"none: holds no part-\*\.parquet. Name a folder"):
+        list_parts(str(tmp_path / "none"))
+
+
+def test_all_that_is_wrong_with_a_part_is_one_line_with_its_name(tmp_path, wines):
+    path = tmp_path / "part-0.parquet"
+    many = pd.concat([wines] * 20_000, ignore_index=True)  # more than two batches
+    many.loc[[3, 119_999], "pH"] = 9.0
+    many.loc[70_000, "type"] = "rose"
+    many.to_parquet(path)
+    line = error_of(path)
+    assert line.startswith(f"{path}: 3 problems: row 4, pH: 9.0 is not 2 to 5 pH; row 70001, type: 'rose' is not red")
+    assert "row 120000, pH" in line
+    many.assign(alcohol=99.0).to_parquet(path)
+    assert "120003 problems" in error_of(path)
+    assert "and 119993 more" in error_of(path)
+    wines.drop(columns="pH").to_parquet(path)
+    assert error_of(path) == f"{path}: 1 problem: row 1, columns missing: pH. Mend the file and run again."
+    wines.head(0).to_parquet(path)
+    assert "columns and no rows" in error_of(path)
+    path.write_bytes(b"PAR1 no")
+    assert "not a readable Parquet file" in error_of(path)
+
+
+@pytest.mark.slow
+def test_parts_in_a_bucket_are_read_as_those_in_a_folder(rclone, tmp_path, wines):
+    folder = rclone / "wine-quality" / "many"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("part-0.parquet", "part-1.parquet", "other.parquet", "deeper/part-2.parquet"):
+        wines.to_parquet(folder / name)
+    parts = list_parts("s3://wine-quality/many")
+    assert parts == ["s3://wine-quality/many/part-0.parquet", "s3://wine-quality/many/part-1.parquet"]
+    assert_frame_equal(rows_of(parts[1]), read_table(folder / "part-1.parquet"))
+    assert not is_synthetic(parts[0])
+    with pytest.raises(StorageError, match="bucket nowhere: there is no such bucket"):
+        list_parts("s3://nowhere/many")
+
+
+def test_a_bucket_that_is_away_gives_a_line(set_aws):
+    set_aws(f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageUnavailable, match="bucket wine-quality: nobody listens"):
+        list_parts("s3://wine-quality/many")
+
+
+def test_made_rows_begin_with_the_given_ones_and_stay_within_their_bounds():
+    given = sample("a test").table
+    made = make_part(given, 20_000, 0, seed=1)
+    assert_frame_equal(made.head(len(given)), given.reset_index(drop=True))
+    for name, bounds in MEASUREMENTS.items():
+        assert made[name].dropna().between(bounds.low, bounds.high).all(), name
+    more = made.iloc[len(given) :]
+    assert 20 < more.isna().any(axis=1).sum() < 200
+    assert 100 < row_keys(more).duplicated().sum() < 200
+    digits = made[list(MEASUREMENTS)].map(lambda value: float(f"{value:.8g}"))
+    assert np.allclose(digits, made[list(MEASUREMENTS)], rtol=1e-14, atol=0, equal_nan=True)
+    assert_frame_equal(make_part(given, 20_000, 0, seed=1), made)
+    assert not make_part(given, 9_000, 1, seed=1).equals(make_part(given, 9_000, 2, seed=1))
+
+
+def test_made_rows_are_valid_parts_that_are_marked_as_synthetic(tmp_path, wines):
+    write_rows(wines, 251_000, tmp_path / "rows", seed=1)
+    first, second = list_parts(str(tmp_path / "rows"))
+    assert [pq.read_metadata(part).num_rows for part in (first, second)] == [250_000, 1_000]
+    assert len(rows_of(second)) == 1_000
+    assert is_synthetic(first)
+    with pytest.raises(DataError, match=r"rows: is there already"):
+        write_rows(wines, 10, tmp_path / "rows", seed=1)
+
+
+def test_made_rows_appear_whole_or_not_at_all(tmp_path, wines):
+    with (
+        largest_file(1000),
+        pytest.raises(DataError, match=r"rows: cannot be used \(.*File too large\). Free some"),
+    ):
+        write_rows(wines, 1000, tmp_path / "rows", seed=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_says_what_it_made_or_what_is_wrong(tmp_path):
+    def make_rows(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "scaling.make_rows", *words]
+        environment = os.environ | {"WINE_DATA": "sample"}
+        return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+
+    done = make_rows("1000", str(tmp_path / "rows"))
+    assert done.stdout.startswith(f"rows      1,000 in {tmp_path / 'rows'}, made from the sample"), done.stderr
+    shutil.rmtree(tmp_path / "rows")
+    refused = make_rows("many", str(tmp_path / "rows"))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "ROWS=many: not a number of rows" in refused.stderr
+    assert not (tmp_path / "rows").exists()

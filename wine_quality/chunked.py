@@ -1,0 +1,288 @@
+"""What `splits` does, for a dataset of many rows: duplicates, the gate set and leakage over parts, in little memory.
+
+An engine checks and hashes each part. Then 16 bytes of a row are on the disk, in one of 256 files by the first byte of
+its key: equal rows meet in one file, and a few files at a time fit into memory. The result is the role of each row, a
+byte, the same as `splits.distinct_rows` and `splits.train_gate_split` give it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2_contingency
+
+from wine_quality.engines import Engine
+from wine_quality.errors import DataError
+from wine_quality.files import translate_disk_errors
+from wine_quality.parts import is_synthetic, read_batches
+from wine_quality.schema import MEASUREMENTS, TARGET, to_matrix
+from wine_quality.splits import UNLIKELY, in_gate_set, row_hashes, row_keys
+
+DROPPED, TRAIN, GATE, SAMPLED = 0, 1, 2, 4  # the role of a row; the last is added for those in the sample of their set
+ROLE = TRAIN | GATE  # the bits of a role without that
+LIMIT = 2_000_000  # keys in memory at once
+PREFIXES, PLACE_BITS, STRATUM_BITS = 256, 32, 8
+STRATA = 10  # red or white, and five groups of quality
+BITMAP = 20  # the bits of a hash that rule out most rows without a twin
+
+Twins = dict[tuple[int, ...], np.ndarray]  # hashes of rows over all but some columns, by the numbers of those
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A part that was checked: how many rows it has, those with blanks, and the sum of its keys and qualities.
+
+    The index of `blank` is the row in the part, from 0.
+    """
+
+    rows: int
+    blank: pd.DataFrame
+    checksum: str
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a dataset: a role for each, part after part; part n begins at `starts[n]`.
+
+    `strata` counts the rows of the training and the gate set by type and quality, of shape (2, 10); `twins` are the
+    keys of the rows with blanks that were dropped. `files` hold the keys of all rows as long as their folder exists.
+    """
+
+    parts: list[str]
+    scans: list[Scan]
+    roles: np.ndarray
+    strata: np.ndarray
+    twins: list[np.ndarray]
+    files: "KeyFiles"
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where each part begins, and the end."""
+        return np.cumsum([0, *(one.rows for one in self.scans)])
+
+    @property
+    def checksum(self) -> str:
+        """The sha256 sum of the keys and qualities of all rows, in order."""
+        return hashlib.sha256("\n".join(one.checksum for one in self.scans).encode()).hexdigest()
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether a part is made up."""
+        return any(one.synthetic for one in self.scans)
+
+    def count(self, role: int, bits: int = ROLE) -> int:
+        """Return how many rows have a role, of which some `bits` count."""
+        return int(np.count_nonzero(self.roles & bits == role))
+
+    def batches(self, role: int, bits: int = ROLE) -> Iterator[pd.DataFrame]:
+        """Yield the rows with a role as tidy tables, in order; `bits` of a role count."""
+        wanted = self.roles & bits == role
+        for part, start, end in zip(self.parts, self.starts, self.starts[1:], strict=False):
+            for table in read_batches(part, checked=True) if wanted[start:end].any() else ():
+                yield table.loc[wanted[start : start + len(table)]]
+                start += len(table)
+
+    def table(self, role: int, bits: int = ROLE) -> pd.DataFrame:
+        """Return the rows with a role as one table, the row keys as its index."""
+        whole = pd.concat(self.batches(role, bits))
+        return whole.set_index(row_keys(whole))
+
+
+class KeyFiles:
+    """The keys of all rows on the disk, in files by their first byte, each with its row's place and stratum."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = [folder / f"keys-{number:02x}" for number in range(PREFIXES)]
+
+    def __enter__(self) -> "KeyFiles":
+        with ExitStack() as stack:
+            self.files = [stack.enter_context(path.open("wb")) for path in self.paths]
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def add(self, part: int, keys: np.ndarray, strata: np.ndarray) -> None:
+        """Append the rows of a part, uint64 and uint8 of shape (n rows,)."""
+        places = np.arange(len(keys), dtype="uint64") + np.uint64(part << PLACE_BITS)
+        records = np.column_stack([keys, places << STRATUM_BITS | strata])
+        prefixes = (keys >> np.uint64(56)).astype("uint8")
+        records = records[np.argsort(prefixes, kind="stable")]
+        ends = np.cumsum(np.bincount(prefixes, minlength=PREFIXES))
+        for file, piece in zip(self.files, np.split(records, ends[:-1]), strict=True):
+            file.write(piece.tobytes())
+
+    def groups(self, limit: int) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield neighbouring files with at most `limit` keys together: the first byte, the last, and the records."""
+        sizes, first = [path.stat().st_size // 16 for path in self.paths], 0
+        for last in range(PREFIXES):
+            if last == PREFIXES - 1 or sum(sizes[first : last + 2]) > limit:
+                parts = [np.fromfile(path, dtype="uint64") for path in self.paths[first : last + 1]]
+                yield first, last, np.concatenate(parts).reshape(-1, 2)
+                first = last + 1
+
+    def distinct(self, limit: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the distinct keys in order, and part, row in the part and stratum of the first row that has each."""
+        for _, _, records in self.groups(limit):
+            records = records[np.argsort(records[:, 0])]
+            begins = np.flatnonzero(np.diff(records[:, 0], prepend=~records[:1, 0]))
+            first = np.minimum.reduceat(records[:, 1], begins) if len(begins) else records[:, 1]
+            rows = first >> STRATUM_BITS & (2**PLACE_BITS - 1)
+            yield records[begins, 0], first >> (PLACE_BITS + STRATUM_BITS), rows, first & (2**STRATUM_BITS - 1)
+
+
+def scan(part: str) -> tuple[Scan, np.ndarray, np.ndarray]:
+    """Check a part, and return what is known of it, its keys and its strata; raise `DataError` if it is wrong."""
+    keys, strata, blank, checksum = [], [], [], hashlib.sha256()
+    for table in read_batches(part):
+        keys.append(row_hashes(table))
+        strata.append(stratum(table))
+        blank.append(table.loc[table[list(MEASUREMENTS)].isna().any(axis=1)])
+        checksum.update(keys[-1].tobytes() + table[TARGET].to_numpy("int8").tobytes())
+    rows = pd.concat(blank)
+    about = Scan(sum(map(len, keys)), rows.set_index(rows.index - 1), checksum.hexdigest(), is_synthetic(part))
+    return about, np.concatenate(keys), np.concatenate(strata)
+
+
+def stratum(table: pd.DataFrame) -> np.ndarray:
+    """Return the stratum of each row, 0 to 9, as `splits.split_balance` forms them."""
+    return ((table["type"] == "red") * 5 + table[TARGET].clip(4, 8) - 4).to_numpy("uint8")
+
+
+def run_all(engine: Engine, work: Callable[..., Any], calls: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the result of each call as it is done, with two under way for each worker."""
+    waiting, under_way = iter(enumerate(calls)), 0
+    while True:
+        while under_way < 2 * engine.workers and (following := next(waiting, None)):
+            engine.submit(following[0], work, *following[1])
+            under_way += 1
+        if not under_way:
+            return
+        yield engine.next_done()
+        under_way -= 1
+
+
+def split_parts(parts: list[str], folder: Path, engine: Engine, limit: int = LIMIT, sample: int = 0) -> Rows:
+    """Check the parts of a dataset, and give each row its role; `folder` takes the keys.
+
+    At most some `limit` keys are in memory at once. `sample` rows of each set, those with the lowest keys, get
+    `SAMPLED` besides. Raise `DataError` if a part is wrong, if a set is empty or the two differ in type and quality
+    more than chance explains, or if the disk is full.
+    """
+    scans: dict[int, Scan] = {}
+    with translate_disk_errors(folder):
+        with KeyFiles(folder) as files:
+            for number, (about, keys, strata) in run_all(engine, scan, ((part,) for part in parts)):
+                files.add(number, keys, strata)
+                scans[number] = about
+        ordered = [scans[number] for number in range(len(parts))]
+        rows = first_appearances(parts, ordered, files, limit, sample)
+    drop_twins(rows, engine)
+    assert_split(rows)
+    return rows
+
+
+def first_appearances(parts: list[str], scans: list[Scan], files: KeyFiles, limit: int, sample: int) -> Rows:
+    """Return the rows of a dataset, each distinct one with a role where it appears first."""
+    total = sum(one.rows for one in scans)
+    strata, left = np.zeros((2, STRATA), dtype=int), {TRAIN: sample, GATE: sample}
+    rows = Rows(parts, scans, np.zeros(total, dtype="uint8"), strata, [], files)
+    for keys, part, row, of_key in files.distinct(limit):
+        in_gate, places = in_gate_set(keys), rows.starts[part] + row.astype("int64")
+        for role, mask in ((TRAIN, ~in_gate), (GATE, in_gate)):
+            rows.roles[places[mask]] = role
+            rows.roles[places[mask][: left[role]]] |= SAMPLED
+            left[role] -= min(left[role], np.count_nonzero(mask))
+            strata[role - 1] += np.bincount(of_key[mask].astype(int), minlength=STRATA)
+    return rows
+
+
+def drop_twins(rows: Rows, engine: Engine) -> None:
+    """Drop each row with blanks that a complete row agrees with on everything else, by a hash of 64 bits."""
+    starts = rows.starts
+    begun = zip(rows.scans, starts, strict=False)
+    blank = pd.concat([one.blank.set_index(one.blank.index + start) for one, start in begun])
+    blank = blank.loc[rows.roles[blank.index] != DROPPED]
+    wanted = hashes_without_blanks(blank)
+    distinct = {columns: np.unique(hashes) for columns, hashes in wanted.items()}
+    spans = zip(rows.parts, starts, starts[1:], strict=False) if wanted else ()
+    calls = ((part, rows.roles[start:end] != DROPPED, distinct) for part, start, end in spans)
+    found = [twins for _, twins in run_all(engine, find_twins, calls)]
+    for columns, hashes in wanted.items():
+        twin = hashes.index[hashes.isin(np.concatenate([one[columns] for one in found]))]
+        for role in (TRAIN, GATE):
+            gone = blank.loc[twin[rows.roles[twin] & ROLE == role]]
+            rows.strata[role - 1] -= np.bincount(stratum(gone), minlength=STRATA)
+        rows.roles[twin] = DROPPED
+        rows.twins.append(row_hashes(blank.loc[twin]))
+
+
+def column_hashes(table: pd.DataFrame) -> np.ndarray:
+    """Return a hash of each cell, uint64 of shape (n rows, 12), whose sum over some columns is a hash of these."""
+    columns = (to_matrix(table) + 0.0).T  # -0.0 is 0.0
+    return np.column_stack([pd.util.hash_array(one) * np.uint64(2 * n + 1) for n, one in enumerate(columns)])
+
+
+def hashes_without_blanks(blank: pd.DataFrame) -> dict[tuple[int, ...], pd.Series]:
+    """Return the hash of each row over the columns that it doesn't leave blank, by the numbers of those it does."""
+    empty = np.isnan(to_matrix(blank))
+    hashes = pd.Series(np.where(empty, np.uint64(0), column_hashes(blank)).sum(axis=1), index=blank.index)
+    groups = hashes.groupby([*empty.T]) if len(blank) else ()
+    return {tuple(np.flatnonzero(pattern)): group for pattern, group in groups}
+
+
+def find_twins(part: str, kept: np.ndarray, wanted: Twins) -> Twins:
+    """Return which of the hashes over some columns complete rows of a part have, of those that are `kept`."""
+    found: dict[tuple[int, ...], list[np.ndarray]] = {columns: [] for columns in wanted}
+    start = 0
+    for table in read_batches(part, checked=True):
+        complete = kept[start : start + len(table)] & table[list(MEASUREMENTS)].notna().all(axis=1).to_numpy()
+        hashes = column_hashes(table.loc[complete])
+        whole = hashes.sum(axis=1)
+        for columns, hashes_wanted in wanted.items():
+            found[columns].append(common(whole - hashes[:, list(columns)].sum(axis=1), hashes_wanted))
+        start += len(table)
+    return {columns: np.concatenate(hashes) for columns, hashes in found.items()}
+
+
+def common(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the hashes that are wanted, each once; a bitmap of their first bits spares most of them the search."""
+    bitmap, shift = np.zeros(2**BITMAP, dtype=bool), np.uint64(64 - BITMAP)
+    bitmap[wanted >> shift] = True
+    return np.intersect1d(hashes[bitmap[hashes >> shift]], wanted)
+
+
+def balance(strata: np.ndarray) -> float:
+    """Return what `splits.split_balance` does, from the counts of the strata in both sets, of shape (2, k strata)."""
+    result: Any = chi2_contingency(strata[:, strata.any(axis=0)])
+    return float(result.pvalue)
+
+
+def assert_split(rows: Rows) -> None:
+    """Raise `DataError` if a set is empty, or the two differ in type and quality more than chance explains."""
+    if not rows.strata.any(axis=1).all():
+        raise DataError(f"{rows.strata.sum()} distinct rows are too few to split. Give more rows.")
+    if (chance := balance(rows.strata)) < UNLIKELY:
+        raise DataError(
+            f"the gate set is unlike the training set in type and quality (p = {chance:.1e}). Look for rows that "
+            "differ only in their last digit."
+        )
+
+
+def leaked(rows: Rows, scored: pd.DataFrame, limit: int = LIMIT) -> np.ndarray:
+    """Return for each scored row whether the training set holds an exact copy of it."""
+    keys = row_hashes(scored)
+    candidate = ~in_gate_set(keys) & ~np.isin(keys, np.concatenate([*rows.twins, keys[:0]]))
+    found = np.zeros(len(keys), dtype=bool)
+    for first, last, records in rows.files.groups(limit):
+        here = candidate & (keys >> np.uint64(56) >= first) & (keys >> np.uint64(56) <= last)
+        found[here] = np.isin(keys[here], records[:, 0])
+    return found

@@ -1,0 +1,133 @@
+"""A dataset of many rows: a folder of Parquet parts, on this machine or in a bucket, read a batch at a time.
+
+The folder holds files named `part-*.parquet`, which count in the order of their names. Its address is a path, or
+`s3://bucket/prefix`; the server and the keys are then those of the environment (`AWS_ENDPOINT_URL_S3` and so on).
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from botocore.config import Config
+
+from wine_quality.config import ROOT
+from wine_quality.errors import DataError
+from wine_quality.files import translate_disk_errors
+from wine_quality.schema import COLUMNS, SHOWN_PROBLEMS, TARGET, Problems, check_columns, problem_line
+from wine_quality.storage import translate_s3_errors
+from wine_quality.table_files import BUFFER
+from wine_quality.tables import (
+    open_file,
+    parquet_rows,
+    repeated_columns,
+    tidy_columns,
+    translate_parquet_errors,
+)
+
+NAMES = "part-*.parquet"
+BATCH = 50_000  # rows
+SYNTHETIC = b"wine_quality.synthetic"  # a key of the metadata of a part whose rows are made up
+CLIENT = Config(
+    connect_timeout=3,
+    read_timeout=30,
+    retries={"total_max_attempts": 2},
+    request_checksum_calculation="when_required",  # servers other than Amazon's may refuse the CRC headers
+    response_checksum_validation="when_required",
+)
+
+
+def list_parts(address: str) -> list[str]:
+    """Return the addresses of the parts of a dataset in the order of their names.
+
+    Raise `DataError` if there are none, `StorageError` if the bucket cannot be used.
+    """
+    parts = in_bucket(address) if address.startswith("s3://") else in_folder(ROOT / Path(address).expanduser())
+    if not parts:
+        raise DataError(f"{address}: holds no {NAMES}. Name a folder of Parquet parts, or make one: make rows.")
+    return parts
+
+
+def in_folder(folder: Path) -> list[str]:
+    """Return the paths of the parts in a folder."""
+    return sorted(map(str, folder.glob(NAMES)))
+
+
+def in_bucket(address: str) -> list[str]:
+    """Return the addresses of the parts under a prefix of a bucket."""
+    bucket, prefix = bucket_and_key(address)
+    with translate_s3_errors(bucket):
+        pages = s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix.rstrip('/')}/")
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+    names = [key for key in keys if Path(key).match(NAMES) and "/" not in key[len(prefix.rstrip("/")) + 1 :]]
+    return [f"s3://{bucket}/{key}" for key in sorted(names)]
+
+
+def bucket_and_key(address: str) -> tuple[str, str]:
+    """Return the two halves of an address such as `s3://bucket/folder/part-0.parquet`."""
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def s3() -> Any:
+    """Return a client of the S3 server that the environment names."""
+    return boto3.Session().client("s3", config=CLIENT)
+
+
+@contextmanager
+def local_copy(address: str) -> Iterator[Path]:
+    """Yield the path of a part; one in a bucket is downloaded for the block."""
+    if not address.startswith("s3://"):
+        yield Path(address)
+        return
+    bucket, key = bucket_and_key(address)
+    with tempfile.TemporaryDirectory(prefix="wine-part-") as folder:
+        path = Path(folder) / Path(key).name
+        with translate_s3_errors(bucket, key), translate_disk_errors(path):
+            s3().download_file(bucket, key, str(path))
+        yield path
+
+
+def read_batches(part: str, checked: bool = False) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a part as tidy tables of up to 50,000 rows, the index being the row in the part, from 1.
+
+    Unless the part was `checked` before, raise `DataError` with all that is wrong with it, after its last batch, in one
+    line that names it. Raise `StorageError` if it lies in a bucket that cannot be used.
+    """
+    problems: Problems = {}
+    further, start = 0, 1
+    for batch in arrow_batches(part):
+        rows = parquet_rows(batch, range(start, start + len(batch)))
+        start += len(batch)
+        table = tidy_columns(rows, None)
+        if checked:
+            yield table[COLUMNS].astype({TARGET: "int64"})
+            continue
+        table, found = check_columns(table, COLUMNS)
+        new = sorted((found | repeated_columns(rows.columns, COLUMNS)).items() - problems.items())
+        shown = dict(new[: SHOWN_PROBLEMS - len(problems)])
+        problems |= shown
+        further += len(new) - len(shown)
+        if not problems:
+            yield table.astype({TARGET: "int64"})
+    if problems:
+        raise DataError(problem_line(part, problems, further))
+    if start == 1:
+        raise DataError(f"{part}: columns and no rows. Take it away, or write it again.")
+
+
+def arrow_batches(part: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a part as they stand in its file."""
+    with local_copy(part) as path, open_file(path) as file, translate_parquet_errors(path):
+        yield from pq.ParquetFile(file, buffer_size=BUFFER).iter_batches(BATCH)
+
+
+def is_synthetic(part: str) -> bool:
+    """Say whether the rows of a part are made up, as `make rows` notes in the file."""
+    with local_copy(part) as path, open_file(path) as file, translate_parquet_errors(path):
+        return SYNTHETIC in (pq.read_metadata(file).metadata or {})
