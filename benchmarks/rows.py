@@ -4,12 +4,12 @@ Duplicates, split and leakage over parts by one and by two processes and in memo
 memory and from external memory. Each measurement is a process of its own, the memory that of it and all it started.
 """
 
-import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,30 +94,33 @@ def batches(parts: list[str]):
     return (rows for part in parts for rows in read_batches(part, checked=True))
 
 
-def measure(*words: str) -> dict[str, Any]:
-    """Return what a measurement printed, with the most memory that it and its children held."""
-    command = [sys.executable, "-m", "benchmarks.rows", *words]
-    process, peak = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), 0.0
-    while process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            peak = max(peak, memory_gb(process.pid))
-        time.sleep(0.1)
-    result = json.loads(process.communicate()[0].splitlines()[-1]) | {"peak_gb": round(peak, 2)}
-    print(*words, result, flush=True)
-    return result
+def measure(place: Path, *words: str) -> dict[str, Any]:
+    """Return what a measurement printed, with the most memory that it and its children held; from a file if there."""
+    record = place / f"{'-'.join([place.name, *words])}.json"
+    if not record.exists():
+        command = [sys.executable, "-m", "benchmarks.rows", words[0], str(place / "rows"), *words[1:]]
+        process, peak = subprocess.Popen(command, stdout=subprocess.PIPE, text=True), 0.0
+        while process.poll() is None:
+            with suppress(psutil.Error):
+                peak = max(peak, memory_gb(process.pid))
+            time.sleep(0.5)  # to read the memory of a process stops it for a moment
+        result = json.loads(process.communicate()[0].splitlines()[-1]) | {"peak_gb": round(peak, 2)}
+        record.write_text(json.dumps(result))
+        print(record.name, result, flush=True)
+    return json.loads(record.read_text())
 
 
 def main() -> None:
     config, results = settings(), {}
     real = load_dataset(config).collection
-    with tempfile.TemporaryDirectory() as aside:
-        for size in SIZES:
-            folder = str(Path(aside) / f"{size}")
-            write_rows(real, size, Path(folder), config.seed)
-            results[f"{size}"] = {f"parts_{n}": measure("over_parts", folder, n) for n in ("1", "2")}
-            if size <= IN_MEMORY:
-                results[f"{size}"]["in_memory"] = measure("in_memory", folder)
-        training = {way: measure("train", folder, way) for way in MATRICES}
+    places = {size: config.local / "bench-rows" / str(size) for size in SIZES}
+    for size, place in places.items():
+        if not (place / "rows").exists():
+            write_rows(real, size, place / "rows", config.seed)
+        results[f"{size}"] = {f"parts_{n}": measure(place, "over_parts", n) for n in ("1", "2")}
+        if size <= IN_MEMORY:
+            results[f"{size}"]["in_memory"] = measure(place, "in_memory")
+    training = {way: measure(places[SIZES[-1]], "train", way) for way in MATRICES}
     write_results("rows", {"split": results, "training": training})
 
 
