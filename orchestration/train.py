@@ -15,6 +15,7 @@ Run it with `make run`.
 import logging
 import tempfile
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,7 @@ from orchestration.report import (
 from wine_quality import evaluation, intervals, registry, retention, scoring, sources, splits, storage, tracking, tuning
 from wine_quality import search as searching
 from wine_quality.config import settings
+from wine_quality.engines import open_engine
 from wine_quality.errors import DataError, WineError
 from wine_quality.evaluation import Evaluation
 from wine_quality.files import exclusive_lock
@@ -158,17 +160,19 @@ def search(
 
 
 def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
-    """Return the trials of the search, each a run in MLflow, and report its progress to Prefect."""
+    """Return the trials of the search, each a run in MLflow, evaluated where the settings say, and report progress."""
     config, resume = settings(), not get_current_settings().tasks.refresh_cache
     progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
+    ended = count(1)
 
-    def on_trial(trial: Trial) -> None:
-        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)  # pyright: ignore[reportArgumentType]
+    def on_trial(_trial: Trial) -> None:
+        update_progress_artifact(progress, 100 * next(ended) / max_evals)  # pyright: ignore[reportArgumentType]
 
-    with tracking.store(config) as store:
+    with tracking.store(config) as store, open_engine(config) as engine:
         trials, _parent = searching.search(
-            store.client, store.experiment_id, objective, max_evals, config.local, resume=resume, on_trial=on_trial
-        )
+            store.client, store.experiment_id, objective, max_evals, config.local,
+            engine=engine, window=config.window, resume=resume, on_trial=on_trial,
+        )  # fmt: skip
     return trials
 
 

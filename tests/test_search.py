@@ -98,7 +98,10 @@ def test_a_search_is_one_run_and_each_trial_a_nested_run(run):
     assert list(runs["params.C"].astype(float)) == [trial.candidate.params["C"] for trial in trials]
     found, best = mlflow.get_run(parent), tuning.best(trials)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "search")
-    assert found.data.metrics == {"trials": 3, "best_fold_rmse": min(trial.loss for trial in trials)}
+    spent = sum(trial.cpu_seconds for trial in trials)
+    assert list(runs["metrics.cpu_seconds"]) == [trial.cpu_seconds for trial in trials]
+    assert found.data.metrics == {"trials": 3, "best_fold_rmse": best.loss, "cpu_seconds": pytest.approx(spent)}
+    assert found.data.params["window"] == "1"
     assert json.loads(found.data.tags["best_candidate"]) == {"name": "svr", "params": best.candidate.params}
     assert [one.dataset.name for one in found.inputs.dataset_inputs] == ["training set"]
     assert mlflow.search_logged_models(experiment_ids=[found.info.experiment_id], output_format="list") == []

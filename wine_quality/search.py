@@ -7,16 +7,14 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hyperopt import JOB_STATE_DONE, STATUS_FAIL, STATUS_OK, Trials, fmin, tpe
-from hyperopt.exceptions import AllTrialsFailed
+from hyperopt import JOB_STATE_DONE, STATUS_FAIL, STATUS_NEW, STATUS_OK, Domain, Trials, space_eval, tpe
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -24,17 +22,17 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_a
 from tqdm.auto import tqdm
 from tqdm.notebook import tqdm_notebook
 
+from wine_quality.engines import CODE_SHA256, Engine, InProcess
 from wine_quality.errors import SearchError
 from wine_quality.files import exclusive_lock, is_locked
 from wine_quality.sources import table_checksum
 from wine_quality.tracking import OUTAGE, XGBOOST, dataset_input, translate_errors
-from wine_quality.tuning import Candidate, Objective, SearchSpace, Trial, best, default_space, hyperopt_space
+from wine_quality.tuning import Candidate, Objective, SearchSpace, Trial, best, default_space, evaluate, hyperopt_space
 
 log = logging.getLogger("wine_quality.search")
 
 KEY = "search_key"  # the tag of a parent run that identifies its search
 LIBRARIES = ("hyperopt", "numpy", "scikit-learn", XGBOOST)  # on which a draw or a loss depends
-CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]  # as it was imported
 RESUMES = "The search stopped; its recorded trials are kept, and the same search resumes after them. "
 
 RETRYING = Retrying(
@@ -48,15 +46,20 @@ RETRYING = Retrying(
 
 def search(
     client: MlflowClient, experiment_id: str, objective: Objective, max_evals: int, locks: Path,
-    *, space: SearchSpace | None = None, resume: bool = True, on_trial: Callable[[Trial], None] = lambda trial: None,
-    retrying: Retrying = RETRYING,
+    *, engine: Engine | None = None, window: int = 1, space: SearchSpace | None = None, resume: bool = True,
+    on_trial: Callable[[Trial], None] = lambda trial: None, retrying: Retrying = RETRYING,
 ) -> tuple[list[Trial], str]:  # fmt: skip
     """Search for the lowest loss of an objective, and return the trials and the id of their parent run.
 
-    The Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter Optimization. A draw
-    follows from the seed, its number and the trials before it. With `resume`, the search goes on from the runs of the
-    same table, space, seed, code and libraries; a second process that runs it on the same folder of `locks` waits, and
-    takes over its trials. `max_evals` counts the recorded trials too, and `on_trial` is called with each of them.
+    The Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter Optimization. With
+    the default `window` of 1, a draw follows from the seed, its number and all trials before it. With a window of k, up
+    to k trials are under way at once on the workers of an `engine`: trial n is drawn from the losses of trials 0 to
+    n - k, and the k - 1 between count as the worst so far, even if they have ended. So the trials are the same on any
+    engine, in whatever order they end.
+
+    With `resume`, the search goes on from the runs of the same table, space, seed, window, code and libraries; a second
+    process that runs it on the same folder of `locks` waits, and takes over its trials. `max_evals` counts the recorded
+    trials too, and `on_trial` is called with each of them, as it ends.
 
     Raise `SearchError` if the space or the number of trials is invalid or every trial failed, `TrackingError` if MLflow
     cannot be reached: the recorded trials are kept, and the others get the same draws when the search resumes.
@@ -64,14 +67,15 @@ def search(
     if max_evals < 1:
         raise SearchError(f"a search of {max_evals} trials. Give it at least one.")
     expression = hyperopt_space(default_space() if space is None else space)
-    key = search_key(objective, expression)
+    key = search_key(objective, expression, window)
     lock = locks / f"search-{key}.lock"
     if is_locked(lock):
         log.warning("The same search is running in another process. Waiting for it, to take over its trials.")
     with exclusive_lock(lock), translate_errors(*OUTAGE, consequence=RESUMES):
-        parent = retrying(find_or_create_parent, client, experiment_id, key, objective, resume)
+        parent = retrying(find_or_create_parent, client, experiment_id, key, objective, window, resume)
+        draws = Draws(objective, expression, window)
         try:
-            trials = TrialRuns(client, parent, retrying).run(objective, expression, max_evals, on_trial)
+            trials = TrialRuns(client, parent, retrying).run(draws, engine or InProcess(), max_evals, on_trial)
         except OUTAGE:
             raise  # the status cannot be set
         except BaseException as error:
@@ -80,22 +84,22 @@ def search(
     return trials, parent.info.run_id
 
 
-def search_key(objective: Objective, expression: Any) -> str:
+def search_key(objective: Objective, expression: Any, window: int) -> str:
     """Return a checksum of all that the trials of a search depend on."""
     libraries = [version(name) for name in LIBRARIES]
-    parts = [table_checksum(objective.train), str(expression), objective.seed, libraries, CODE]
+    parts = [table_checksum(objective.train), str(expression), objective.seed, window, libraries, CODE_SHA256]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def find_or_create_parent(
-    client: MlflowClient, experiment_id: str, key: str, objective: Objective, resume: bool
+    client: MlflowClient, experiment_id: str, key: str, objective: Objective, window: int, resume: bool
 ) -> Run:
     """Return the parent run of a search: the one with its key, or a new one."""
     if resume and (runs := client.search_runs([experiment_id], f"tags.{KEY} = '{key}'", max_results=1)):
         return runs[0]
     run = client.create_run(experiment_id, tags={KEY: key}, run_name="search")
-    params = [Param("seed", str(objective.seed)), Param("rows", str(len(objective.train)))]
-    client.log_batch(run.info.run_id, params=params)
+    shown = {"seed": objective.seed, "rows": len(objective.train), "window": window}
+    client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in shown.items()])
     client.log_inputs(run.info.run_id, [dataset_input(objective.train, "training set", "training")])
     return run
 
@@ -108,23 +112,19 @@ class TrialRuns:
     parent: Run
     retrying: Retrying
 
-    def run(
-        self, objective: Objective, expression: Any, max_evals: int, on_trial: Callable[[Trial], None]
-    ) -> list[Trial]:
+    def run(self, draws: "Draws", engine: Engine, max_evals: int, on_trial: Callable[[Trial], None]) -> list[Trial]:
         """Evaluate the trials that are not recorded yet, record each as it ends, and return all of them."""
-        trials, history = self.retrying(self.recorded), Trials()
-        complete = self.parent.info.status == "FINISHED" and trials.keys() >= set(range(max_evals))
+        trials = self.retrying(self.recorded)
+        before = set(trials)
+        complete = self.parent.info.status == "FINISHED" and before >= set(range(max_evals))
         if not complete:
             self.retrying(self.client.update_run, self.parent.info.run_id, "RUNNING")
         hidden = False if issubclass(tqdm, tqdm_notebook) else None  # None: where nobody watches a terminal
-        for number in tqdm(range(max_evals), desc="search", disable=hidden, leave=False):
-            if number in trials:
-                add_to_history(history, trials[number])
-            else:
-                started = round(1000 * time.time())
-                trials[number] = evaluate_next(objective, expression, history)
-                self.record(trials[number], started)
-            on_trial(trials[number])
+        ended = evaluate_in_order(draws, engine, trials, max_evals)
+        for trial, seconds in tqdm(ended, "search", max_evals, disable=hidden, leave=False):
+            if trial.number not in before:
+                self.record(trial, round(1000 * (time.time() - seconds)))
+            on_trial(trial)
         if not complete:
             self.summarise([trials[number] for number in sorted(trials)])
         return [trials[number] for number in range(max_evals)]
@@ -152,7 +152,8 @@ class TrialRuns:
         run = self.retrying(self.client.create_run, self.parent.info.experiment_id, started, tags, name)
         shown = {"model": trial.candidate.name, **trial.candidate.params}
         params = [Param(key, str(value)) for key, value in shown.items()]
-        metrics = [] if trial.loss is None else [metric("fold_rmse", trial.loss)]
+        metrics = [metric("cpu_seconds", trial.cpu_seconds)]
+        metrics += [] if trial.loss is None else [metric("fold_rmse", trial.loss)]
         self.retrying(self.client.log_batch, run.info.run_id, metrics, params)
         self.retrying(self.client.set_terminated, run.info.run_id, "FAILED" if trial.loss is None else "FINISHED")
 
@@ -163,7 +164,12 @@ class TrialRuns:
                 f"all {len(trials)} trials failed, the last with: {trials[-1].error}. Fix the search space or the data."
             )
         top = best(trials)
-        metrics = [metric("trials", len(trials)), metric("best_fold_rmse", top.loss)]
+        cpu_seconds = sum(trial.cpu_seconds for trial in trials)
+        metrics = [
+            metric("trials", len(trials)),
+            metric("best_fold_rmse", top.loss),
+            metric("cpu_seconds", cpu_seconds),
+        ]
         tags = [RunTag("best_trial", str(top.number)), RunTag("best_candidate", json.dumps(asdict(top.candidate)))]
         self.retrying(self.client.log_batch, self.parent.info.run_id, metrics, tags=tags)
         self.retrying(self.client.set_terminated, self.parent.info.run_id, "FINISHED")
@@ -176,37 +182,88 @@ def metric(name: str, value: Any) -> Metric:
 
 def trial_of(run: Run) -> Trial:
     """Return the trial that a run records."""
-    tags = run.data.tags
+    tags, metrics = run.data.tags, run.data.metrics
     candidate, draw = Candidate(**json.loads(tags["candidate"])), json.loads(tags["draw"])
-    return Trial(int(tags["trial"]), candidate, run.data.metrics.get("fold_rmse"), tags.get("error", ""), draw)
+    loss, cpu_seconds = metrics.get("fold_rmse"), metrics["cpu_seconds"]
+    return Trial(int(tags["trial"]), candidate, loss, tags.get("error", ""), draw, cpu_seconds)
 
 
-def evaluate_next(objective: Objective, expression: Any, history: Trials) -> Trial:
-    """Let hyperopt draw the next candidate, with a seed of the trial's own, and evaluate it."""
-    number = len(history.trials)
-    rng = np.random.default_rng([objective.seed, number])
-    quiet: dict[str, Any] = {"verbose": False, "return_argmin": False}
-    with suppress(AllTrialsFailed):  # hyperopt looks for the best so far; the trial is in the history all the same
-        fmin(objective, expression, tpe.suggest, number + 1, trials=history, rstate=rng, **quiet)
-    return trial_from(history.trials[-1])
+class Draws:
+    """hyperopt's draws of an ordered window, one after the other, each with a seed of its own."""
+
+    def __init__(self, objective: Objective, expression: Any, window: int) -> None:
+        self.objective, self.expression, self.window = objective, expression, window
+        self.domain, self.history = Domain(objective, expression), Trials()
+
+    def needs(self, number: int, trials: dict[int, Trial]) -> bool:
+        """Say whether a trial must end before trial `number` can be drawn."""
+        return number >= self.window and number - self.window not in trials
+
+    def next(self, number: int, trials: dict[int, Trial]) -> dict[str, Any]:
+        """Return the next trial as hyperopt's document: drawn, or as it was recorded; until it ends it is pending."""
+        if number >= self.window:
+            finish(self.history.trials[number - self.window], trials[number - self.window])
+        if number in trials:
+            doc = pending_doc(self.history, trials[number])
+        else:
+            seed = np.random.default_rng([self.objective.seed, number]).integers(2**31 - 1)
+            (doc,) = tpe.suggest([number], self.domain, self.history, seed)
+        self.history.insert_trial_doc(doc)
+        self.history.refresh()
+        return doc
+
+    def drawn(self, doc: dict[str, Any]) -> dict[str, Any]:
+        """Return a draw as the objective takes it."""
+        return space_eval(
+            self.expression, {label: values[0] for label, values in doc["misc"]["vals"].items() if values}
+        )
 
 
-def trial_from(doc: dict[str, Any]) -> Trial:
+def evaluate_in_order(
+    draws: Draws, engine: Engine, trials: dict[int, Trial], max_evals: int
+) -> Iterator[tuple[Trial, float]]:
+    """Evaluate the trials that `trials` lacks, add each as it ends, and yield all, with the seconds that they took."""
+    running: dict[int, dict[str, Any]] = {}
+
+    def next_ended() -> tuple[Trial, float]:
+        number, (result, seconds, cpu_seconds) = engine.next_done()
+        trials[number] = trial_from({**running.pop(number), "result": result}, cpu_seconds)
+        return trials[number], seconds
+
+    for number in range(max_evals):
+        while draws.needs(number, trials):
+            yield next_ended()
+        doc = draws.next(number, trials)
+        if number in trials:
+            yield trials[number], 0.0
+        else:
+            running[number] = doc
+            engine.submit(number, evaluate, draws.objective, draws.drawn(doc))
+    while running:
+        yield next_ended()
+
+
+def trial_from(doc: dict[str, Any], cpu_seconds: float = 0.0) -> Trial:
     """Return the trial that hyperopt holds as `doc`."""
     result, vals = doc["result"], doc["misc"]["vals"]
     draw = {label: [np.asarray(value).item() for value in values] for label, values in vals.items()}
-    return Trial(doc["tid"], Candidate(result["name"], result["params"]), result.get("loss"), result["error"], draw)
+    candidate = Candidate(result["name"], result["params"])
+    return Trial(doc["tid"], candidate, result.get("loss"), result["error"], draw, cpu_seconds)
 
 
-def add_to_history(history: Trials, trial: Trial) -> None:
-    """Add a recorded trial to hyperopt's trials, so that its next draw knows it."""
-    result = {"status": STATUS_FAIL} if trial.loss is None else {"status": STATUS_OK, "loss": trial.loss}
+def pending_doc(history: Trials, trial: Trial) -> dict[str, Any]:
+    """Return a recorded trial as hyperopt's document of a trial that has not ended."""
     misc = {
         "tid": trial.number,
         "cmd": ("domain_attachment", "FMinIter_Domain"),
         "idxs": {label: [trial.number] * len(values) for label, values in trial.draw.items()},
         "vals": trial.draw,
     }
-    (doc,) = history.new_trial_docs([trial.number], [None], [result], [misc])
-    history.insert_trial_doc({**doc, "state": JOB_STATE_DONE})
-    history.refresh()
+    (doc,) = history.new_trial_docs([trial.number], [None], [{"status": STATUS_NEW}], [misc])
+    return doc
+
+
+def finish(doc: dict[str, Any], trial: Trial) -> None:
+    """Enter the loss of a trial into hyperopt's document, so that the next draw knows it."""
+    doc["state"] = JOB_STATE_DONE
+    doc["result"] = {"status": STATUS_FAIL} if trial.loss is None else {"status": STATUS_OK, "loss": trial.loss}
