@@ -6,6 +6,7 @@ be pickled, with its arguments. A unit whose worker dies runs again, so it must 
 
 import hashlib
 import os
+import pickle
 import platform
 import re
 import signal
@@ -205,9 +206,9 @@ class OnDask:
         return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
-        """Send a unit to the scheduler; the lowest number goes first."""
-        unit = self.client.submit(run_on_worker, fingerprint(), work, *arguments, pure=False, priority=-number)
-        self.futures[number] = unit
+        """Send a unit to the scheduler, which does not look into it; the lowest number goes first."""
+        unit = pickle.dumps((work, arguments))
+        self.futures[number] = self.client.submit(run_on_worker, fingerprint(), unit, pure=False, priority=-number)
 
     def next_done(self) -> tuple[int, Any]:
         """Wait for the next unit."""
@@ -229,8 +230,8 @@ class OnDask:
 
         while True:
             try:
-                waiting = list(self.futures.values())
-                done = wait_on_cluster(waiting, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done
+                with self.client.as_current():
+                    done = wait_on_cluster([*self.futures.values()], LOOK_SECONDS, FIRST_COMPLETED).done
                 return min(number for number, future in self.futures.items() if future in done)
             except CancelledError:
                 raise self.gone() from None
@@ -275,14 +276,15 @@ def security_of(address: str, tls: Path) -> Any:
     return Security(require_encryption=True, **{option: str(tls / name) for option, name in files.items()})
 
 
-def run_on_worker(expected: dict[str, str], work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a unit, or raise `EngineError` if this worker has another code or other libraries than its client."""
+def run_on_worker(expected: dict[str, str], unit: bytes) -> Any:
+    """Run a pickled unit, or raise `EngineError` if this worker has other code or libraries than its client."""
     own = fingerprint()
     if other := [name for name in expected if own.get(name) != expected[name]]:
         details = ", ".join(f"{name} {own.get(name)}, not {expected[name]}" for name in other)
         raise EngineError(
             f"a worker on {platform.node()} differs from its client: {details}. Update it and restart it."
         )
+    work, arguments = pickle.loads(unit)
     return run_on_one_thread(work, *arguments)
 
 
