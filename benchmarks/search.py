@@ -80,7 +80,7 @@ def by_hyperopt(suggest: Callable[..., Any]) -> Callable[..., list[Trial]]:
     def search(evaluate: Evaluate, trials: int, seed: int) -> list[Trial]:
         done, rng, space = Trials(), np.random.default_rng(seed), tuning.hyperopt_space(tuning.default_space())
         fmin(evaluate, space, suggest, trials, trials=done, rstate=rng, verbose=False, return_argmin=False)
-        return [trial_from(doc["tid"], doc["misc"]["vals"], doc["result"]) for doc in done.trials]
+        return [trial_from(doc) for doc in done.trials]
 
     return search
 

@@ -15,6 +15,7 @@ Run it with `make run`.
 import logging
 import tempfile
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -160,16 +161,20 @@ def search(
 
 
 def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
-    """Return the trials of the search, each a run in MLflow, and report its progress to Prefect."""
+    """Return the trials of the search, each a run in MLflow, evaluated where the settings say, and report progress."""
     config, resume = settings(), not get_current_settings().tasks.refresh_cache
     progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
+    ended = count(1)
 
-    def on_trial(trial: Trial) -> None:
-        update_progress_artifact(progress, 100 * (trial.number + 1) / max_evals)  # pyright: ignore[reportArgumentType]
+    def on_trial(_trial: Trial) -> None:
+        update_progress_artifact(progress, 100 * next(ended) / max_evals)  # pyright: ignore[reportArgumentType]
 
     with tracking.store(config) as store, open_engine(config) as engine:
-        options: dict[str, Any] = {"engine": engine, "window": config.window, "resume": resume, "on_trial": on_trial}
-        return searching.search(store.client, store.experiment_id, objective, max_evals, config.local, **options)[0]
+        trials, _parent = searching.search(
+            store.client, store.experiment_id, objective, max_evals, config.local,
+            engine=engine, window=config.window, resume=resume, on_trial=on_trial,
+        )  # fmt: skip
+    return trials
 
 
 @task(name="fit", task_run_name="fit {choice.name}", **UNCACHED)

@@ -1,147 +1,238 @@
-"""Units of work on each engine, with real processes that are killed."""
+"""Engines with real processes and a real Dask cluster: order, one thread, killed workers, a scheduler that goes away.
+
+The tests that kill take up to 20 seconds each, because what they wait for is a time limit.
+"""
 
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import units
+from servers import wait_until
 
 from wine_quality.config import ROOT, settings
-from wine_quality.engines import InProcess, Processes, Shared, fingerprint, open_engine, run_on_worker
-from wine_quality.errors import EngineError, SettingsError
+from wine_quality.engines import InProcess, OnDask, Processes, Shared, open_engine
+from wine_quality.errors import DataError, EngineError, SettingsError
+
+TESTS = str(Path(units.__file__).parent)
 
 
-def square(number: int) -> int:
-    return number**2
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Return what starts a cluster; its workers find the units of the tests."""
+    pytest.importorskip("dask", reason="needs the group scaling")
+    from dask_cluster import dask_cluster
+
+    return partial(dask_cluster, tmp_path / "cluster")
 
 
-def fail(number: int) -> None:
-    raise ValueError(f"unit {number}")
+@pytest.fixture
+def processes():
+    engine = Processes(2)
+    yield engine
+    engine.close()
 
 
-def kill_first_time(marker: Path) -> int:
-    """Kill the process that this runs in, unless an earlier try has."""
-    if not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return os.getpid()
+def on_dask(address: str, patience: float = 60) -> OnDask:
+    return OnDask(address, Path("nowhere"), patience)
 
 
-def kill_each_time() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def cores_of_libraries() -> tuple[int, int]:
-    import joblib
-    import numpy  # noqa: F401
-    from threadpoolctl import threadpool_info
-
-    return joblib.cpu_count(), max(pool["num_threads"] for pool in threadpool_info())
-
-
-def made_by(folder: Path) -> int:
-    """Note that a process has made a shared value, which is its id."""
-    (folder / str(os.getpid())).touch(exist_ok=False)
-    return os.getpid()
-
-
-def process_of(shared: Shared) -> tuple[int, int]:
-    time.sleep(0.1)
-    return shared.get(), os.getpid()
-
-
-def results(engine, count: int) -> dict[int, object]:
+def results(engine, count: int) -> dict:
     return dict(engine.next_done() for _ in range(count))
 
 
-def test_this_process_runs_units_in_the_order_in_which_they_came():
-    engine = InProcess()
-    for number in (3, 1, 2):
-        engine.submit(number, square, number)
-    assert [engine.next_done() for _ in range(3)] == [(3, 9), (1, 1), (2, 4)]
-
-
-def test_an_error_of_a_unit_is_raised_where_its_result_is_asked_for():
-    engine = InProcess()
-    engine.submit(5, fail, 5)
-    with pytest.raises(ValueError, match="unit 5"):
-        engine.next_done()
-
-
-def test_a_shared_value_is_made_once_until_another_one_is_needed(tmp_path):
-    made = Shared(str(tmp_path), made_by, (tmp_path,))
-    assert made.get() == made.get() == os.getpid()
-    other = Shared("other", square, (3,))
-    other.hold(10)
-    assert other.get() == 10
-
-
-def test_a_worker_with_another_code_is_refused_and_both_are_named():
-    assert run_on_worker(fingerprint(), square, 3) == 9
-    with pytest.raises(EngineError, match=r"differs from its client: code .*, not abc, numpy .*, not 1\."):
-        run_on_worker(fingerprint() | {"code": "abc", "numpy": "1"}, square, 3)
-
-
-def test_the_settings_name_the_engine(monkeypatch):
+def test_units_run_in_this_process_in_the_order_of_their_submission():
     with open_engine(settings()) as engine:
         assert isinstance(engine, InProcess)
-    with open_engine(settings(workers=2)) as engine:
-        assert isinstance(engine, Processes)
-        assert engine.workers == 2
+        for number in (3, 1, 2):
+            engine.submit(number, units.square, number)
+        assert [engine.next_done() for _ in range(3)] == [(3, 9), (1, 1), (2, 4)]
 
 
-@pytest.mark.parametrize("address", ["tcp://192.0.2.1:8786", "192.0.2.1:8786", "tcp://example.org:8786"])
-def test_a_cluster_elsewhere_without_encryption_is_refused_before_anything_is_sent(address):
-    with pytest.raises(SettingsError, match=r"WINE_DASK=.*tls://"), open_engine(settings(dask=address)):
+def test_a_shared_value_is_made_once_and_again_after_another_one():
+    made = []
+    first, second = (Shared(key, lambda key=key: made.append(key) or key) for key in ("first", "second"))
+    assert [first.get(), first.get(), second.get(), first.get()] == ["first", "first", "second", "first"]
+    assert made == ["first", "second", "first"]
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://10.0.0.7:8786", "tcp://127.0.0.1.example:8786", "10.0.0.7:8786", "udp://x:1"]
+)
+def test_an_address_without_encryption_is_refused_unless_it_is_on_loopback(address):
+    pytest.importorskip("dask", reason="needs the group scaling")
+    with pytest.raises(SettingsError, match=r"plain tcp:// is for loopback.*Use tls://"):
+        on_dask(address)
+
+
+def test_certificates_that_are_not_there_are_named(tmp_path):
+    pytest.importorskip("dask", reason="needs the group scaling")
+    (tmp_path / "ca.pem").touch()
+    with pytest.raises(SettingsError, match=r"WINE_DASK_TLS=.*there is no cert\.pem, key\.pem"):
+        OnDask("tls://127.0.0.1:8786", tmp_path)
+
+
+def test_a_setting_for_dask_without_dask_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SettingsError, match=r"needs Dask.*make setup-scaling"), open_engine(settings(dask="tls://x:1")):
         pass
 
 
 @pytest.mark.slow
-class TestProcesses:
-    @pytest.fixture
-    def engine(self):
-        engine = Processes(2)
-        yield engine
-        engine.close()
-
-    def test_they_run_units_side_by_side_with_one_thread_each(self, engine, tmp_path):
-        made = Shared(str(tmp_path), made_by, (tmp_path,))
-        for number in range(8):
-            engine.submit(number, process_of, made)
-        ran = results(engine, 8)
-        assert set(ran) == set(range(8))
-        assert all(maker == runner for maker, runner in ran.values())
-        assert len({runner for _, runner in ran.values()} - {os.getpid()}) == 2
-        engine.submit(8, cores_of_libraries)
-        assert engine.next_done() == (8, (1, 1))
-
-    def test_a_unit_whose_process_is_killed_runs_again_and_none_is_lost(self, engine, tmp_path):
-        for number in range(4):
-            engine.submit(number, square, number)
-        engine.submit(4, kill_first_time, tmp_path / "marker")
-        engine.submit(5, square, 5)
-        ran = results(engine, 6)
-        assert ran.pop(4) != os.getpid()
-        assert ran == {number: number**2 for number in (0, 1, 2, 3, 5)}
-
-    def test_a_unit_that_ends_each_process_is_named_and_the_others_are_not_to_blame(self, engine):
-        for number in range(12):
-            engine.submit(number, *((kill_each_time,) if number == 7 else (square, number)))
-        with pytest.raises(EngineError, match="unit 7 of the work ended its process each time"):
-            results(engine, 12)
-
-    def test_an_error_of_a_unit_leaves_the_others_alone(self, engine):
-        engine.submit(0, fail, 0)
-        with pytest.raises(ValueError, match="unit 0"):
-            engine.next_done()
-        engine.submit(1, square, 1)
-        assert engine.next_done() == (1, 1)
+def test_two_processes_run_units_side_by_side_each_on_one_thread(processes):
+    for number in range(4):
+        processes.submit(number, units.pid_after, 0.5)
+    assert len(set(results(processes, 4).values()) - {os.getpid()}) == 2
+    processes.submit(5, units.threads)
+    assert processes.next_done() == (5, (1, 1, 0))
+    assert "LOKY_MAX_CPU_COUNT" not in os.environ
 
 
 @pytest.mark.slow
-def test_the_main_job_imports_no_dask():
-    script = "import sys, orchestration.train, deployment.batch; sys.exit('distributed' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+def test_an_error_of_a_unit_is_raised_as_it_is_and_the_others_go_on(processes):
+    processes.submit(1, units.fail, "a.csv")
+    with pytest.raises(DataError, match=r"^a\.csv: is not a wine\. Mend it\.$"):
+        processes.next_done()
+    processes.submit(2, units.square, 7)
+    assert processes.next_done() == (2, 49)
+
+
+@pytest.mark.slow
+def test_a_unit_whose_process_is_killed_runs_again_and_no_other_is_lost_or_done_twice(processes, tmp_path):
+    processes.submit(0, units.die_once, tmp_path / "mark")
+    for number in range(1, 6):
+        processes.submit(number, units.slow_square, number)
+    assert results(processes, 6) == {0: "done", 1: 1, 2: 4, 3: 9, 4: 16, 5: 25}
+    processes.submit(6, units.square, 6)
+    assert results(processes, 1) == {6: 36}
+
+
+@pytest.mark.slow
+def test_a_unit_that_ends_its_process_each_time_ends_in_a_line(processes):
+    processes.submit(4, units.die)
+    with pytest.raises(EngineError, match=r"^unit 4 of the work ended its process 3 times\. Is there enough memory\?"):
+        processes.next_done()
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import units
+from pathlib import Path
+from wine_quality.engines import Processes
+if __name__ == "__main__":
+    engine = Processes(2)
+    engine.submit(0, units.write_pid, Path(sys.argv[2]))
+    engine.next_done()
+"""
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_processes_end_with_a_client_that_is_killed(tmp_path):
+    script, mark = tmp_path / "client.py", tmp_path / "pid"
+    script.write_text(SCRIPT)
+    client = subprocess.Popen([sys.executable, script, TESTS, mark], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    wait_until(lambda: mark.exists() and mark.read_text(), "the unit", 60)
+    worker = int(mark.read_text())
+    assert is_alive(worker)
+    client.kill()
+    client.wait()
+    wait_until(lambda: not is_alive(worker), "the end of the process", 10)
+
+
+@pytest.mark.slow
+def test_closing_ends_units_that_are_under_way(tmp_path):
+    engine, mark = Processes(1), tmp_path / "pid"
+    engine.submit(0, units.write_pid, mark)
+    wait_until(lambda: mark.exists() and mark.read_text(), "the unit", 60)
+    started = time.monotonic()
+    engine.close()
+    assert time.monotonic() - started < 10
+    wait_until(lambda: not is_alive(int(mark.read_text())), "the end of the process", 10)
+
+
+@pytest.mark.slow
+def test_on_dask_units_run_on_one_thread_and_errors_come_back_and_a_killed_worker_costs_nothing(cluster, tmp_path):
+    with cluster() as running:
+        engine = on_dask(running.address)
+        assert engine.workers == 2
+        engine.submit(0, units.threads)
+        assert engine.next_done() == (0, (1, 1, 0))
+        engine.submit(1, units.fail, "a.csv")
+        with pytest.raises(DataError, match=r"^a\.csv: is not a wine"):
+            engine.next_done()
+        engine.submit(0, units.die_once, tmp_path / "mark")
+        for number in range(1, 6):
+            engine.submit(number, units.slow_square, number)
+        assert results(engine, 6) == {0: "done", 1: 1, 2: 4, 3: 9, 4: 16, 5: 25}
+        assert engine.workers == 1
+        engine.close()
+
+
+@pytest.mark.slow
+def test_without_a_worker_the_engine_waits_and_goes_on_when_one_joins_or_ends_in_a_line(cluster):
+    from dask_cluster import kill
+
+    with cluster() as running:
+        engine = on_dask(running.address, patience=15)
+        engine.submit(0, units.slow_square, 5, 2)
+        kill(*running.workers)
+        running.add_worker()
+        assert engine.next_done() == (0, 25)
+        engine.patience = 1
+        engine.submit(1, units.slow_square, 5, 2)
+        kill(running.workers[-1])
+        with pytest.raises(EngineError, match=r"^the Dask cluster at tcp://.* had no worker for 1 s\. Start one"):
+            engine.next_done()
+        engine.close()
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_ends_in_a_line_within_15_seconds(cluster):
+    from dask_cluster import kill
+
+    with cluster(workers=1) as running:
+        engine = on_dask(running.address)
+        engine.submit(0, units.slow_square, 5, 60)
+        killed = kill(running.scheduler)
+        with pytest.raises(EngineError, match=r"^the Dask scheduler at tcp://.* went away\. Start it and its workers"):
+            engine.next_done()
+        engine.close()
+        assert time.monotonic() - killed < 15
+
+
+@pytest.mark.slow
+def test_where_no_scheduler_listens_or_no_worker_is_there_nothing_starts(cluster):
+    with cluster(workers=0) as running, pytest.raises(EngineError, match=r"had no worker for 1 s"):
+        on_dask(running.address, patience=1)
+    with pytest.raises(EngineError, match=r"^WINE_DASK=tcp://.*: no scheduler answers .*Start it"):
+        on_dask(running.address)
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_code_is_refused_and_named(cluster, tmp_path):
+    shutil.copytree(ROOT / "wine_quality", tmp_path / "old" / "wine_quality", ignore=shutil.ignore_patterns("*.pyc"))
+    with (tmp_path / "old" / "wine_quality" / "schema.py").open("a") as file:
+        file.write("# another release\n")
+    with cluster(workers=0) as running:
+        running.add_worker(tmp_path / "old")
+        engine = on_dask(running.address)
+        engine.submit(0, units.square, 5)
+        with pytest.raises(
+            EngineError, match=r"^a worker on \S+ differs from its client: code \w{12}, not \w{12}\. Up"
+        ):
+            engine.next_done()
+        engine.close()

@@ -23,6 +23,7 @@ from tenacity import wait_none
 
 from wine_quality import sources, tracking, tuning
 from wine_quality.config import settings
+from wine_quality.engines import InProcess
 from wine_quality.errors import SearchError, TrackingError
 from wine_quality.ports import free_port, listens
 from wine_quality.search import RETRYING, search
@@ -98,7 +99,10 @@ def test_a_search_is_one_run_and_each_trial_a_nested_run(run):
     assert list(runs["params.C"].astype(float)) == [trial.candidate.params["C"] for trial in trials]
     found, best = mlflow.get_run(parent), tuning.best(trials)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "search")
-    assert found.data.metrics == {"trials": 3, "best_fold_rmse": min(trial.loss for trial in trials)}
+    spent = sum(trial.cpu_seconds for trial in trials)
+    assert list(runs["metrics.cpu_seconds"]) == [trial.cpu_seconds for trial in trials]
+    assert found.data.metrics == {"trials": 3, "best_fold_rmse": best.loss, "cpu_seconds": pytest.approx(spent)}
+    assert found.data.params["window"] == "1"
     assert json.loads(found.data.tags["best_candidate"]) == {"name": "svr", "params": best.candidate.params}
     assert [one.dataset.name for one in found.inputs.dataset_inputs] == ["training set"]
     assert mlflow.search_logged_models(experiment_ids=[found.info.experiment_id], output_format="list") == []
@@ -221,6 +225,41 @@ def test_a_long_outage_stops_the_search_with_one_line_and_no_recorded_trial_is_l
     trials, parent = run(4)
     assert (len(evaluated), status(parent)) == (2, "FINISHED")
     assert trials == run(4, resume=False)[0]
+
+
+class LastFirst(InProcess):
+    """Ends the unit that was submitted last, as if the others took longer."""
+
+    def next_done(self):
+        self.waiting.rotate(1)
+        return super().next_done()
+
+
+def test_in_a_window_the_trials_do_not_depend_on_the_order_in_which_they_end(run):
+    ended = []
+    in_order, parent = run(24, window=4)
+    shuffled, other = run(24, window=4, engine=LastFirst(), resume=False, on_trial=ended.append)
+    assert shuffled == in_order
+    assert [trial.number for trial in ended][:4] == [3, 2, 1, 0]
+    assert mlflow.get_run(parent).data.params["window"] == "4"
+    assert other != parent
+
+
+def test_another_window_is_another_search_with_other_draws_once_the_losses_count(run):
+    (one, parent), (four, another) = run(24), run(24, window=4)
+    assert parent != another
+    assert one[:20] == four[:20]  # hyperopt draws at random
+    assert one[21:] != four[21:]
+
+
+def test_a_search_with_a_window_resumes_where_trials_are_missing_in_between(run, monkeypatch):
+    trials, parent = run(24, window=4)
+    runs = trial_runs(parent)["run_id"]
+    for number in (3, 20, 22, 23):
+        MlflowClient().delete_run(runs.iloc[number])
+    evaluated = count_evaluations(monkeypatch)
+    assert run(24, window=4, engine=LastFirst()) == (trials, parent)
+    assert len(evaluated) == 4
 
 
 SCRIPT = """

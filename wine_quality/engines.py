@@ -6,27 +6,35 @@ be pickled, with its arguments. A unit whose worker dies runs again, so it must 
 
 import hashlib
 import os
+import pickle
 import platform
-import time
+import re
+import signal
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, Protocol
 
+from threadpoolctl import threadpool_limits
+
 from wine_quality.config import Settings
-from wine_quality.environment import LOOPBACK
 from wine_quality.errors import EngineError, SettingsError
 
 TRIES = 3  # how many workers a unit may lose
 CONNECT_SECONDS, WORKER_SECONDS = 10, 60  # how long to wait for a scheduler, and for a worker
-LIBRARIES = ("numpy", "pandas", "scikit-learn", "hyperopt")
+LOOK_SECONDS, CLOSE_SECONDS = 2, 3  # between two looks for a worker; for a scheduler to take leave
+LOOPBACK = re.compile(r"(127(\.\d+){3}|localhost|\[::1\]):\d+")
+XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"
+LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", XGBOOST)
 ONE_THREAD = {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # for a worker
 
 
@@ -90,106 +98,111 @@ class InProcess:
 class Processes:
     """Units side by side in processes of this machine, each with one thread. A process that dies is replaced.
 
-    When one dies, all units that were running are lost. They run again one by one, so that it shows which of them is to
-    blame.
+    The processes end when the engine is closed, or when this process dies: each waits for the end of a pipe.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.units: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
-        self.waiting: deque[int] = deque()
-        self.running: dict[Future, int] = {}
+        self.futures: dict[Future, int] = {}
         self.lost: Counter[int] = Counter()
+        self.context = get_context("spawn")
+        self.reader, self.writer = self.context.Pipe(duplex=False)
         self.pool = self.new_pool()
 
     def new_pool(self) -> ProcessPoolExecutor:
         """Return a pool of fresh processes, which inherit no threads of this one."""
-        return ProcessPoolExecutor(self.workers, get_context("spawn"), use_one_thread)
+        return ProcessPoolExecutor(self.workers, self.context, end_with_pipe, (self.reader,))
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
-        """Start a unit if a process is free, or queue it."""
+        """Start a unit, or queue it in the pool."""
         self.units[number] = work, arguments
-        self.waiting.append(number)
-        self.start_waiting()
+        self.start(number)
 
-    def start_waiting(self) -> None:
-        """Start units while processes are free, and one that was lost before only by itself."""
-        while self.waiting and len(self.running) < self.workers:
-            suspects = {self.waiting[0], *self.running.values()} & self.lost.keys()
-            if suspects and self.running:
-                return
-            work, arguments = self.units[self.waiting[0]]
-            try:
-                future = self.pool.submit(work, *arguments)
-            except BrokenProcessPool:  # a process died while it had nothing to do
-                self.pool = self.new_pool()
-                continue
-            self.running[future] = self.waiting.popleft()
+    def start(self, number: int) -> None:
+        """Hand a unit to the pool, or to a new one if that is broken."""
+        work, arguments = self.units[number]
+        try:
+            self.futures[self.pool.submit(run_on_one_thread, work, *arguments)] = number
+        except BrokenProcessPool:
+            self.restart()
 
     def next_done(self) -> tuple[int, Any]:
-        """Wait for the next unit. Raise `EngineError` if one has ended its process three times."""
+        """Wait for the next unit; after the death of a process all that were running start again."""
         while True:
-            done, _ = wait(self.running, return_when=FIRST_COMPLETED)
-            future = min(done, key=lambda one: self.running[one])
+            done, _ = wait(self.futures, return_when=FIRST_COMPLETED)
+            future = min(done, key=lambda one: self.futures[one])
             if isinstance(future.exception(), BrokenProcessPool):
-                self.replace_pool()
+                self.restart()
                 continue
-            number = self.running.pop(future)
+            number = self.futures.pop(future)
             del self.units[number]
-            self.start_waiting()
             return number, future.result()
 
-    def replace_pool(self) -> None:
-        """Queue the units that the broken pool has lost again, before all others, and start a new pool."""
-        lost = sorted(number for future, number in self.running.items() if is_lost(future))
-        self.lost.update(lost)
-        if hopeless := [number for number in lost if self.lost[number] == TRIES]:
-            raise EngineError(f"unit {hopeless[0]} of the work ended its process each time. Is there enough memory?")
-        self.pool.shutdown(wait=False)
+    def restart(self) -> None:
+        """Submit to a new pool what the broken one has not finished; raise `EngineError` if that is hopeless."""
+        self.pool.shutdown(cancel_futures=True)  # waits until each future has its end
+        ended = {future: n for future, n in self.futures.items() if not future.cancelled()}
+        self.futures = {f: n for f, n in ended.items() if not isinstance(f.exception(), BrokenProcessPool)}
+        unfinished = [number for number in self.units if number not in self.futures.values()]
+        running = unfinished[: self.workers]  # one of them may have ended its process; the others were queued
+        self.lost.update(running)
+        if any(self.lost[number] >= TRIES for number in running):
+            which = " or ".join(map(str, running))
+            raise EngineError(f"unit {which} of the work ended its process {TRIES} times. Is there enough memory?")
         self.pool = self.new_pool()
-        self.waiting.extendleft(reversed(lost))
-        self.running = {future: number for future, number in self.running.items() if number not in lost}
-        self.start_waiting()
+        for number in unfinished:
+            self.start(number)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, and the units that they work on."""
+        self.writer.close()
         self.pool.shutdown(cancel_futures=True)
+        self.reader.close()
 
 
-def is_lost(future: Future) -> bool:
-    """Say whether a unit has no result because its pool broke."""
-    return not future.done() or isinstance(future.exception(), BrokenProcessPool)
+def end_with_pipe(reader: Connection) -> None:
+    """End this process, whatever it does, when the other end of a pipe closes; an interrupt ends it silently."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def wait_for_end() -> None:
+        reader.poll(None)
+        os._exit(1)
+
+    Thread(target=wait_for_end, daemon=True).start()
 
 
-def use_one_thread() -> None:
-    """Let the libraries that this process will import use one thread, because its neighbours use the other cores."""
-    os.environ.update(ONE_THREAD)
+def run_on_one_thread(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a unit with one thread for linear algebra, OpenMP and joblib, because its neighbours use the other cores."""
+    os.environ.update(ONE_THREAD)  # of a worker, for what is loaded later; joblib reads it each time
+    with threadpool_limits(1):
+        return work(*arguments)
 
 
 class OnDask:
     """Units on the workers of a Dask cluster, which must run this code with these libraries.
 
-    `tls` is a folder with `ca.pem`, `cert.pem` and `key.pem`, for an address that begins with `tls://`. Raise
-    `EngineError` if no scheduler answers; later, if it goes away, or has no worker for `patience` seconds.
+    `tls` is a folder with `ca.pem`, `cert.pem` and `key.pem`, for an address that begins with `tls://`; another must be
+    of this machine, because who reaches a scheduler can run any code on its workers. Raise `EngineError` if no
+    scheduler answers or no worker is there; later, if the scheduler goes away, or has no worker for `patience` seconds.
     """
 
     def __init__(self, address: str, tls: Path, patience: float = WORKER_SECONDS) -> None:
-        from distributed import Client, Security
+        from distributed import Client
 
-        assert_encrypted(address)
-        security = None
-        if address.startswith("tls://"):
-            files = {"tls_ca_file": "ca.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
-            paths = {option: str(tls / name) for option, name in files.items()}
-            security = Security(require_encryption=True, **paths)
-        self.address, self.patience = address, patience
-        self.futures: dict[int, Any] = {}
-        self.done: SimpleQueue[int] = SimpleQueue()
+        self.address, self.patience, self.futures = address, patience, {}
+        security = security_of(address, tls)
         try:
             self.client = Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
-            self.client.wait_for_workers(1, timeout=patience)
         except (OSError, TimeoutError) as error:
-            raise EngineError(f"WINE_DASK={address}: no cluster answers ({error}). Start it, or mend it.") from None
+            raise EngineError(
+                f"WINE_DASK={address}: no scheduler answers ({error}). Start it, or mend the address or certificates."
+            ) from None
+        try:
+            self.wait_for_worker()
+        except EngineError:
+            self.close()
+            raise
 
     @property
     def workers(self) -> int:
@@ -197,69 +210,86 @@ class OnDask:
         return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
-        """Send a unit to the scheduler."""
-        unit = self.client.submit(run_on_worker, fingerprint(), work, *arguments, pure=False, priority=-number)
-        self.futures[number] = unit
-        unit.add_done_callback(lambda _: self.done.put(number))
+        """Send a unit to the scheduler, which does not look into it; the lowest number goes first."""
+        unit = pickle.dumps((work, arguments))
+        self.futures[number] = self.client.submit(run_on_worker, fingerprint(), unit, pure=False, priority=-number)
 
     def next_done(self) -> tuple[int, Any]:
-        """Wait for the next unit. Raise `EngineError` if one has ended its worker each time."""
+        """Wait for the next unit."""
         from distributed import KilledWorker
 
-        number = self.wait_for_next()
-        self.assert_scheduler()
-        future = self.futures.pop(number)
+        number = self.wait_for_unit()
         try:
-            return number, future.result()
+            return number, self.futures.pop(number).result()
         except KilledWorker:
-            line = f"unit {number} of the work ended its worker each time. Is there enough memory?"
-            raise EngineError(line) from None
+            raise EngineError(
+                f"unit {number} of the work ended its worker each time. Is there enough memory?"
+            ) from None
+        except CancelledError:
+            raise self.gone() from None
 
-    def wait_for_next(self) -> int:
-        """Return the number of the next unit that is done, and see meanwhile that there are workers."""
+    def wait_for_unit(self) -> int:
+        """Return the number of a unit that is done, the lowest of them; see from time to time whether all is well."""
+        from distributed import wait as wait_on_cluster
+
         while True:
-            with suppress(Empty):
-                return self.done.get(timeout=2)
-            self.assert_alive()
+            try:
+                with self.client.as_current():
+                    done = wait_on_cluster([*self.futures.values()], LOOK_SECONDS, FIRST_COMPLETED).done
+                return min(number for number, future in self.futures.items() if future in done)
+            except CancelledError:
+                raise self.gone() from None
+            except TimeoutError:
+                self.wait_for_worker()
 
-    def assert_alive(self) -> None:
-        """Raise `EngineError` if the scheduler went away, or no worker comes back in time."""
-        deadline = time.monotonic() + self.patience
-        while time.monotonic() < deadline:
-            self.assert_scheduler()
-            with suppress(OSError, TimeoutError):
-                return self.client.wait_for_workers(1, timeout=1)
-            time.sleep(0.2)
-        raise EngineError(f"the Dask cluster at {self.address} has no worker left. Start one and run again.")
+    def wait_for_worker(self) -> None:
+        """Return if there is a worker, at the latest when one joins; raise `EngineError` if none does in time."""
+        try:
+            self.client.wait_for_workers(1, timeout=self.patience)
+        except TimeoutError:
+            raise EngineError(
+                f"the Dask cluster at {self.address} had no worker for {self.patience:g} s. Start one and run again."
+            ) from None
+        except OSError:
+            raise self.gone() from None
 
-    def assert_scheduler(self) -> None:
-        """Raise `EngineError` if the scheduler went away, which cancels all units at once."""
-        if any(future.cancelled() for future in self.futures.values()):
-            raise EngineError(f"the Dask scheduler at {self.address} went away. Start it and run again.")
+    def gone(self) -> EngineError:
+        """Return the error of a scheduler that does not answer any more."""
+        return EngineError(f"the Dask scheduler at {self.address} went away. Start it and its workers, and run again.")
 
     def close(self) -> None:
         """Cancel what is left, and disconnect."""
-        self.client.close()
+        self.client.close(timeout=CLOSE_SECONDS)
 
 
-def assert_encrypted(address: str) -> None:
-    """Raise `SettingsError` if an address is neither TLS nor loopback: whoever reaches a scheduler runs any code."""
-    host = address.removeprefix("tcp://").rpartition(":")[0]
-    if not address.startswith("tls://") and host not in LOOPBACK:
+def security_of(address: str, tls: Path) -> Any:
+    """Return the certificates for a scheduler's address; raise `SettingsError` if it or they cannot be used."""
+    from distributed import Security
+
+    scheme, _, host = address.partition("://")
+    if scheme == "tcp" and LOOPBACK.fullmatch(host):
+        return None
+    if scheme != "tls":
         raise SettingsError(
-            f"WINE_DASK={address}: not encrypted, and not on this machine. Use tls:// and certificates."
+            f"WINE_DASK={address}: plain tcp:// is for loopback alone (tcp://127.0.0.1:8786), because whoever reaches "
+            "a scheduler can run any code. Use tls:// with the certificates in WINE_DASK_TLS."
         )
+    files = {"tls_ca_file": "ca.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
+    if missing := [name for name in files.values() if not (tls / name).is_file()]:
+        raise SettingsError(f"WINE_DASK_TLS={tls}: there is no {', '.join(missing)}. Copy them from the scheduler.")
+    return Security(require_encryption=True, **{option: str(tls / name) for option, name in files.items()})
 
 
-def run_on_worker(expected: dict[str, str], work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a unit, or raise `EngineError` if this worker has another code or other libraries than its client."""
+def run_on_worker(expected: dict[str, str], unit: bytes) -> Any:
+    """Run a pickled unit, or raise `EngineError` if this worker has other code or libraries than its client."""
     own = fingerprint()
-    if other := [name for name in expected if own[name] != expected[name]]:
-        details = ", ".join(f"{name} {own[name]}, not {expected[name]}" for name in other)
+    if other := [name for name in expected if own.get(name) != expected[name]]:
+        details = ", ".join(f"{name} {own.get(name)}, not {expected[name]}" for name in other)
         raise EngineError(
             f"a worker on {platform.node()} differs from its client: {details}. Update it and restart it."
         )
-    return work(*arguments)
+    work, arguments = pickle.loads(unit)
+    return run_on_one_thread(work, *arguments)
 
 
 def fingerprint() -> dict[str, str]:
