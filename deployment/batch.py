@@ -5,14 +5,15 @@ Put CSV or Parquet files under `incoming/` in the bucket. Each is scored in chun
 file that cannot be scored goes to `rejected/` with its reasons beside it, and the others are scored all the same. A
 file is scored once by each version: `wine_quality.batches` says how, and what holds when a run is killed.
 
-The tasks share the open bucket and the loaded model. Prefect stores no arguments of a task whose result isn't cached.
+With `WINE_WORKERS` or `WINE_DASK`, workers score the files side by side, each with the model loaded once. They know
+nothing of Prefect: a file is a task of the flow only where this process scores it. Prefect stores no arguments of a
+task whose result isn't cached, such as the open bucket.
 
 Run it with `make score`; the deployment `score-batches` runs it every hour.
 """
 
 import logging
 from collections import Counter
-from pathlib import Path
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
@@ -22,9 +23,10 @@ from orchestration.policies import RETRY_TRANSIENT, run_name
 from wine_quality import batches, registry, tracking
 from wine_quality.batches import Entry, Outcome
 from wine_quality.config import settings
-from wine_quality.errors import RegistryError, StorageError, StorageUnavailable
+from wine_quality.engines import Engine, InProcess, Shared, open_engine
+from wine_quality.errors import RegistryError, StorageError
 from wine_quality.files import exclusive_lock
-from wine_quality.scoring import Scorer, load_scorer
+from wine_quality.plain_bucket import PlainBucket
 from wine_quality.storage import Bucket
 
 log = logging.getLogger("wine_quality.batch")
@@ -39,39 +41,39 @@ def list_incoming(bucket: Bucket) -> list[Entry]:
 
 
 @task(name="load the champion", task_run_name="load the champion", **RETRY_TRANSIENT)
-def load_champion() -> Scorer:
-    """Load the version that is in use."""
+def load_champion(bucket: Bucket, in_process: bool) -> Shared:
+    """Return where the version that is in use scores: this process, which loads it now, or each worker."""
     config = settings()
     with tracking.store(config) as store:
         version = registry.champion(store)
     if version is None:
         raise RegistryError(f"{config.registered_model} has no champion to score with. Train one first: make run.")
-    scorer = load_scorer(config, version)
-    log.info("champion  version %s", scorer.version)
-    return scorer
+    place = batches.workplace(config, str(version.version), bucket if in_process else PlainBucket.like(bucket))
+    if in_process:
+        place.get()
+    log.info("champion  version %s", version.version)
+    return place
 
 
 @task(name="score", task_run_name="score {name}", **RETRY_TRANSIENT)
-def score(bucket: Bucket, name: str, entry: Entry, scorer: Scorer, folder: Path) -> Outcome:
+def score(name: str, place: Shared, entry: Entry) -> Outcome:
     """Score one file, or reject it."""
-    return batches.process(bucket, entry, scorer, folder, settings().predictions_uri)
+    return batches.process_at(place, entry)
 
 
-def score_each(bucket: Bucket, entries: list[Entry], scorer: Scorer, folder: Path) -> list[Outcome]:
-    """Score one file after the other and log each result. A file on which the bucket fails does not stop the others."""
-    outcomes = []
-    for entry in entries:
-        name = batches.safe_name(entry)
-        try:
-            outcome = score(bucket, name, entry, scorer, folder)
-        except StorageUnavailable:
-            raise
-        except StorageError as error:
-            outcome = Outcome(name, 0, "", "failed", str(error))
+def score_each(engine: Engine, bucket: Bucket, entries: list[Entry]) -> list[Outcome]:
+    """Score the files, log each result and, where workers score, how far they are; return all in the order given."""
+    in_process = isinstance(engine, InProcess)
+    place, work = load_champion(bucket, in_process), score if in_process else batches.process_on_worker
+    outcomes: dict[int, Outcome] = {}
+    for number, outcome in batches.spread(engine, entries, work, place):
+        outcomes[number] = outcome
         level = logging.WARNING if outcome.reasons else logging.INFO
         log.log(level, "%-9s %s: %s", outcome.state, outcome.file, outcome.reasons or f"{outcome.rows:,} rows")
-        outcomes.append(outcome)
-    return outcomes
+        if not in_process:
+            rows = sum(one.rows for one in outcomes.values())
+            log.info("progress  %d of %d files, %s rows", len(outcomes), len(entries), f"{rows:,}")
+    return [outcomes[number] for number in range(len(entries))]
 
 
 def report(outcomes: list[Outcome]) -> None:
@@ -93,6 +95,7 @@ def score_wine_batches() -> list[Outcome]:
         entries = list_incoming(bucket)
         if not entries:
             return []
-        outcomes = score_each(bucket, entries, load_champion(), config.local / "batch")
+        with batches.empty_folder(config.local / "batch"), open_engine(config) as engine:
+            outcomes = score_each(engine, bucket, entries)
     report(outcomes)
     return outcomes

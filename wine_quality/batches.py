@@ -10,34 +10,43 @@ version and the row, so scoring a file again after a failure stores nothing twic
 
 A process may be killed at any step. The predictions are stored first, the marker is emptied before the scored file is
 written and completed after it, and a rejected file leaves `incoming/` last: the next run repeats what is incomplete.
+
+Workers may score files side by side: each opens a `Workplace` once, and a file whose worker dies is scored again.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, uuid4
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from wine_quality import predictions
-from wine_quality.errors import DataError
+from wine_quality import predictions, tracking
+from wine_quality.config import Settings, settings
+from wine_quality.engines import Engine, Shared
+from wine_quality.errors import DataError, PredictionsError, StorageError, StorageUnavailable, TrackingError
 from wine_quality.files import sha256, translate_disk_errors
 from wine_quality.predictions import Prediction, json_lines
 from wine_quality.schema import FEATURES, SHOWN_PROBLEMS, Problems, problem_line, to_matrix
-from wine_quality.scoring import Scorer
+from wine_quality.scoring import Scorer, load_scorer
 from wine_quality.storage import Bucket, Entry, check_reachable, translate_s3_errors
 from wine_quality.table_files import KINDS
 
 INCOMING, SCORED, REJECTED = "incoming/", "scored/", "rejected/"
 MARKER, REASONS = ".json", ".reasons.txt"  # after the name of the file
+TRANSIENT = (PredictionsError, StorageUnavailable, TrackingError)
+RETRY_AFTER = (0.5, 1.0, 2.0, 4.0)  # seconds
+AHEAD = 2  # files for each worker that an engine holds
+VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # of a UUID by RFC 9562
 LONGEST_NAME = 200  # bytes: with what is added, every S3 server takes it
 ADDED = {
     "score": pa.float64(),
@@ -83,6 +92,72 @@ def safe_name(entry: Entry) -> str:
     if plain and name.isprintable() and len(name.encode()) <= LONGEST_NAME:
         return name
     return f"unfit-name-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a process needs to score files: the open bucket, a loaded version, a folder, and where predictions go."""
+
+    bucket: Bucket
+    scorer: Scorer
+    folder: Path
+    predictions_uri: str = field(repr=False)
+
+
+def workplace(config: Settings, version: str, bucket: Bucket) -> Shared:
+    """Return the workplace of a version as a recipe, by which each worker opens its own once."""
+    return Shared(f"batches-{uuid4()}", open_workplace, (config, version, bucket))
+
+
+def open_workplace(config: Settings, version: str, bucket: Bucket) -> Workplace:
+    """Load a version from the registry; raise what `load_scorer` raises. The folder is in the home of this process."""
+    with tracking.store(config) as store:
+        registered = store.client.get_model_version(store.model_name, version)
+    return Workplace(bucket, load_scorer(config, registered), settings().local / "batch", config.predictions_uri)
+
+
+def process_at(place: Shared, entry: Entry) -> Outcome:
+    """Score an object, or reject it, in a working folder of its own, as `process` does."""
+    here: Workplace = place.get()
+    return process(here.bucket, entry, here.scorer, here.folder / uuid4().hex, here.predictions_uri)
+
+
+def process_on_worker(_name: str, place: Shared, entry: Entry) -> Outcome:
+    """Do the same, and retry transient failures."""
+    for seconds in RETRY_AFTER:
+        try:
+            return process_at(place, entry)
+        except TRANSIENT:
+            time.sleep(seconds)
+    return process_at(place, entry)
+
+
+def spread(
+    engine: Engine, entries: list[Entry], work: Callable[[str, Shared, Entry], Outcome], place: Shared
+) -> Iterator[tuple[int, Outcome]]:
+    """Yield the number and the outcome of each object as `work` is done with it; few wait in the engine at a time.
+
+    A file on which the bucket fails does not stop the others. Raise what `work` and the engine raise.
+    """
+    under_way = 0
+    for number, entry in enumerate(entries):
+        if under_way == AHEAD * engine.workers:
+            yield engine.next_done()
+            under_way -= 1
+        engine.submit(number, outcome_of, work, safe_name(entry), place, entry)
+        under_way += 1
+    for _ in range(under_way):
+        yield engine.next_done()
+
+
+def outcome_of(work: Callable[[str, Shared, Entry], Outcome], name: str, place: Shared, entry: Entry) -> Outcome:
+    """Return the outcome of an object, `failed` if the bucket answers but does not do what is asked."""
+    try:
+        return work(name, place, entry)
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        return Outcome(name, 0, "", "failed", str(error))
 
 
 def process(bucket: Bucket, entry: Entry, scorer: Scorer, folder: Path, predictions_uri: str) -> Outcome:
@@ -141,13 +216,24 @@ class PredictionWriter:
     def score(self, table: pd.DataFrame) -> pd.DataFrame:
         """Score a chunk, and return the columns of `ADDED` for its rows."""
         scored, version = self.scorer.score_with_interval(to_matrix(table)), self.scorer.version
-        ids = [str(uuid5(NAMESPACE_URL, f"{self.file} {self.rows + n}")) for n in range(1, len(table) + 1)]
+        ids = row_ids(self.file, range(self.rows + 1, self.rows + len(table) + 1))
         self.rows += len(table)
         rows = zip(ids, table.filter(FEATURES).to_dict("records"), scored.tolist(), strict=True)
         self.lines.write(json_lines(Prediction(id, self.now, version, row, *values) for id, row, values in rows))
         score, low, high = scored.T
         values = (score, low, high, np.rint(score).astype(int), version, self.scored_at, ids)
         return pd.DataFrame(dict(zip(ADDED, values, strict=True)))
+
+
+def row_ids(file: str, rows: range) -> list[str]:
+    """Return `str(uuid5(NAMESPACE_URL, f"{file} {row}"))` for each row, four times as fast."""
+    start, ids = hashlib.sha1(NAMESPACE_URL.bytes + f"{file} ".encode(), usedforsecurity=False), []
+    for row in rows:
+        one = start.copy()
+        one.update(b"%d" % row)
+        sum_ = one.hexdigest()
+        ids.append(f"{sum_[:8]}-{sum_[8:12]}-5{sum_[13:16]}-{VARIANT[sum_[16]]}{sum_[17:20]}-{sum_[20:32]}")
+    return ids
 
 
 def score_file(source: Path, target: Path, writer: PredictionWriter) -> int:

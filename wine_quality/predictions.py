@@ -137,14 +137,14 @@ class Database:
             raise SettingsError(INVALID_URL)
         self.name = str(URL.create(self.engine.dialect.name, None, None, parsed.host, parsed.port, parsed.database))
 
-    def insert(self, lines: list[bytes]) -> None:
-        """Insert lines of a queue, all or none; rows whose ids exist stay as they are.
+    def insert(self, lines: list[bytes], batch: int = BATCH) -> None:
+        """Insert lines of a queue, `batch` rows a statement, all or none; rows whose ids exist stay as they are.
 
         Raise `ValueError` if a line is not a prediction, `SQLAlchemyError` if the database is away or refuses.
         """
         statement = self.backend.insert(TABLE).on_conflict_do_nothing()
         with self.transaction(TABLE) as connection:
-            for rows in batched(map(to_row, lines), BATCH):
+            for rows in batched(map(to_row, lines), batch):
                 connection.execute(statement, rows)
 
     @contextmanager
@@ -211,7 +211,7 @@ def insert_file(url: str, path: Path) -> None:
     database = Database(url)
     with database.errors("predictions cannot be stored"), path.open("rb") as file:
         for lines in batched(file, TRANSACTION):
-            database.insert(lines)
+            database.insert(lines, TRANSACTION)
 
 
 def load(url: str, since: datetime = EPOCH, until: datetime = LATEST) -> pd.DataFrame:
