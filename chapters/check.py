@@ -7,6 +7,7 @@ It looks through the tools' own clients: MLflow's, Prefect's, the bucket's, the 
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -103,6 +104,22 @@ def monitoring(config: Settings) -> Iterator[Item]:
     yield Item(f"monitoring runs on your own predictions: {len(records)}{last}", bool(records), "make monitor")
 
 
+def scaling(config: Settings) -> Iterator[Item]:
+    """Chapter 6: Dask, a dataset of many rows and a version trained on it, and a search with a window."""
+    installed = find_spec("distributed") is not None
+    yield Item(f"Dask: {'installed' if installed else 'not installed'}", installed, "make setup-scaling")
+    with tracking.store(config) as store:
+        runs = store.client.search_runs([store.experiment_id])
+    at_scale = [run for run in runs if "way" in run.data.tags]
+    train = "make rows, then make train-at-scale"
+    yield Item(f"trainings on many rows: {len(at_scale)}", bool(at_scale), train)
+    windows = {int(run.data.params.get("window", 1)) for run in runs}
+    widest = max(windows, default=1)
+    yield Item(f"trials of a search at the same time: {widest}", widest > 1, "WINE_WORKERS=2 WINE_WINDOW=4 make run")
+    passwords = config.local / "cluster" / "client.env"
+    yield Item("a cluster that was started", passwords.is_file(), "run make cluster in another terminal")
+
+
 def champion(config: Settings) -> Item:
     """Return whether there is a champion."""
     with tracking.store(config) as store:
@@ -110,7 +127,7 @@ def champion(config: Settings) -> Item:
     return Item(f"champion: {f'version {version.version}' if version else 'none'}", version is not None, "make run")
 
 
-CHECKS = {1: training, 2: experiment_tracking, 3: orchestration, 4: deployment, 5: monitoring}
+CHECKS = {1: training, 2: experiment_tracking, 3: orchestration, 4: deployment, 5: monitoring, 6: scaling}
 
 
 def main() -> None:
