@@ -108,3 +108,11 @@ def test_a_disk_that_is_full_while_keys_are_written_gives_a_line(tmp_path):
     tmp_path.joinpath("keys").mkdir()
     with largest_file(16), pytest.raises(DataError, match=r"keys: cannot be used \(File too large\). Free some space"):
         chunked.split_parts(parts, tmp_path / "keys", InProcess())
+
+
+def test_a_row_with_blanks_that_agrees_with_a_dropped_copy_alone_is_kept_as_in_memory(tmp_path):
+    whole = random_rows(100, seed=4).dropna().head(1)
+    copy = whole.assign(alcohol=whole["alcohol"] * (1 + 1e-12))  # the same key, another number
+    table = pd.concat([random_rows(100, seed=4).dropna(), copy, copy.assign(pH=np.nan)], ignore_index=True)
+    assert splits.distinct_rows(table)["pH"].isna().any()
+    assert_as_in_memory(table, tmp_path / "data", 30, 10, InProcess())
