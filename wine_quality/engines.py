@@ -152,7 +152,8 @@ class Processes:
             raise EngineError(f"unit {which} of the work ended its process {TRIES} times. Is there enough memory?")
         self.pool = self.new_pool()
         for number in unfinished:
-            self.start(number)
+            if number not in self.futures.values():  # a pool that breaks meanwhile has been restarted with all of them
+                self.start(number)
 
     def close(self) -> None:
         """End the processes, and the units that they work on."""
