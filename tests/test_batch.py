@@ -68,6 +68,32 @@ def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(config, wines
         assert {"score bad.csv", "score good.csv"} <= {task.name for task in client.read_task_runs()}
 
 
+def test_with_two_workers_the_command_scores_the_same_logs_progress_and_shows_no_key(config, wines, monkeypatch):
+    monkeypatch.setenv("WINE_WORKERS", "2")
+    crown(register_model(config, "linear"))
+    good = wines.to_csv(index=False)
+    bucket = incoming(config.home, bad="a;b\n1;2\n", good=good, more=good)
+    done = command()
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert {"champion  version 1", "scored    good.csv: 6 rows", "scored    more.csv: 6 rows"} <= set(lines)
+    assert [line for line in lines if line.startswith("progress")][-1] == "progress  3 of 3 files, 12 rows"
+    assert lines[-1] == "done      1 rejected, 2 scored"
+    assert [(row["file"], row["state"]) for row in last_table()] == [
+        ("bad.csv", "rejected"),
+        ("good.csv", "scored"),
+        ("more.csv", "scored"),
+    ]
+    assert not (config.local / "batch").exists()
+    assert {path.name for path in (bucket / "scored").iterdir()} == {
+        name + end for name in ("good.csv", "more.csv") for end in ("", ".json")
+    }
+    _, secret = (config.local / "s3-keys").read_text().split(",")
+    assert secret not in done.stdout
+    databases = [path for path in config.home.rglob("*.db*") if path.is_file()]
+    assert not any(secret.encode() in path.read_bytes() for path in databases)
+
+
 def test_without_a_champion_the_command_ends_with_one_line_and_the_files_stay(config, wines):
     bucket = incoming(config.home, good=wines.to_csv())
     done = command()

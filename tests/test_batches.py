@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from unittest import mock
+from uuid import NAMESPACE_URL, uuid5
 
 import faults
 import pandas as pd
@@ -95,6 +96,11 @@ def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(mo
     assert set(rows["version"]) == {"1"}
     labels.add(config.predictions_uri, {scored.index[0]: 7})
     assert labels.labelled_predictions(config.predictions_uri)["id"].tolist() == [scored.index[0]]
+
+
+def test_the_id_of_a_row_is_the_uuid_of_its_file_and_number():
+    names = [f"wein ü.csv abc 1 {row}" for row in range(7, 1_007)]
+    assert batches.row_ids("wein ü.csv abc 1", range(7, 1_007)) == [str(uuid5(NAMESPACE_URL, name)) for name in names]
 
 
 def test_a_failure_leaves_the_file_to_the_next_run_and_stores_each_row_once_a_version(
