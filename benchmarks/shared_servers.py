@@ -133,7 +133,7 @@ def measure(kind: type[Cluster], config: Settings, folder: Path) -> dict[str, An
         for name in ("mlflow", "prefect"):
             servers.enter_context(Process(cluster, name, commands[name]))
         os.environ.update(cluster.client())
-        own = {PREFECT_API_URL: cluster.client()["PREFECT_API_URL"]}
+        own: dict[Any, str] = {PREFECT_API_URL: cluster.client()["PREFECT_API_URL"]}
         own |= {PREFECT_API_AUTH_STRING: cluster.client()["PREFECT_API_AUTH_STRING"]}
         empty, began = sizes(cluster), time.perf_counter()
         experiment = MlflowClient(cluster.url["mlflow"]).create_experiment("many")

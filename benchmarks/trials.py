@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -45,13 +45,11 @@ class CheapObjective(Objective):
 
 
 @contextmanager
-def dask(workers: int) -> Iterator[Engine]:
+def dask(workers: int) -> Iterator[Any]:
     """Run a Dask cluster on loopback, and yield its engine."""
     options = {"host": "127.0.0.1", "dashboard_address": None, "threads_per_worker": 1}
-    with (
-        LocalCluster(n_workers=workers, **options) as cluster,
-        closing(OnDask(cluster.scheduler_address, Path())) as engine,
-    ):
+    cluster: Any = LocalCluster(n_workers=workers, **options)
+    with cluster, closing(OnDask(cluster.scheduler_address, Path())) as engine:
         yield engine
 
 

@@ -41,7 +41,7 @@ def is_valid(folder: Path, hosts: tuple[str, ...]) -> bool:
     if not all(path.exists() for path in paths):
         return False
     try:
-        ssl.create_default_context().load_cert_chain(*paths[1:])
+        ssl.create_default_context().load_cert_chain(paths[1], paths[2])
         certificate = x509.load_pem_x509_certificate(paths[1].read_bytes())
     except (ValueError, OSError) as error:
         raise DataError(f"{folder}: holds no usable certificates ({error}). Delete it; it is made anew.") from None

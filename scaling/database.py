@@ -40,8 +40,9 @@ def create_cluster(folder: Path, password: str) -> None:
     with translate_disk_errors(folder):
         shutil.rmtree(part, ignore_errors=True)
         write_private(file, password.encode())
-        for path in (folder, file) if user else ():
-            shutil.chown(path, user)
+        if user:
+            shutil.chown(folder, user)
+            shutil.chown(file, user)
     options = [f"--username={ADMIN}", f"--pwfile={file}", "--auth=scram-sha-256", "--no-locale", "--encoding=UTF8"]
     command = [*as_unprivileged(), programs() / "initdb", *options, part]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.util import hash_array
 from scipy.stats import chi2_contingency
 
 from wine_quality.engines import Engine
@@ -200,14 +201,14 @@ def first_appearances(parts: list[str], scans: list[Scan], files: KeyFiles, limi
         for role, mask in ((TRAIN, ~in_gate), (GATE, in_gate)):
             rows.roles[places[mask]] = role
             rows.roles[places[mask][: left[role]]] |= SAMPLED
-            left[role] -= min(left[role], np.count_nonzero(mask))
+            left[role] -= min(left[role], int(np.count_nonzero(mask)))
             strata[role - 1] += np.bincount(of_key[mask].astype(int), minlength=STRATA)
     return rows
 
 
 def drop_twins(rows: Rows, engine: Engine) -> None:
     """Drop each row with blanks that a complete row agrees with on everything else, by a hash of 64 bits."""
-    starts = rows.starts
+    starts: Any = rows.starts
     begun = zip(rows.scans, starts, strict=False)
     blank = pd.concat([one.blank.set_index(one.blank.index + start) for one, start in begun])
     blank = blank.loc[rows.roles[blank.index] != DROPPED]
@@ -215,7 +216,7 @@ def drop_twins(rows: Rows, engine: Engine) -> None:
     distinct = {columns: np.unique(hashes) for columns, hashes in wanted.items()}
     spans = zip(rows.parts, starts, starts[1:], strict=False) if wanted else ()
     calls = ((part, rows.roles[start:end] != DROPPED, distinct) for part, start, end in spans)
-    found = [twins for _, twins in run_all(engine, find_twins, calls)]
+    found: list[Any] = [twins for _, twins in run_all(engine, find_twins, calls)]
     for columns, hashes in wanted.items():
         twin = hashes.index[hashes.isin(np.concatenate([one[columns] for one in found]))]
         for role in (TRAIN, GATE):
@@ -228,15 +229,15 @@ def drop_twins(rows: Rows, engine: Engine) -> None:
 def column_hashes(table: pd.DataFrame) -> np.ndarray:
     """Return a hash of each cell, uint64 of shape (n rows, 12), whose sum over some columns is a hash of these."""
     columns = (to_matrix(table) + 0.0).T  # -0.0 is 0.0
-    return np.column_stack([pd.util.hash_array(one) * np.uint64(2 * n + 1) for n, one in enumerate(columns)])
+    return np.column_stack([np.asarray(hash_array(one)) * np.uint64(2 * n + 1) for n, one in enumerate(columns)])
 
 
 def hashes_without_blanks(blank: pd.DataFrame) -> dict[tuple[int, ...], pd.Series]:
     """Return the hash of each row over the columns that it doesn't leave blank, by the numbers of those it does."""
     empty = np.isnan(to_matrix(blank))
     hashes = pd.Series(np.where(empty, np.uint64(0), column_hashes(blank)).sum(axis=1), index=blank.index)
-    groups = hashes.groupby([*empty.T]) if len(blank) else ()
-    return {tuple(np.flatnonzero(pattern)): group for pattern, group in groups}
+    groups: Any = hashes.groupby([*empty.T]) if len(blank) else ()
+    return {tuple(np.flatnonzero(pattern).tolist()): group for pattern, group in groups}
 
 
 def find_twins(part: str, kept: np.ndarray, wanted: Twins) -> Twins:
@@ -244,7 +245,7 @@ def find_twins(part: str, kept: np.ndarray, wanted: Twins) -> Twins:
     found: dict[tuple[int, ...], list[np.ndarray]] = {columns: [] for columns in wanted}
     start = 0
     for table in read_batches(part, checked=True):
-        complete = kept[start : start + len(table)] & table[list(MEASUREMENTS)].notna().all(axis=1).to_numpy()
+        complete = kept[start : start + len(table)] & ~np.isnan(to_matrix(table)).any(axis=1)
         hashes = column_hashes(table.loc[complete])
         whole = hashes.sum(axis=1)
         for columns, hashes_wanted in wanted.items():

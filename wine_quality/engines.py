@@ -48,6 +48,7 @@ class Engine(Protocol):
 
     def next_done(self) -> tuple[int, Any]:
         """Wait for the next unit that is done, and return its number and its result, or raise what it raised."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class Processes:
 
     def new_pool(self) -> ProcessPoolExecutor:
         """Return a pool of fresh processes, which inherit no threads of this one."""
-        return ProcessPoolExecutor(self.workers, self.context, end_with_pipe, (self.reader,))
+        own: Any = {"mp_context": self.context, "initializer": end_with_pipe, "initargs": (self.reader,)}
+        return ProcessPoolExecutor(self.workers, **own)
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Start a unit, or queue it in the pool."""
@@ -236,8 +238,8 @@ class OnDask:
         while True:
             try:
                 with self.client.as_current():
-                    done = wait_on_cluster([*self.futures.values()], LOOK_SECONDS, FIRST_COMPLETED).done
-                return min(number for number, future in self.futures.items() if future in done)
+                    found: Any = wait_on_cluster([*self.futures.values()], LOOK_SECONDS, FIRST_COMPLETED)
+                return min(number for number, future in self.futures.items() if future in found.done)
             except CancelledError:
                 raise self.gone() from None
             except TimeoutError:

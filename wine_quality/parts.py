@@ -106,7 +106,7 @@ def read_batches(part: str, checked: bool = False) -> Iterator[pd.DataFrame]:
         start += len(batch)
         table = tidy_columns(rows, None)
         if checked:
-            yield table[COLUMNS].astype({TARGET: "int64"})
+            yield table.reindex(columns=COLUMNS).astype({TARGET: "int64"})
             continue
         table, found = check_columns(table, COLUMNS)
         new = sorted((found | repeated_columns(rows.columns, COLUMNS)).items() - problems.items())
