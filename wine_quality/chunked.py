@@ -218,7 +218,7 @@ def drop_twins(rows: Rows, engine: Engine) -> None:
     calls = ((part, rows.roles[start:end] != DROPPED, distinct) for part, start, end in spans)
     found: list[Any] = [twins for _, twins in run_all(engine, find_twins, calls)]
     for columns, hashes in wanted.items():
-        twin = hashes.index[hashes.isin(np.concatenate([one[columns] for one in found]))]
+        twin: Any = hashes.index[hashes.isin(np.concatenate([one[columns] for one in found]))]
         for role in (TRAIN, GATE):
             gone = blank.loc[twin[rows.roles[twin] & ROLE == role]]
             rows.strata[role - 1] -= np.bincount(stratum(gone), minlength=STRATA)
