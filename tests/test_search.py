@@ -26,7 +26,7 @@ from wine_quality.config import settings
 from wine_quality.engines import InProcess
 from wine_quality.errors import SearchError, TrackingError
 from wine_quality.ports import free_port, listens
-from wine_quality.search import RETRYING, search
+from wine_quality.search import RETRYING, Draws, search
 from wine_quality.splits import distinct_rows
 
 SVR = {"svr": {"C": hp.loguniform("C", -1, 1)}}
@@ -243,6 +243,14 @@ def test_in_a_window_the_trials_do_not_depend_on_the_order_in_which_they_end(run
     assert [trial.number for trial in ended][:4] == [3, 2, 1, 0]
     assert mlflow.get_run(parent).data.params["window"] == "4"
     assert other != parent
+
+
+def test_a_draw_knows_the_losses_up_to_the_window_even_if_later_trials_have_ended(rows):
+    draws = Draws(tuning.Objective(rows, 5), tuning.hyperopt_space(SVR), 4)
+    ended = {n: tuning.Trial(n, tuning.Candidate("svr", {}), 0.5, "", {"C": [1.0], "family": [0]}) for n in range(9)}
+    for number in range(9):
+        draws.next(number, ended)
+    assert [doc["result"].get("loss") for doc in draws.history.trials] == [0.5] * 5 + [None] * 4
 
 
 def test_another_window_is_another_search_with_other_draws_once_the_losses_count(run):
