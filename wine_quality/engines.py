@@ -70,10 +70,6 @@ class Shared:
             _HELD[self.key] = self.make(*self.arguments)
         return _HELD[self.key]
 
-    def hold(self, value: Any) -> None:
-        """Let this process use a value that it has made already."""
-        _HELD[self.key] = value
-
 
 _HELD: dict[str, Any] = {}  # of this process: the last shared value
 
