@@ -72,7 +72,7 @@ def check_parts(data: str, folder: Path) -> Rows:
     parts, keys = list_parts(data), folder / "keys"
     keys.mkdir(exist_ok=True)
     with open_engine(settings()) as engine:
-        log.info("check     %d parts of %s, %d at a time", len(parts), data, engine.workers)
+        log.info("check     %d part(s) of %s, %d at a time", len(parts), data, engine.workers)
         return chunked.split_parts(parts, keys, engine, sample=SAMPLE)
 
 
@@ -98,7 +98,7 @@ def sample(rows: Rows, data: str) -> Prepared:
         log.info("check     %s", note)
     source = "sample" if rows.synthetic else "folder"
     dataset = Dataset(
-        pd.concat([train, gate_set], ignore_index=True), source, f"{len(rows.parts)} Parquet parts in {data}"
+        pd.concat([train, gate_set], ignore_index=True), source, f"{len(rows.parts)} Parquet part(s) in {data}"
     )
     return Prepared(dataset, notes, train, gate_set)
 

@@ -29,6 +29,7 @@ SERVERS = {  # the ports at which each listens once it is there, or what it says
     "make lab": ("8888",),
     "make up": ("4200", "5500", "9000"),
     "WINE_HOME=.local/simulation make up": ("4200", "5500", "9000"),
+    "make cluster": ("4200", "5500", "9000"),
     "make serve": ("8000",),
     "mlflow ui": ("5500",),
     "rclone serve http": ("9001",),

@@ -96,12 +96,23 @@ MEASURED = {  # what each page says of measurements, in its words
         "the RMSE was {simulation[rmse_with_loop]:.3f}. "
         "The first champion alone would have had {simulation[rmse_without]:.3f} on them",
     ],
+    "scaling": [
+        "scored by two processes {batches[two_workers_against_one]:.2f} times as fast as by one",
+        "the graph alone scores {batches[graph_alone_rows_per_second]:,.0f} rows a second",
+        "two processes {trials[time][two_processes_against_one]:.2f} times as fast as one",
+        "two workers of Dask {trials[time][two_workers_of_dask_against_one_process]:.2f} times",
+    ],
 }
 
 
 def measured(page: str) -> list[str]:
     phrases = [re.sub(r"(?<=\d)%", " %", phrase.format(**RESULTS)) for phrase in MEASURED[page]]
-    pages = {"": front_page, "experiment_tracking": gate_and_search_rows, "monitoring": drift_rows}
+    pages = {
+        "": front_page,
+        "experiment_tracking": gate_and_search_rows,
+        "monitoring": drift_rows,
+        "scaling": scaling_rows,
+    }
     return phrases + pages.get(page, list)()
 
 
@@ -205,6 +216,22 @@ def gate_and_search_rows() -> list[str]:
         one = blend[name]
         rows.append(f"| {what} | {one['rmse']:.4f} | {one['r2']:.3f} | {with_interval(*one['gain_over_trees'])} |")
     return [row.replace("-", "−") for row in rows]
+
+
+def scaling_rows() -> list[str]:
+    """Return the rows of the tables of chapter 6: many rows, training on them, and what a window costs."""
+    found, rows = RESULTS["rows"], []
+    for size, ways in found["split"].items():
+        cells = [ways.get(way) for way in ("in_memory", "parts_1", "parts_2")]
+        told = [f"{one['seconds']:.1f} s, {one['peak_gb']:.1f} GB" if one else "" for one in cells]
+        rows.append(f"| {int(size):,} | {' | '.join(told)} |".replace("|  |", "| |"))
+    for way, one in found["training"].items():
+        name = way.replace("_", " ")
+        rows.append(f"| {name} | {one['seconds']:.0f} s | {one['peak_gb']:.1f} GB | {one['rmse']:.4f} |")
+    for window, one in RESULTS["trials"]["quality"]["after_trials"]["40"].items():
+        gap = with_interval(*(one["over_window_1"][name] for name in ("mean", "low", "high")))
+        rows.append(f"| {window} | {one['mean_best_loss']:.4f} | {gap if window != '1' else ''} |")
+    return [row.replace("-", "−").replace("|  |", "| |") for row in rows]
 
 
 def drift_rows() -> list[str]:

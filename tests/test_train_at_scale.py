@@ -162,7 +162,7 @@ def test_bad_input_ends_in_a_line_before_anything_is_made(few, set_aws, monkeypa
 def test_parts_in_a_bucket_are_trained_on(few, rclone):
     shutil.copytree(few, rclone / "wine-quality" / "few")
     run_id = at_scale.train_at_scale(data="s3://wine-quality/few")
-    assert mlflow.get_run(run_id).data.tags["data"] == "3 Parquet parts in s3://wine-quality/few"
+    assert mlflow.get_run(run_id).data.tags["data"] == "3 Parquet part(s) in s3://wine-quality/few"
 
 
 def test_a_disk_that_is_full_while_rows_are_cached_gives_a_line_and_leaves_nothing(many, little_memory):
