@@ -31,7 +31,7 @@ test: setup ## run the quick tests and the main path once, offline
 test-slow: setup ## run the other tests: servers, a browser, whole commands
 	@$(PY) -m pytest $(BY_FILE) -m "slow and not long and not docs"
 
-test-all: test test-slow ## run all tests: these, and two that take long
+test-all: test test-slow ## run all tests: these, and those that take long
 	@$(PY) -m pytest $(BY_FILE) -m long
 
 start: setup ## make start CH=4: make what a chapter takes for granted, so that you can begin with it
@@ -103,7 +103,7 @@ cluster: setup-scaling ## start on loopback what a team runs on several machines
 
 ## To work on the code
 
-lint: setup ## check style and types
+lint: setup-scaling ## check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m chapters.check_types
 
 check-docs: setup ## do all that the READMEs say, block by block, in a checkout of its own; 20 minutes
