@@ -41,6 +41,7 @@ MEASURED = {  # what each page says of measurements, in its words
         "chapter 1 in {notebooks[chapter_seconds][notebooks]:.0f} seconds on two cores",
         "those of chapter 2 in {notebooks[chapter_seconds][experiment_tracking]:.0f}",
         "that of chapter 5 in {notebooks[chapter_seconds][monitoring]:.0f}",
+        "that of chapter 6 in {notebooks[chapter_seconds][scaling]:.0f}",
         "On the {scores[wines][distinct]:,} distinct real wines",
         "The pick of a search has an RMSE of {search[searches][hyperopt][pick][rmse]:.3f} "
         "and an R² of {search[searches][hyperopt][pick][r2]:.3f}",
