@@ -71,7 +71,7 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("4", "min(n for n in range(1, 240) if mix(n, rows=240)['drifted'])"),
     ],
     "08-scale-out": [
-        ("len(np.unique(keys_of(chunks[3])))", "len(set(keys_of(chunks[3]).tolist()) - set(others.tolist()))"),
+        ("len(np.unique(keys_of(chunks[6])))", "len(set(keys_of(chunks[6]).tolist()) - set(others.tolist()))"),
         ("12 - 4", "9"),
     ],
 }  # fmt: skip
