@@ -1,7 +1,5 @@
 """A PostgreSQL server of a test, of Debian's package: its own data, a free port of loopback, stopped by process id."""
 
-import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -14,6 +12,7 @@ import psycopg
 import pytest
 from servers import wait_until
 
+from scaling.database import unprivileged
 from wine_quality.ports import free_port
 
 PASSWORD = "corked&secret"
@@ -82,9 +81,3 @@ def postgres_server() -> Iterator[Postgres]:
             yield server
         finally:
             server.stop()
-
-
-def unprivileged() -> str | None:
-    """Return a user that PostgreSQL accepts, as it does not accept root; None where the present one is."""
-    known = {user.pw_name for user in pwd.getpwall()}
-    return None if os.geteuid() else next(name for name in ("postgres", "nobody") if name in known)

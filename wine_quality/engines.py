@@ -33,7 +33,7 @@ TRIES = 3  # how many workers a unit may lose
 CONNECT_SECONDS, WORKER_SECONDS = 10, 60  # how long to wait for a scheduler, and for a worker
 LOOK_SECONDS, CLOSE_SECONDS = 2, 3  # between two looks for a worker; for a scheduler to take leave
 LOOPBACK = re.compile(r"(127(\.\d+){3}|localhost|\[::1\]):\d+")
-XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"
+XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"  # the former has wheels for Linux alone
 LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", XGBOOST)
 ONE_THREAD = {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # for a worker
 

@@ -22,11 +22,11 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_a
 from tqdm.auto import tqdm
 from tqdm.notebook import tqdm_notebook
 
-from wine_quality.engines import CODE_SHA256, Engine, InProcess
+from wine_quality.engines import CODE_SHA256, XGBOOST, Engine, InProcess
 from wine_quality.errors import SearchError
 from wine_quality.files import exclusive_lock, is_locked
 from wine_quality.sources import table_checksum
-from wine_quality.tracking import OUTAGE, XGBOOST, dataset_input, translate_errors
+from wine_quality.tracking import OUTAGE, dataset_input, translate_errors
 from wine_quality.tuning import Candidate, Objective, SearchSpace, Trial, best, default_space, evaluate, hyperopt_space
 
 log = logging.getLogger("wine_quality.search")

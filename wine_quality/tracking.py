@@ -38,6 +38,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 
 from wine_quality.command import exit_code
 from wine_quality.config import ROOT, Settings, settings
+from wine_quality.engines import XGBOOST
 from wine_quality.errors import TrackingError
 from wine_quality.evaluation import MANY_ROWS, Evaluation, importance_figure
 from wine_quality.files import atomic_write, exclusive_lock, sha256
@@ -71,7 +72,6 @@ WINES = "wines.csv"  # and another, of both sets, which the flow logs
 MODEL_FILE = "model.skops"  # as MLflow calls it
 INTERVAL_FILE, INTERVAL_SUM = "interval.skops", "interval_sha256"  # an artifact of a run, and the tag with its sum
 REQUIRED = ["pandas", "scikit-learn", "skops"]
-XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"  # the former has wheels for Linux alone
 # modules of this package that a model's file names, and that need no other of it
 OWN_CODE = ["chemistry.py", "kernel_ridge.py"]
 CONFLICT = (
