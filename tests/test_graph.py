@@ -2,11 +2,13 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from versions import few_sides
 
-from wine_quality.graph import ROWS, SCORES, float32_at_most, to_onnx
-from wine_quality.models import build, fit, weighted_mean
+from wine_quality.graph import GROUP, ROWS, SCORES, float32_at_most, to_onnx
+from wine_quality.models import build, fit, predict, weighted_mean
+from wine_quality.schema import to_matrix
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,10 @@ def test_a_rounded_threshold_decides_the_same_for_every_float32():
     near = thresholds.astype("float32")
     for columns in (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))):
         assert np.array_equal(columns <= float32_at_most(thresholds), columns.astype("float64") <= thresholds)
+
+
+def test_a_forest_of_more_trees_than_one_operator_holds_predicts_what_its_pipeline_does(train):
+    forest = fit(build("extra_trees", 1, n_estimators=2 * GROUP + 5), train)
+    session = onnxruntime.InferenceSession(to_onnx(forest), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {ROWS: to_matrix(train)})
+    np.testing.assert_allclose(scores[:, 0], predict(forest, train), atol=1e-6)

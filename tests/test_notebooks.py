@@ -53,8 +53,8 @@ def test_each_chapter_has_its_notebooks():
         "experiment_tracking/04-track-runs",
         "experiment_tracking/05-tune-with-hyperopt",
         "experiment_tracking/06-register-the-model",
-        "monitoring/07-read-a-drift-report",
-        "scaling/08-scale-out",
+        "monitoring/09-read-a-drift-report",
+        "scaling/10-scale-out",
     ]
 
 

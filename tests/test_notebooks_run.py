@@ -29,7 +29,7 @@ from wine_quality.config import ROOT
 pytestmark = pytest.mark.slow
 
 LONG = "05-tune-with-hyperopt"  # fifty trials: on the real wine it runs in make check-docs
-ON_DASK = "08-scale-out"
+ON_DASK = "10-scale-out"
 SHORT_SEARCH = "6"  # trials
 TAGS = WRONG, RIGHT, OF_ODD_TYPE = "wrong", "right", "odd"
 ODD = ("'a text'", "__import__('pandas').DataFrame()", "{}")  # of a type that no exercise asks for, or plainly wrong
@@ -66,11 +66,11 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("not solution_2",
          "registry.compare(lesson, fit(build('random_forest', 42), train), *sides, wine.source, **rules).low > 0"),
     ],
-    "07-read-a-drift-report": [
+    "09-read-a-drift-report": [
         ("['pH (red)', 'density (red)']", "['pH (red)']"),
         ("4", "min(n for n in range(1, 240) if mix(n, rows=240)['drifted'])"),
     ],
-    "08-scale-out": [
+    "10-scale-out": [
         ("len(np.unique(keys_of(chunks[6])))", "len(set(keys_of(chunks[6]).tolist()) - set(others.tolist()))"),
         ("12 - 4", "9"),
     ],

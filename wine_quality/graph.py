@@ -22,6 +22,7 @@ from wine_quality.schema import FEATURES
 FORESTS = ExtraTreesRegressor, RandomForestRegressor
 ROWS, SCORES = "rows", "scores"  # the names of the graph's input and output
 OPSETS = {"": 18, "ai.onnx.ml": 5, "com.microsoft": 1}
+GROUP = 100  # trees that one operator holds: with more, scoring many rows leaves the processor's cache
 MEAN, AT_MOST = 0, 0  # how the operator of trees joins their values, and compares a column with a threshold
 
 
@@ -112,18 +113,25 @@ def predicted(graph: Graph, pipeline: Pipeline) -> Value:
         distances = graph.apply("CDist", matrix, model.rows_, domain="com.microsoft", metric="euclidean")
         kernel = graph.apply("Exp", distances * (-1 / model.length_scale))
         return graph.apply("MatMul", kernel, model.coefficients_[:, np.newaxis]) + model.mean_
+    narrow = graph.apply("Cast", matrix, to=TensorProto.FLOAT)
     if isinstance(model, FORESTS):
-        trees = [one.tree_ for one in model.estimators_]
-        return tree_scores(graph, trees, np.concatenate([tree.value.ravel() for tree in trees]), matrix)
+        return forest_scores(graph, [one.tree_ for one in model.estimators_], narrow)
     if isinstance(model, DecisionTreeClassifier):
-        return tree_scores(graph, [model.tree_], model.classes_[model.tree_.value.argmax(axis=-1)].ravel(), matrix)
+        return tree_scores(graph, [model.tree_], model.classes_[model.tree_.value.argmax(axis=-1)].ravel(), narrow)
     raise NoGraphError
+
+
+def forest_scores(graph: Graph, trees: list[Any], matrix: Value) -> Value:
+    """Return the mean over the trees of a forest, of shape (n rows, 1)."""
+    groups = [trees[start : start + GROUP] for start in range(0, len(trees), GROUP)]
+    means = [tree_scores(graph, one, np.concatenate([tree.value.ravel() for tree in one]), matrix) for one in groups]
+    return reduce(add, (mean * (len(one) / len(trees)) for one, mean in zip(groups, means, strict=True)))
 
 
 def tree_scores(graph: Graph, trees: list[Any], values: np.ndarray, matrix: Value) -> Value:
     """Return the mean over trees of the value at the leaf of a row, of shape (n rows, 1); `values` has one a node.
 
-    The operator counts the nodes that branch and the leaves apart, each over all trees.
+    `matrix` is float32. The operator counts the nodes that branch and the leaves apart, each over all trees.
     """
     if any(tree.node_count == 1 for tree in trees):
         raise NoGraphError
@@ -138,7 +146,7 @@ def tree_scores(graph: Graph, trees: list[Any], values: np.ndarray, matrix: Valu
     features = np.concatenate([tree.feature for tree in trees])[~leaf]
     scores = graph.apply(
         "TreeEnsemble",
-        graph.apply("Cast", matrix, to=TensorProto.FLOAT),
+        matrix,
         domain="ai.onnx.ml",
         n_targets=1,
         aggregate_function=MEAN,

@@ -58,14 +58,17 @@ def distinct_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """
     keyed = rows.set_index(row_keys(rows))
     once = keyed.loc[~keyed.index.duplicated()]
-    blank = once[list(MEASUREMENTS)].isna().any(axis=1)
-    return once.drop([key for key, row in once.loc[blank].iterrows() if contains_row(row, once.loc[~blank])])
+    empty = once[FEATURES].isna()
+    complete, blank = once.loc[~empty.any(axis=1)], once.loc[empty.any(axis=1)]
+    groups = blank.groupby([blank[name].isna() for name in FEATURES])
+    return once.drop(index=[key for _, alike in groups for key in contained(alike, complete)])
 
 
-def contains_row(row: pd.Series, rows: pd.DataFrame) -> bool:
-    """Say whether one of `rows` agrees with a row on everything that this one does not leave blank."""
-    measured = row.reindex(FEATURES).dropna()
-    return bool((rows[measured.index] == measured).all(axis=1).any())
+def contained(alike: pd.DataFrame, complete: pd.DataFrame) -> pd.Index:
+    """Return the keys of the rows, all with blanks in the same columns, that a complete row agrees with elsewhere."""
+    measured = alike.reindex(columns=FEATURES).dropna(axis="columns")
+    of_complete = complete.reindex(columns=measured.columns)
+    return alike.index[pd.MultiIndex.from_frame(measured).isin(pd.MultiIndex.from_frame(of_complete))]
 
 
 def leaked(train: pd.DataFrame, scored: pd.DataFrame) -> np.ndarray:
