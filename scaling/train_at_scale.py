@@ -43,7 +43,7 @@ log = logging.getLogger("wine_quality.train")
 SAMPLE, WHOLE = 20_000, 100_000  # rows of each sample; a training set up to the latter is its own sample
 MODEL_FOLDERS = "model-*"
 START_BYTES = 700_000_000  # of memory, whatever the rows: the flow, its libraries, and the samples
-TABLE_BYTES, TREE_BYTES, CACHED_BYTES = 900, 150, 70  # a row in tables, in each tree of a forest, in external memory
+TABLE_BYTES, TREE_BYTES, CACHED_BYTES = 900, 150, 50  # a row in tables, in each tree of a forest, in external memory
 IN_MEMORY, EXTERNAL = "in memory", "external memory"
 
 
