@@ -177,6 +177,15 @@ def test_a_folder_without_wine_is_told(tmp_path):
     )
 
 
+def test_the_files_of_uci_are_named_so_wherever_they_lie_and_changed_ones_are_a_folder_of_yours(tmp_path, real_folder):
+    for name in download.UCI_SHA256:
+        shutil.copy(real_folder / name, tmp_path)
+    assert load(tmp_path).source == "uci"
+    red = tmp_path / "winequality-red.csv"
+    red.write_text(red.read_text().rstrip().rpartition("\n")[0])
+    assert load(tmp_path).source == "folder"
+
+
 @pytest.mark.parametrize("colour", ["red", "white"])
 def test_a_table_of_ones_own_may_hold_one_colour_but_a_pair_needs_both(mine, tmp_path, wines, colour):
     table = wines[wines["type"] == colour]

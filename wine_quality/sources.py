@@ -129,6 +129,8 @@ def read_folder(folder: Path, source: Source, why: str) -> Dataset:
     uci = [names[name] for name in UCI_PAIR if name in names]
     if len(uci) == 2:
         tables = [read_table(path, wine_type) for path, wine_type in zip(uci, TYPES, strict=True)]
+        if {path.name for path in uci} == set(download.UCI_SHA256) and not download.damaged(folder):
+            source = "uci"  # wherever the files lie
         return Dataset(pd.concat(tables, ignore_index=True), source, why)
     if pair := kaggle_files(names):
         train, validation = (read_table(path) for path in pair)
