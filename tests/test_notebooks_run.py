@@ -66,6 +66,11 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("not solution_2",
          "registry.compare(lesson, fit(build('random_forest', 42), train), *sides, wine.source, **rules).low > 0"),
     ],
+    "08-serve-the-model": [
+        ("['alcohol', 'density', 'sulphates', 'sulfates']", "['sulphates', 'density', 'sulfates']"),
+        ("lambda seconds, limit: np.mean(np.array(seconds) < limit)",
+         "lambda seconds, limit: (pd.Series(seconds) <= limit).mean()"),
+    ],
     "09-read-a-drift-report": [
         ("['pH (red)', 'density (red)']", "['pH (red)']"),
         ("4", "min(n for n in range(1, 240) if mix(n, rows=240)['drifted'])"),
