@@ -10,7 +10,7 @@ ROWS = 1000000
 ROWS_AT = .local/rows
 SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
-.PHONY: help run data test test-slow test-all start check clean setup setup-scaling lab notebooks up deploy bucket push serve score monitor simulate rollback rows train-at-scale cluster lint check-docs format images sample bench lock canary
+.PHONY: help run data test test-slow test-all start check clean setup setup-scaling setup-book lab notebooks up deploy bucket push serve score monitor simulate rollback rows train-at-scale cluster lint check-docs book format images sample bench lock canary
 
 ## First
 
@@ -46,6 +46,8 @@ clean: setup ## take away all runs, models and downloads; it asks first. make cl
 setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
 
 setup-scaling: .venv/.scaling ## install Dask too, for chapter 6
+
+setup-book: .venv/.book ## install Sphinx too, for make book
 
 ## Chapters 1 and 2: training, experiment tracking
 
@@ -103,11 +105,15 @@ cluster: setup-scaling ## start on loopback what a team runs on several machines
 
 ## To work on the code
 
-lint: setup-scaling ## check style and types
+lint: setup-scaling setup-book ## check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m chapters.check_types
 
 check-docs: setup ## do all that the READMEs say, block by block, in a checkout of its own; 20 minutes
 	@$(PY) -m pytest -m docs -p no:randomly
+
+book: setup-book ## build a website of all texts, notebooks and docstrings, to read and search; a minute
+	@$(PY) -m sphinx -q -W --keep-going -c book -d .local/book-cache . .local/book
+	@echo "book      open file://$(CURDIR)/.local/book/index.html"
 
 format: setup ## mend style
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
@@ -130,6 +136,8 @@ lock: setup ## pin pyproject.toml anew into requirements.txt; make lock UPGRADE=
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --extra scaling --no-emit-index-url \
 	  --constraint requirements.txt --no-annotate --custom-compile-command "make lock" pyproject.toml -o scaling/requirements.txt
+	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --extra book --no-emit-index-url \
+	  --constraint scaling/requirements.txt --no-annotate --custom-compile-command "make lock" pyproject.toml -o book/requirements.txt
 
 .venv/.ready: requirements.txt pyproject.toml chapters/install.py
 	@for python in $(PYTHONS); do $$python -c '$(IN_RANGE)' 2>/dev/null && break; python=; done; \
@@ -141,6 +149,6 @@ lock: setup ## pin pyproject.toml anew into requirements.txt; make lock UPGRADE=
 	@$(PY) chapters/install.py $(UV)
 	@touch $@
 
-.venv/.scaling: .venv/.ready scaling/requirements.txt
-	@$(PY) chapters/install.py $(UV) scaling/requirements.txt
+.venv/.scaling .venv/.book: .venv/.%: .venv/.ready %/requirements.txt
+	@$(PY) chapters/install.py $(UV) $*/requirements.txt
 	@touch $@

@@ -24,3 +24,13 @@ def test_the_workflow_runs_commands_of_the_makefile_on_every_python_that_it_admi
     assert not [command for command in commands if not re.search(rf"^{command}:.*## ", MAKEFILE, re.MULTILINE)]
     pythons = WORKFLOW["jobs"]["test"]["strategy"]["matrix"]["python"]
     assert set(pythons) == set(re.findall(r"python(3\.\d+)", re.search(r"^PYTHONS = .*$", MAKEFILE, re.MULTILINE)[0]))
+
+
+def test_only_the_job_that_publishes_the_book_may_write_and_it_checks_out_nothing():
+    book = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
+    build, publish = book["jobs"]["build"], book["jobs"]["publish"]
+    assert (book[True], book["permissions"]) == ("workflow_dispatch", {"contents": "read"})  # YAML reads `on` as True
+    assert "permissions" not in build
+    assert build["steps"][0]["with"] == {"persist-credentials": False}
+    assert publish["permissions"] == {"pages": "write", "id-token": "write"}
+    assert [step["uses"].partition("@")[0] for step in publish["steps"]] == ["actions/deploy-pages"]

@@ -38,7 +38,7 @@ def verdict_on_call(answer: Any, solution: Callable, arguments: tuple, hint: str
 
 
 def verdict(answer: Any, solution: Any, hint: str, within: float = 0) -> str:
-    """Return `no answer yet`, `right`, or `Not yet: ` with a hint."""
+    """Return `no answer yet`, `right`, or `Not yet:` with a hint."""
     if answer is None:
         return "no answer yet"
     if kind(answer) != kind(solution):
