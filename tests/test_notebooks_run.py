@@ -66,6 +66,10 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("not solution_2",
          "registry.compare(lesson, fit(build('random_forest', 42), train), *sides, wine.source, **rules).low > 0"),
     ],
+    "07-from-notebook-to-flow": [
+        ("exponential_backoff(backoff_factor=1)(5)[-1]", "2**5 - 1"),
+        ("'Completed'", "'Cached'"),
+    ],
     "09-read-a-drift-report": [
         ("['pH (red)', 'density (red)']", "['pH (red)']"),
         ("4", "min(n for n in range(1, 240) if mix(n, rows=240)['drifted'])"),
