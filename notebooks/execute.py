@@ -24,7 +24,7 @@ from wine_quality.config import ROOT, settings
 from wine_quality.errors import NotebookError
 from wine_quality.files import atomic_write
 
-CHAPTERS = ("notebooks", "experiment_tracking", "deployment", "monitoring", "scaling")
+CHAPTERS = ("notebooks", "experiment_tracking", "orchestration", "deployment", "monitoring", "scaling")
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it is over when the notebook is stored
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},

@@ -53,6 +53,7 @@ def test_each_chapter_has_its_notebooks():
         "experiment_tracking/04-track-runs",
         "experiment_tracking/05-tune-with-hyperopt",
         "experiment_tracking/06-register-the-model",
+        "orchestration/07-from-notebook-to-flow",
         "deployment/08-serve-the-model",
         "monitoring/09-read-a-drift-report",
         "scaling/10-scale-out",

@@ -66,6 +66,10 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
         ("not solution_2",
          "registry.compare(lesson, fit(build('random_forest', 42), train), *sides, wine.source, **rules).low > 0"),
     ],
+    "07-from-notebook-to-flow": [
+        ("exponential_backoff(backoff_factor=1)(5)[-1]", "2**5 - 1"),
+        ("'Completed'", "'Cached'"),
+    ],
     "08-serve-the-model": [
         ("['alcohol', 'density', 'sulphates', 'sulfates']", "['sulphates', 'density', 'sulfates']"),
         ("lambda seconds, limit: np.mean(np.array(seconds) < limit)",
