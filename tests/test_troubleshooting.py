@@ -1,4 +1,4 @@
-"""The table of errors on the front page tells of those that there are, and of each that the first steps may end in."""
+"""The table of errors lists those that there are, and of each that the first steps may end in."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import pytest
 from wine_quality.config import ROOT
 from wine_quality.schema import MEASUREMENTS
 
-TABLE = (ROOT / "README.md").read_text().partition("## When something goes wrong")[2].partition("\n## ")[0]
+TABLE = (ROOT / "docs" / "troubleshooting.md").read_text()
 ROWS = [line.split("|")[1] for line in TABLE.splitlines() if line.startswith("| ")]
 TOLD = [piece for row in ROWS for piece in re.findall("`(.+?)`", row)]
 FOLDERS = ("wine_quality", "orchestration", "deployment", "monitoring", "chapters")

@@ -1,0 +1,79 @@
+"""Each term of the glossary is in bold and linked where a reader learns it, and each link to the glossary resolves."""
+
+import re
+
+from readmes import PAGES, headings
+from test_notebooks import NOTEBOOKS, prose_of, read
+
+from wine_quality.config import ROOT
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+TERMS = re.findall(r"^### (.+)$", GLOSSARY.read_text(), re.MULTILINE)
+LINK = r"\]\([^)]*glossary\.md#([^)]+)\)"
+BOLD_LINK = rf"\*\*\[[^\]]+{LINK}\*\*|\[\*\*[^\]]+\*\*{LINK}"
+TEXTS = [page.read_text() for page in PAGES] + [prose_of(read(path)) for path in NOTEBOOKS]
+NOT_YET_LINKED: set[str] = {
+    "A/B test",
+    "ablation",
+    "backoff",
+    "baseline",
+    "bootstrap",
+    "cache",
+    "canary release",
+    "champion and challenger",
+    "CI/CD",
+    "concept drift",
+    "covariate shift",
+    "cross-validation",
+    "data contract",
+    "data drift",
+    "data leakage",
+    "data versioning",
+    "effect size",
+    "false positive",
+    "feature engineering",
+    "gate set",
+    "generalisation",
+    "ground truth",
+    "hyperparameter",
+    "idempotence",
+    "label delay",
+    "lineage",
+    "minimum effect",
+    "model card",
+    "model registry",
+    "multiple comparisons",
+    "nested cross-validation",
+    "outlier",
+    "overfitting",
+    "permutation test",
+    "prediction drift",
+    "prediction interval",
+    "rollback",
+    "shadow deployment",
+    "skew",
+    "statistical significance",
+    "test set",
+    "training set",
+    "training/serving skew",
+    "transient failure",
+    "validation set",
+}
+
+
+def anchor(term: str) -> str:
+    return re.sub(r"[^\w -]", "", term.lower()).replace(" ", "-")
+
+
+def test_every_term_is_in_bold_and_linked_where_a_reader_learns_it():
+    linked = {found for text in TEXTS for pair in re.findall(BOLD_LINK, text) for found in pair if found}
+    assert not [term for term in TERMS if anchor(term) not in linked and term not in NOT_YET_LINKED]
+
+
+def test_every_link_to_the_glossary_finds_its_term():
+    anchors = headings(GLOSSARY)
+    assert not [found for text in TEXTS for found in re.findall(LINK, text) if found not in anchors]
+
+
+def test_terms_are_sorted_and_occur_once():
+    assert sorted(set(TERMS), key=str.lower) == TERMS
