@@ -1,7 +1,7 @@
-"""Execute the notebooks in order, on the wine that `WINE_DATA` names: `make notebooks`.
+"""Execute the notebooks in order, on the dataset that `WINE_DATA` names: `make notebooks`.
 
-A notebook is written back only where every cell ran without an error and without a word on stderr, and without what
-differs from machine to machine. So the same code on the same wine gives the same bytes.
+A notebook is written back only if every cell ran without an error and wrote nothing to stderr. What differs from
+machine to machine is removed, so the same code and the same dataset give the same bytes.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib.font_manager  # noqa: F401  (makes the font cache; made in a notebook, it is announced on stderr)
+import matplotlib.font_manager  # noqa: F401  (builds the font cache here, because in a notebook it would be reported on stderr)
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -25,7 +25,7 @@ from wine_quality.errors import NotebookError
 from wine_quality.files import atomic_write
 
 CHAPTERS = ("notebooks", "experiment_tracking", "orchestration", "deployment", "monitoring", "scaling")
-WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it is over when the notebook is stored
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar, of no use once the notebook is stored
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -40,7 +40,7 @@ def execute(notebook: NotebookNode, path: Path) -> None:
 
     def failure(cell: int, what: str) -> NotebookError:
         place = f"{path.name}, cell [{cell}]"
-        return NotebookError(f"{place}: {what}. The file is as it was; mend the cause and run again.")
+        return NotebookError(f"{place}: {what}. The file is as it was; fix the cause and run again.")
 
     started, on_interrupt = [], signal.getsignal(signal.SIGINT)
     log = settings().local / "notebooks.log"
@@ -63,7 +63,7 @@ def execute(notebook: NotebookNode, path: Path) -> None:
         except CellExecutionError as error:
             raise failure(len(started), f"{error.ename}: {error.evalue}") from error
         except DeadKernelError as error:
-            raise failure(len(started), f"the kernel died, perhaps for want of memory; see {log}") from error
+            raise failure(len(started), f"the kernel died, perhaps because it ran out of memory; see {log}") from error
     for cell in notebook.cells:
         if cell.cell_type == "code":
             for output in cell.outputs:
@@ -74,18 +74,18 @@ def execute(notebook: NotebookNode, path: Path) -> None:
 
 
 def restore_interrupts(handler: Any) -> None:
-    """Let Ctrl-C stop this program again: nbclient takes it, stops the kernel, and reports that the kernel died."""
+    """Let Ctrl-C stop this program again: nbclient's own handler only stops the kernel, which then looks dead."""
     asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
     signal.signal(signal.SIGINT, handler)
 
 
 def all_notebooks() -> list[Path]:
-    """Return the notebooks of all chapters in the order in which they are read."""
+    """Return the notebooks of all chapters in reading order."""
     return [path for chapter in CHAPTERS for path in sorted((ROOT / chapter).glob("*.ipynb"))]
 
 
 def run() -> None:
-    """Execute the notebooks named on the command line, by default all, and write each back when it is done."""
+    """Execute the notebooks named on the command line, by default all, and write each back when it's done."""
     for path in [Path(name).resolve() for name in sys.argv[1:]] or all_notebooks():
         started = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)

@@ -36,20 +36,21 @@ ODD = ("'a text'", "__import__('pandas').DataFrame()", "{}")  # of a type that n
 ANSWERS = {  # a near miss, and a right one said in another way than in the solution
     "01-explore-the-data": [
         (
-            "(means.loc['red'] - means.loc['white']).abs().nlargest(2).index[1]",
-            "wines[list(MEASUREMENTS)].corrwith(wines['type'] == 'red').abs().nlargest(2).index[1]",
+            "by_deviation.idxmax()",
+            "data[list(MEASUREMENTS)].corrwith(data['type'] == 'red').abs().nlargest(2).index[1]",
         ),
-        ("(wines['quality'] == 6).mean()", "round(wines['quality'].between(5, 7).mean(), 2)"),
+        ("(data['quality'] == 6).mean()", "round(data['quality'].between(5, 7).mean(), 2)"),
     ],
     "02-train-baselines": [
-        ("0.0", "round(((y_validation - y.mean()) ** 2).mean() ** 0.5, 2)"),
+        ("solution_1 ** 2", "round(((y_validation - y.mean()) ** 2).mean() ** 0.5, 2)"),
         ("on_validation.loc['KNeighborsRegressor', 'R²']", "round(nearest.score(X_validation, y_validation), 2)"),
     ],
     "03-find-the-leak": [
         ("lambda train, scored: scored.merge(train.drop_duplicates()).shape[0] / len(scored)", "leaked_fraction"),
-        ("len(never_seen)", "round(len(wines) * np.exp(len(train) * np.log1p(-1 / len(wines))))"),
-        ("0.2", "round(scored_part[features].merge(wines.drop(scored_part.index)[features].drop_duplicates()).shape[0]"
-                " / len(scored_part), 2)"),
+        ("len(never_seen)", "round(len(data) * np.exp(len(train) * np.log1p(-1 / len(data))))"),
+        ("leaked_fraction(data, scored_part)",
+         "round(scored_part[features].merge(data.drop(scored_part.index)[features].drop_duplicates()).shape[0]"
+         " / len(scored_part), 2)"),
     ],
     "04-track-runs": [
         ("'decision_tree'", "runs.set_index('params.model')['metrics.fold_mae'].idxmin()"),
@@ -221,7 +222,7 @@ def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import warnings\nwarnings.warn('mind the gap')", "a warning: .*mind the gap.*"),
-        ("import os\nos._exit(1)", "the kernel died, perhaps for want of memory; see .*notebooks.log"),
+        ("import os\nos._exit(1)", "the kernel died, perhaps because it ran out of memory; see .*notebooks.log"),
         (
             "from wine_quality import config, sources\nsources.load_dataset(config.settings())",
             "DataError: WINE_DATA=nowhere: no file or folder that you may open.*",
