@@ -38,7 +38,7 @@ nb_ipywidgets_js = {}
 default_role = "code"  # docstrings quote code as Markdown does
 autoapi_root = "book/api"
 autoapi_dirs = list(PACKAGES)
-autoapi_options = ["members", "show-module-summary"]
+autoapi_options = ["members"]
 autoapi_add_toctree_entry = False
 suppress_warnings = ["autoapi.python_import_resolution"]  # it doesn't see the names of `A, B = 1, 2`
 
