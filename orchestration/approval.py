@@ -26,17 +26,17 @@ POLL = 2  # seconds
 
 
 class Approval(RunInput):
-    """What a person may add: to resume the run is to approve."""
+    """What an approver may enter. Resuming the run approves the version."""
 
-    reason: str = Field(default="", max_length=200, description="Why, for the description of the version.")
+    reason: str = Field(default="", max_length=200, description="The reason, for the description of the version.")
 
 
 @task(name="propose", task_run_name="propose version {version}", **RETRY_TRANSIENT)
 def propose(version: str, run_id: str) -> None:
-    """Note that a version waits for approval by the flow run that trained it."""
+    """Record that a version waits for approval in the flow run that trained it."""
     with tracking.store(settings()) as store:
         registry.await_approval(store, version, run_id)
-    log.info("approve   version %s waits for a person: resume this run in Prefect to promote it", version)
+    log.info("approve   version %s is waiting for approval: resume this run in Prefect to promote it", version)
 
 
 def wait_for_approval(version: str, card: str) -> str:
@@ -55,14 +55,14 @@ def wait_for_approval(version: str, card: str) -> str:
 
 
 def promote_if_unchanged(version: str, rows: pd.DataFrame, opponent: str | None, reason: str) -> None:
-    """Promote a version with its graph, unless the champion is not `opponent` any more; `rows` check the graph."""
+    """Promote a version with its graph, unless the champion has changed from `opponent`; `rows` check the graph."""
     with gate_lock(settings()), tracking.store(settings()) as store:
         scoring.log_graph(store, version, rows)
         registry.promote_approved(store, version, opponent, reason)
 
 
 def reject(version: str, why: str) -> None:
-    """Note that a version was not approved."""
+    """Record that a version was not approved."""
     with gate_lock(settings()), tracking.store(settings()) as store:
         registry.end_approval(store, version, f"rejected: {why}")
 

@@ -1,4 +1,4 @@
-"""The bucket: that of the block `wine-bucket`, else the one that the environment names, else one on this laptop."""
+"""The bucket: from the block `wine-bucket`, or else from the environment, or else on this laptop."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ CLIENT = {
 
 @contextmanager
 def wine_bucket(config: Settings) -> Iterator[tuple[Bucket, str]]:
-    """Yield the bucket and a phrase that says where it is; the laptop's own server is started for it if need be."""
+    """Yield the bucket and a phrase that says where it is; the laptop's own server is started if necessary."""
     bucket, _ = chosen(config)
     with ExitStack() as servers:
         if bucket is None:
@@ -40,7 +40,7 @@ def wine_bucket(config: Settings) -> Iterator[tuple[Bucket, str]]:
 
 
 def bucket_line(config: Settings) -> str:
-    """Say which bucket is used and why, before anything is written to it."""
+    """Return a line that says which bucket is used and why."""
     bucket, why = chosen(config)
     where = whereabouts(config, bucket)
     return f"{where[0].lower()}{where[1:]}: {why}"
@@ -69,7 +69,7 @@ def saved_bucket() -> S3Bucket | None:
     except ValueError as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return None
-        raise StorageError(f"block {BLOCK}: cannot be used ({error}). Mend it in the UI, or delete it.") from error
+        raise StorageError(f"block {BLOCK}: cannot be used ({error}). Fix it in the UI, or delete it.") from error
 
 
 def named_by(config: Settings) -> str | None:
@@ -83,7 +83,7 @@ def named_by(config: Settings) -> str | None:
 
 
 def is_named(config: Settings) -> bool:
-    """Say whether `WINE_BUCKET` is set, be it to the default."""
+    """Return whether `WINE_BUCKET` is set, even if to the default."""
     return "bucket" in config.model_fields_set
 
 
@@ -93,7 +93,7 @@ def first_set(names: tuple[str, ...]) -> str | None:
 
 
 def bucket_of_environment(config: Settings) -> S3Bucket | None:
-    """Return the bucket that the environment names, or None; what is not set, boto3 finds where it always looks."""
+    """Return the bucket that the environment names, or None; boto3 looks up what is not set in its usual places."""
     if not named_by(config):
         return None
     return s3_bucket(
@@ -124,12 +124,12 @@ def laptop(config: Settings) -> Endpoint:
 
 
 def address_of(bucket: S3Bucket) -> str | None:
-    """Return where a bucket's server is, None where it is Amazon's own."""
+    """Return the address of a bucket's server, or None for Amazon's own."""
     return bucket.credentials.aws_client_parameters.endpoint_url
 
 
 def whereabouts(config: Settings, bucket: S3Bucket | None) -> str:
-    """Say where a bucket is. The laptop's own server is known by its keys, which were made at random."""
+    """Return a phrase that says where a bucket is. Its random keys identify the laptop's own server."""
     if bucket and getattr(bucket.credentials, "aws_access_key_id", None) != local_keys(config)[0]:
         return f"In the bucket `{bucket.bucket_name}` at {address_of(bucket) or 'Amazon S3'}"
     name = bucket.bucket_name if bucket else config.bucket

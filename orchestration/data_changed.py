@@ -1,7 +1,7 @@
-"""Look whether the wine has changed since a model was last trained on it, and tell Prefect with an event.
+"""Check whether the data has changed since a model was last trained on it, and if so, send Prefect an event.
 
 The event `wine.data.changed` starts the deployment `on-new-data`. Run this with `python -m orchestration.data_changed`,
-after wine has come in.
+after new data has arrived.
 """
 
 import sys
@@ -20,17 +20,17 @@ EVENT, RESOURCE = "wine.data.changed", "wine.data"
 
 
 def main() -> None:
-    """Emit the event, unless a version was trained on the same distinct rows: others change no model."""
+    """Emit the event, unless a version was trained on the same distinct rows: duplicates change no model."""
     prepare_home()
     if not PREFECT_API_URL.value():
-        raise DeploymentError("Prefect does not run, so nobody would hear the event. Start it: make up.")
+        raise DeploymentError("Prefect does not run, so the event would be lost. Start it: make up.")
     config = connect_quietly()
     dataset = sources.load_dataset(config)
     checksum = sources.table_checksum(distinct_rows(dataset.table))
     with tracking.store(config) as store:
         trained_before = registry.versions_tagged(store, DISTINCT_ROWS, checksum)
     if trained_before:
-        print(f"unchanged {len(dataset.table):,} rows, whose distinct ones trained a version before: {dataset.why}")
+        print(f"unchanged {len(dataset.table):,} rows, and a version was trained on their distinct rows: {dataset.why}")
     else:
         emit_event(EVENT, {"prefect.resource.id": RESOURCE}, payload={"data": config.data, "sha256": checksum})
         print(f"event     {EVENT}: {len(dataset.table):,} rows: {dataset.why}")

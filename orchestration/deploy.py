@@ -1,6 +1,6 @@
 """Set up what a worker needs: the work pool, the blocks of the bucket, the deployments of `prefect.yaml`.
 
-Run it with `make deploy`, as often as you like. It makes what is missing, and updates a deployment whose definition in
+Run it with `make deploy`, as often as you like. It creates what is missing and updates a deployment whose definition in
 `prefect.yaml` has changed. Everything else stays as it is, because you may have edited it in the UI: schedules, pauses,
 automations, limits, blocks.
 """
@@ -96,7 +96,7 @@ def changed(file: dict[str, Any], versions: dict[str, str | None]) -> list[dict[
 
 
 def state_of(deployment: DeploymentResponse) -> str:
-    """Say whether a deployment is paused, and when it runs."""
+    """Return whether a deployment is paused, and when it runs."""
     if deployment.paused:
         return "paused"
     active = [one.schedule.model_dump() for one in deployment.schedules if one.active]
@@ -109,12 +109,12 @@ def prefect(*words: str) -> None:
     command = [str(Path(sys.executable).with_name("prefect")), *words]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
-        last = ((done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"])[-1]
-        raise DeploymentError(f"prefect {' '.join(words)}: {last}. Mend {PREFECT_FILE} and run make deploy again.")
+        last = ((done.stderr.strip() or done.stdout.strip()).splitlines() or ["no output"])[-1]
+        raise DeploymentError(f"prefect {' '.join(words)}: {last}. Fix {PREFECT_FILE} and run make deploy again.")
 
 
 def main() -> None:
-    """Set all of it up, and say what to do next."""
+    """Set everything up, and print what to do next."""
     prepare_home()
     where = without_credentials(PREFECT_API_URL.value() or "").removesuffix("/api")
     config = connect_quietly()

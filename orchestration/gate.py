@@ -1,7 +1,7 @@
-"""The lock at the gate: one training run at a time compares, registers and promotes.
+"""The gate's lock: one training run at a time compares, registers and promotes.
 
-Runs of one home wait for each other at a lock file. Runs on several machines, which share MLflow's server, have no file
-in common, so they also wait at a concurrency limit of the Prefect server that they share. `make deploy` makes it.
+Runs of one home share a lock file. Runs on several machines, which share MLflow's server, don't, so they also take a
+concurrency limit on the Prefect server that they share. `make deploy` creates it.
 """
 
 import logging
@@ -19,12 +19,12 @@ from wine_quality.files import exclusive_lock
 log = logging.getLogger("wine_quality.train")
 
 LIMIT = "wine-gate"
-LEASE_SECONDS = 60  # the least that Prefect takes: so long after its death, the slot of a holder is free again
+LEASE_SECONDS = 60  # Prefect's minimum: if a holder dies, its slot is free after this time
 
 
 @contextmanager
 def gate_lock(config: Settings) -> Iterator[None]:
-    """Hold the lock at the gate for the block; a holder that dies loses it."""
+    """Hold the gate's lock for the block; if the holder dies, the lock is released."""
     with exclusive_lock(config.local / "registry.lock"):
         if is_shared(config) and not has_limit():
             log.warning(
@@ -38,12 +38,12 @@ def gate_lock(config: Settings) -> Iterator[None]:
 
 
 def is_shared(config: Settings) -> bool:
-    """Say whether other machines may use the same MLflow store."""
+    """Return whether other machines may use the same MLflow store."""
     return not config.mlflow_uri.startswith("sqlite:")
 
 
 def has_limit() -> bool:
-    """Say whether Prefect's server has the limit."""
+    """Return whether Prefect's server has the limit."""
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(LIMIT)
@@ -53,7 +53,7 @@ def has_limit() -> bool:
 
 
 def make_limit() -> None:
-    """Create the limit of one run at a time on Prefect's server, or leave the one that is there."""
+    """Create the limit of one run at a time on Prefect's server, or leave an existing one unchanged."""
     if not has_limit():
         with get_client(sync_client=True) as client:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=LIMIT, limit=1))

@@ -1,4 +1,4 @@
-"""Look into the bucket: list its runs, download each, and check it against its manifest. Run it with `make bucket`."""
+"""Inspect the bucket: list its runs, download each, and check it against its manifest. Run it with `make bucket`."""
 
 import sys
 import tempfile
@@ -13,18 +13,18 @@ from wine_quality.storage import Bucket
 
 
 def check(bucket: Bucket, run_id: str, files: dict[str, int]) -> tuple[bool, str]:
-    """Download a run and compare it with its manifest; return whether it is as it was pushed, and what to print."""
+    """Download a run and compare it with its manifest; return whether they match, and what to print."""
     if storage.MANIFEST not in files:
-        return False, "not complete: it has no manifest, its push or its deletion was cut short"
+        return False, "incomplete: no manifest, because its push or deletion was interrupted"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return True, f"{len(storage.pull(bucket, run_id, Path(folder)))} files as they were pushed"
+            return True, f"{len(storage.pull(bucket, run_id, Path(folder)))} files match their manifest"
         except StorageError as error:
             return False, f"broken: {error}"
 
 
 def main() -> int:
-    """Print a line for each run, the oldest first, and return 1 if one is not as it was pushed."""
+    """Print a line for each run, the oldest first, and return 1 if one is damaged or incomplete."""
     config, broken = connect_quietly(), []
     print(f"bucket    {bucket_line(config)}")
     with wine_bucket(config) as (bucket, _):

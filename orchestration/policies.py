@@ -25,11 +25,11 @@ LIBRARIES = ("hyperopt", "numpy", *REQUIRED)
 
 
 def is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    """Say whether a task may succeed when it is retried, and log that it is."""
+    """Return whether a task may succeed if it is retried, and if so, log the error."""
     error = state.result(raise_on_failure=False)
     transient = isinstance(error, DownloadError | PredictionsError | StorageUnavailable | TrackingError)
     if transient:
-        log.warning("%s Trying again.", error)
+        log.warning("%s Retrying.", error)
     return transient
 
 
@@ -43,7 +43,7 @@ CODE_SHA256 = code_checksum()  # once, at import: after an upgrade on disk this 
 
 
 def checksum(*parts: Any) -> str:
-    """Return a checksum of inputs, of the code and of the versions of the libraries."""
+    """Return a checksum of inputs, of the code and of the library versions."""
     return hashlib.sha256(repr([*parts, CODE_SHA256, *map(version, LIBRARIES)]).encode()).hexdigest()
 
 
@@ -72,7 +72,7 @@ def log_cache_hit(task: Any, _run: Any, state: Any) -> None:
         log.info("%-9s cached: an earlier run had the same data, parameters, code and libraries", task.name)
 
 
-# else Prefect pickles the arguments for a key, which a model may refuse
+# otherwise Prefect pickles the arguments for a key, which fails for some models
 UNCACHED: dict[str, Any] = {"cache_policy": NO_CACHE}
 RETRIES: dict[str, Any] = {
     "retries": 4,
@@ -88,12 +88,12 @@ CACHED: dict[str, Any] = {
 
 
 def one_heartbeat() -> AbstractContextManager:
-    """Let the heartbeat of the flow stand for its subflows, which live and die with it; to end one takes a second."""
+    """Run subflows without heartbeats of their own: the flow's is enough, and stopping one takes up to a second."""
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 def scheduled_time() -> datetime:
-    """Return when the run was due. All names derive from this one time, so a run may pass midnight."""
+    """Return when the run was due. All names derive from this time, so a run that passes midnight has one date."""
     return flow_run.scheduled_start_time.astimezone()
 
 

@@ -37,8 +37,8 @@ def connect() -> None:
 def start_connecting() -> Callable[[], None]:
     """Let this process report to a Prefect server, and return a function that waits until it answers.
 
-    It is that of `PREFECT_API_URL`, or else one that this starts and that ends with this process: it has no pages or
-    schedules, and uses the project's Prefect home.
+    It is the one at `PREFECT_API_URL`, or else one that this function starts and that ends with this process. That one
+    has no pages or schedules, and uses the project's Prefect home.
     """
     if url := PREFECT_API_URL.value():
         assert_answers(url)
@@ -53,7 +53,7 @@ def start_connecting() -> Callable[[], None]:
 
 
 def assert_answers(url: str) -> None:
-    """Raise a `DeploymentError` where no Prefect API answers at an address."""
+    """Raise a `DeploymentError` if no Prefect API answers at an address."""
     client = get_client({"timeout": ANSWER_SECONDS}, sync_client=True)
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), client:

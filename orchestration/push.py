@@ -1,4 +1,4 @@
-"""Push a training run to the bucket again, rebuilt from what MLflow has of it.
+"""Push a training run to the bucket again, rebuilt from what MLflow stores.
 
 Use it when the bucket has changed, or when an object in it was deleted or damaged. Run it with
 `python -m orchestration.push RUN_ID`, or `make push RUN=<run id>`.
@@ -24,7 +24,7 @@ FILES = (INTERVAL_FILE, WINES, REPORT, CARD)  # what is pushed beside the model
 
 
 def rebuild(config: Settings, run_id: str) -> None:
-    """Put a run's files from MLflow into the outbox, or raise a `RegistryError` where it does not have all of them."""
+    """Put a run's files from MLflow into the outbox, or raise a `RegistryError` if it lacks any of them."""
     with tracking.store(config) as store, tempfile.TemporaryDirectory() as aside:
         try:
             run = store.client.get_run(run_id)
@@ -43,7 +43,7 @@ def rebuild(config: Settings, run_id: str) -> None:
 
 
 def main() -> None:
-    """Push the run that the command line names, unless it waits in the outbox already, and whatever else waits."""
+    """Push the run that the command line names, unless it is in the outbox already, and the rest of the outbox."""
     if len(sys.argv) != 2:
         raise SettingsError("which run? Give its id, as in: make push RUN=0123456789abcdef")
     config, run_id = connect_quietly(), sys.argv[1]

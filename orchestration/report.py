@@ -33,7 +33,7 @@ HEADINGS = {
     "rmse": "RMSE",
     "mae": "MAE",
     "r2": "R²",
-    "accuracy": "right when rounded",
+    "accuracy": "accuracy, rounded",
     "within_1": "within ±1",
     "qwk": "weighted kappa",
 }
@@ -95,7 +95,7 @@ class Published:
 
 
 def render_report(prepared: Prepared, trained: Trained, run: Tracked, version: str, **outcome: Any) -> str:
-    """Return the report but for its last part, the bucket; `outcome` is a `verdict`, or whether it `is_champion`."""
+    """Return the report without its last section, the bucket; `outcome` is a `verdict`, or whether it `is_champion`."""
     config = settings()
     return render(
         "training.md.j2",
@@ -144,7 +144,7 @@ def create_artifacts(store: Store, config: Settings, trained: Trained, published
     create_image_artifact(
         f"data:image/png;base64,{figure}",  # so that it shows without a server
         key="predicted-against-actual",
-        description=f"What {name} predicts for the gate set, against the tasters' scores",
+        description=f"What {name} predicts for the gate set, against the actual scores",
     )
     create_link_artifact(run_page(run, config), f"{name} in MLflow", key="mlflow-run", description="Its page")
 

@@ -1,4 +1,4 @@
-"""The flow deployed from one file: no work pool, no `prefect.yaml`; this process starts the runs, until Ctrl-C.
+"""Deploy the flow from one file, without a work pool or `prefect.yaml`; this process starts the runs until Ctrl-C.
 
 Run it with `python -m orchestration.serve` beside `make up`.
 """

@@ -12,13 +12,13 @@ from wine_quality.config import Settings, settings
 from wine_quality.files import is_locked, translate_disk_errors
 from wine_quality.ports import listens
 
-UP_LOCK = "up.lock"  # held by `make up` as long as it runs
+UP_LOCK = "up.lock"  # held by `make up` while it runs
 
 
 def prepare_home() -> Settings:
     """Store Prefect's state with the project's, report to the server of `make up`, and return the settings.
 
-    A value that is set already stays. Prefect reads its settings when it is imported, so it reads them again here.
+    Values that are already set stay. Prefect reads its settings when it is imported, so it reads them again here.
     """
     config = settings()
     with translate_disk_errors(config.local):
@@ -31,7 +31,7 @@ def prepare_home() -> Settings:
 
 
 def is_up(config: Settings) -> bool:
-    """Say whether `make up` runs and its Prefect answers."""
+    """Return whether `make up` is running and its Prefect server answers."""
     return is_locked(config.local / UP_LOCK) and listens(config.prefect_port)
 
 

@@ -6,8 +6,8 @@ and where to look. If an identical version exists, nothing new is registered or 
 
 Flows and tasks take plain parameters, which Prefect stores and shows. A task that needs an address or a key reads the
 settings itself. Tasks that use the network, the tracking store or the bucket retry transient failures. A task that only
-computes would fail the same way again; instead, the results of the two that take longest are cached and reused as long
-as nothing that they depend on has changed. One is the search, which resumes from its trials if it was interrupted.
+computes would fail the same way again, so it isn't retried. The results of the two slowest tasks are cached, and reused
+as long as nothing that they depend on has changed. One is the search, which resumes from its trials if interrupted.
 
 Run it with `make run`.
 """
@@ -78,7 +78,7 @@ Split = tuple[pd.DataFrame, pd.DataFrame]
 
 @task(name="load", task_run_name="load {source}", **RETRY_TRANSIENT)
 def load(source: str) -> Dataset:
-    """Get the dataset that a source names, as `WINE_DATA` does."""
+    """Load the dataset from a source, which is one of the values of `WINE_DATA`."""
     dataset = sources.load_dataset(settings(data=source))
     log.info("load      %s rows: %s", f"{len(dataset.table):,}", dataset.why)
     return dataset
@@ -98,7 +98,7 @@ def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[D
 
 @task(name="check", task_run_name="check", **UNCACHED)
 def check(dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
-    """Remove duplicates, and note how many there are and how much the given split leaks."""
+    """Remove duplicates, and return notes on how many there were and how much a given split leaks."""
     distinct = splits.distinct_rows(dataset.table)
     repeats, blanks = len(dataset.table) - len(distinct), sources.blank_cells(distinct)
     notes = [f"{len(dataset.table):,} rows, of which {repeats:,} are duplicates: {len(distinct):,} distinct rows"]
@@ -163,7 +163,7 @@ def search(
 def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
     """Return the trials of the search, each a run in MLflow, evaluated where the settings say, and report progress."""
     config, resume = settings(), not get_current_settings().tasks.refresh_cache
-    progress = create_progress_artifact(0.0, key="search-progress", description=f"The search, {max_evals} trials")
+    progress = create_progress_artifact(0.0, key="search-progress", description=f"Search, {max_evals} trials")
     ended = count(1)
 
     def on_trial(_trial: Trial) -> None:
@@ -191,7 +191,7 @@ def fit_intervals(train: pd.DataFrame, predicted: np.ndarray, seed: int) -> Pipe
 
 @task(name="evaluate on the gate set", task_run_name="evaluate on the gate set", **UNCACHED)
 def evaluate(pipeline: Pipeline, interval: Pipeline, gate_set: pd.DataFrame, seed: int) -> Evaluation:
-    """Score the gate set, and say for which rows the model is worse and what its scores depend on."""
+    """Score the gate set, by slice as well, and measure which features the scores depend on."""
     result = evaluation.evaluate(pipeline, interval, gate_set, seed, settings().slice)
     coverage = result.slices.loc[ALL, "coverage"]
     log.info("score     on the gate set: RMSE %.4f, R² %.3f", result.scores["rmse"], result.scores["r2"])
@@ -316,7 +316,7 @@ def push() -> tuple[list[str], str]:
 
 @task(name="delete old files", task_run_name="delete old files", **RETRY_TRANSIENT)
 def delete_old_files() -> int:
-    """Delete the files of all but the newest runs, as `WINE_KEEP_RUNS` says, and return of how many."""
+    """Delete the files of all but the newest runs, set by `WINE_KEEP_RUNS`, and return how many runs lost theirs."""
     config = settings()
     with gate_lock(config), tracking.store(config) as store:
         old = retention.beyond_newest(store, config.keep_runs)
@@ -378,7 +378,7 @@ def publish_model(prepared: Prepared, trained: Trained, seed: int, started: date
 
 
 def publish_new(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
-    """Track, compare, register, and promote the version if it is better: last of all, when its files are safe."""
+    """Track, compare, register, and promote the version if it is better: only after its files are safe."""
     table, whole = prepared.dataset.table, prepared.whole
     tags = {
         "data_source": prepared.dataset.source,
@@ -416,11 +416,11 @@ def train_wine_quality(
     If nothing changed, that is the run of the identical version.
 
     Args:
-        data: Which dataset: auto, uci, kaggle, sample, or a folder. Left empty, WINE_DATA says.
-        train_file: A CSV to train on, in place of `data`. It goes with `validation_file`.
+        data: Which dataset: auto, uci, kaggle, sample, or a folder. If empty, WINE_DATA decides.
+        train_file: A CSV to train on, instead of `data`. It requires `validation_file`.
         validation_file: A CSV to score on. No row may be in both files.
-        max_evals: How many trials the search makes.
-        seed: The same seed and data give the same model. Left empty, WINE_SEED says.
+        max_evals: How many trials the search runs.
+        seed: The same seed and data give the same model. If empty, WINE_SEED decides.
     """
     config = settings(data=data, seed=seed)
     assert_measurement(config.slice)

@@ -1,7 +1,7 @@
 """Start the servers in one terminal: Prefect, a worker for its work pool, MLflow and S3. Ctrl-C stops them all.
 
 What runs is in the `Procfile` beside this file; on which ports is in the settings. All of it listens on loopback. With
-`--wait` this module waits until they listen, and says where: the worker needs Prefect, the reader the addresses.
+`--wait` this module waits until they listen and prints their addresses, because the worker needs Prefect.
 """
 
 import os
@@ -25,7 +25,7 @@ from wine_quality.processes import START_SECONDS
 PROCFILE = Path(__file__).with_name("Procfile")
 WAIT = "--wait"
 INTERRUPTED = 130
-QUIET = {"PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated"}  # MLflow's own affair
+QUIET = {"PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated"}  # from MLflow itself
 
 
 def ports(config: Settings) -> dict[str, int]:
@@ -52,14 +52,14 @@ def environment(config: Settings) -> dict[str, str]:
 
 
 def assert_free(config: Settings) -> None:
-    """Raise a `SettingsError` that names each port on which somebody listens already."""
+    """Raise a `SettingsError` that names each port that is already in use."""
     taken = [
         f"port {port}, of {name}, is taken (WINE_{name.upper()}_PORT)"
         for name, port in ports(config).items()
         if listens(port)
     ]
     if taken:
-        raise SettingsError(f"{'; '.join(taken)}. Stop what listens there (another make up?) or mend .env.")
+        raise SettingsError(f"{'; '.join(taken)}. Stop what listens there (another make up?) or change .env.")
 
 
 def start_all() -> int:

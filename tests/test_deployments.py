@@ -313,7 +313,7 @@ def test_a_run_that_is_killed_is_reported_as_crashed(client):
 def test_the_bucket_is_listed_and_a_file_that_changed_is_named(client, first_run, home):
     assert_complete(client, first_run)
     listed = command("list_bucket")
-    assert "5 files as they were pushed" in listed
+    assert "5 files match their manifest" in listed
     assert "broken" not in listed
     report = next((home / RUNS).glob("*/report.md"))
     good = report.read_bytes()
@@ -333,5 +333,5 @@ def test_one_file_can_serve_the_flow(client, home):
 
 def test_an_event_without_a_server_is_refused_in_one_line(tmp_path):
     with mock.patch.dict(os.environ, WINE_HOME=str(tmp_path)):
-        refused = "error: Prefect does not run, so nobody would hear the event. Start it: make up.\n"
+        refused = "error: Prefect does not run, so the event would be lost. Start it: make up.\n"
         assert command("data_changed", code=1) == refused

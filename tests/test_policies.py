@@ -71,5 +71,5 @@ TRANSIENT = [DownloadError("slow"), StorageUnavailable("away"), TrackingError("l
 def test_transient_failures_alone_are_retried_and_that_is_told(error, caplog):
     failed = SimpleNamespace(result=lambda raise_on_failure: error)
     assert is_transient(None, None, failed) is (error in TRANSIENT)
-    assert (f"{error} Trying again." in caplog.text) is (error in TRANSIENT)
+    assert (f"{error} Retrying." in caplog.text) is (error in TRANSIENT)
     assert bool(caplog.text) is (error in TRANSIENT)

@@ -30,7 +30,7 @@ def test_taken_ports_are_named_in_one_line_and_nothing_starts(ports):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"error: port {ports['MLFLOW']}, of MLflow, is taken (WINE_MLFLOW_PORT); port {ports['S3']}, of S3, is taken "
-        "(WINE_S3_PORT). Stop what listens there (another make up?) or mend .env.\n"
+        "(WINE_S3_PORT). Stop what listens there (another make up?) or change .env.\n"
     )
     assert not listens(ports["PREFECT"])
 
