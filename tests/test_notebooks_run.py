@@ -79,6 +79,7 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
     "09-read-a-drift-report": [
         ("['pH (red)', 'density (red)']", "['pH (red)']"),
         ("4", "min(n for n in range(1, 240) if mix(n, rows=240)['drifted'])"),
+        ("0.01", "next(limit for limit, share in shares.items() if share <= 0.01)"),
     ],
     "10-scale-out": [
         ("len(np.unique(keys_of(chunks[6])))", "len(set(keys_of(chunks[6]).tolist()) - set(others.tolist()))"),
