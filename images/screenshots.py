@@ -162,6 +162,7 @@ def main() -> None:
         browser = play.chromium.launch(executable_path=os.environ["CHROMIUM"], args=FLAGS)
         camera = Camera(browser.new_page(color_scheme="light"), folder)
         camera.page.add_init_script(PLAIN)
+        camera.take(f"file://{home.resolve()}/.local", pages.DRIFT)
         take_mlflow(camera, home)
         take_prefect(camera, home / "pipeline")
         take_monitoring(camera, home / ".local" / "simulation")
