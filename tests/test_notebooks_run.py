@@ -65,7 +65,11 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
     "06-register-the-model": [
         ("(gains > 0).mean()", "np.mean([gain > 0.15 for gain in gains])"),
         ("not solution_2",
-         "registry.compare(lesson, fit(build('random_forest', 42), train), *sides, wine.source, **rules).low > 0"),
+         "registry.compare(lesson, fit(build('random_forest', 42), train), *split, dataset.source, **rules).low > 0"),
+        ("1",
+         "[made := registry.register(tracking.open_store(settings(registered_model='wine-quality-mine')),"
+         " runs['linear'], {}), client.set_registered_model_alias('wine-quality-mine', 'champion', made),"
+         " int(made)][-1]"),
     ],
     "07-from-notebook-to-flow": [
         ("exponential_backoff(backoff_factor=1)(5)[-1]", "2**5 - 1"),
