@@ -2,19 +2,34 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
+import skops.io
+from prefect import task
+from prefect.client.orchestration import get_client
+from prefect.states import Completed
 from servers import command, processes_at
+from versions import few_sides, register_model
 
 from chapters import chapter_of, check, clean
-from wine_quality import files, tracking
+from wine_quality import files, sources, tracking
 from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError
+from wine_quality.models import build, fit
 from wine_quality.ports import free_port
+from wine_quality.schema import FEATURES
+from wine_quality.splits import distinct_rows
 
 pytestmark = pytest.mark.slow
 
 MAKE = ("make", "-o", ".venv/.ready")  # no test sets up the .venv that it runs in anew
+
+
+class Unknown:
+    """A type that no model of ours has."""
 
 
 @pytest.fixture
@@ -85,6 +100,69 @@ def test_what_make_run_leaves_is_not_taken_for_the_runs_of_the_notebooks(config,
     with tracking.running(store, "first-forest", {}):
         pass
     assert "runs in MLflow: 2" in {item.what for item in check.experiment_tracking(config) if item.done}
+
+
+def test_a_model_of_ones_own_has_to_beat_the_linear_baseline(config):
+    rows = distinct_rows(sources.sample("a test").table).iloc[::4]
+    rows["quality"] = np.where((rows["alcohol"] - rows["alcohol"].median()).abs() < 1, 5, 7)  # no line fits this
+    assert check.own_model(config, rows).what == "a model of your own: none"
+    config.models.mkdir(parents=True)
+    for pipeline, done in ((build("linear", 1), False), (build("extra_trees", 1, n_estimators=50), True)):
+        tracking.save_model(fit(pipeline, rows), config.models / "my-model.skops")
+        assert check.own_model(config, rows).done is done
+    skops.io.dump(Unknown(), config.models / "my-model.skops")
+    assert check.own_model(config, rows).next_step == "choose another regressor in notebook 3"
+
+
+def test_a_version_of_ones_own_needs_the_alias(config):
+    register_model(config, "linear")
+    with tracking.store(config) as store:
+        assert not check.own_version(store).done
+        run_id = store.client.search_runs([store.experiment_id])[0].info.run_id
+        store.client.create_registered_model(check.OWN_NAME)
+        store.client.create_model_version(check.OWN_NAME, f"runs:/{run_id}/model", run_id)
+        assert not check.own_version(store).done
+        store.client.set_registered_model_alias(check.OWN_NAME, "champion", "1")
+        assert check.own_version(store).done
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_deployment_of_ones_own_needs_a_completed_run_with_a_task():
+    with get_client(sync_client=True) as client:
+        flow = client.create_flow_from_name("my-flow")
+        assert check.own_deployment(client, []).next_step == "finish the exercise at the end of notebook 7"
+        deployment = client.create_deployment(flow, check.OWN_DEPLOYMENT)
+        assert check.own_deployment(client, []).next_step == "press Quick run on the page of my-deployment"
+        run = client.create_flow_run_from_deployment(deployment, state=Completed())
+        runs = client.read_flow_runs()
+        assert not check.own_deployment(client, runs).done
+        client.create_task_run(task(lambda: None, name="mine"), run.id, dynamic_key="0")
+        assert check.own_deployment(client, runs).done
+
+
+@pytest.mark.parametrize(
+    ("rows", "blank", "stored", "done"), [(10, 1, 10, True), (9, 1, 9, False), (10, 0, 10, False), (10, 1, 9, False)]
+)
+def test_a_file_of_ones_own_has_ten_rows_a_blank_and_stored_predictions(rows, blank, stored, done, monkeypatch):
+    table = few_sides()[0][FEATURES].head(rows).assign(prediction_id=range(rows))
+    table.loc[table.index[:blank], "pH"] = np.nan
+    monkeypatch.setattr(check.predictions, "load", lambda uri: pd.DataFrame({"id": range(stored)}))
+    bucket = SimpleNamespace(read_path=lambda path: table.to_csv(index=False).encode())
+    assert check.own_file(settings(), bucket).done is done
+
+
+@pytest.mark.parametrize(
+    ("weeks", "alarms", "detected", "done"),
+    [(200, 0.05, 0.9, True), (199, 0.05, 0.9, False), (200, 0.06, 0.9, False), (200, 0.05, 0.05, False)],
+)
+def test_a_threshold_of_ones_own_has_few_false_alarms_and_detects_more(store, weeks, alarms, detected, done):
+    assert check.own_threshold(store).what == "runs drift-threshold: none"
+    experiment = store.client.create_experiment("drift")
+    run = store.client.create_run(experiment, run_name="drift-threshold").info.run_id
+    store.client.log_param(run, "weeks", weeks)
+    store.client.log_metric(run, "false_alarms", alarms)
+    store.client.log_metric(run, "detected", detected)
+    assert check.own_threshold(store).done is done
 
 
 @pytest.mark.parametrize("target", ["check", "start"])
