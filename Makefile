@@ -40,7 +40,7 @@ start: setup ## make start CH=4: make what a chapter takes for granted, so that 
 check: setup ## make check CH=4: what is done in a chapter, what is missing, what to do next
 	@$(PY) -m chapters.check $(CH)
 
-clean: setup ## take away all runs, models and downloads; it asks first. make clean DAYS=30: only files of older runs
+clean: setup ## delete all runs, models and downloads; it asks first. make clean DAYS=30: only files of older runs
 	@$(PY) -m chapters.$(if $(DAYS),clean_old $(DAYS),clean)
 
 setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
@@ -115,7 +115,7 @@ book: setup-book ## build a website of all texts, notebooks and docstrings, to r
 	@$(PY) -m sphinx -q -W --keep-going -c book -d .local/book-cache . .local/book
 	@echo "book      open file://$(CURDIR)/.local/book/index.html"
 
-format: setup ## mend style
+format: setup ## fix the style
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 images: setup ## draw all pictures of the READMEs anew, on real servers; needs Chromium, a quarter of an hour

@@ -39,7 +39,7 @@ def confirm(what: str) -> bool:
     print(f"{what} Type yes to go on: ", end="", flush=True)
     if sys.stdin.readline().strip() == "yes":
         return True
-    print("nothing was taken away")
+    print("nothing was deleted")
     return False
 
 
@@ -47,7 +47,7 @@ def main() -> int:
     """List what there is, ask, and delete it."""
     config = settings()
     if is_up(config):
-        raise DeploymentError("make up is running on what would be taken away. Stop it first (Ctrl-C).")
+        raise DeploymentError("make up is running on what would be deleted. Stop it first (Ctrl-C).")
     if not (paths := generated(config)):
         print("clean     nothing to delete")
         return 0

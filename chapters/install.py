@@ -27,7 +27,7 @@ ADVICE = {
     "connect|timed out|timeout|resolve|name resolution|dns error|unreachable|proxy": "Is there a network? Check it, "
     "and the proxy and the index, where you have set them (PIP_INDEX_URL, pip.conf)",
     "unauthorized|forbidden|no matching distribution|no solution found|not found in": "The index lacks a package, or "
-    "refuses you: mend its address and password in pip's settings (PIP_INDEX_URL, pip.conf)",
+    "refuses you: fix its address and password in pip's settings (PIP_INDEX_URL, pip.conf)",
 }
 
 

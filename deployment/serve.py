@@ -88,8 +88,8 @@ def check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise SettingsError(
-                f"port {port} cannot be had ({error.strerror}). Stop what listens there (another make serve?) or set "
-                "WINE_SERVE_PORT."
+                f"port {port} is not available ({error.strerror}). Stop what listens there (another make serve?) or "
+                "set WINE_SERVE_PORT."
             ) from None
 
 

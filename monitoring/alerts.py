@@ -54,6 +54,6 @@ def send_webhook(content: dict[str, object]) -> None:
     try:
         httpx.post(settings().webhook.get_secret_value(), json=content, timeout=TIMEOUT).raise_for_status()
     except httpx.HTTPStatusError as error:
-        raise AlertError(f"the webhook answered {error.response.status_code}. Mend WINE_WEBHOOK.") from None
+        raise AlertError(f"the webhook answered {error.response.status_code}. Fix WINE_WEBHOOK.") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise AlertError(f"the webhook does not answer ({type(error).__name__}). Mend WINE_WEBHOOK.") from None
+        raise AlertError(f"the webhook does not answer ({type(error).__name__}). Fix WINE_WEBHOOK.") from None

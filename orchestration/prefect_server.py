@@ -60,7 +60,7 @@ def assert_answers(url: str) -> None:
             client.api_version()
         return
     except httpx.TransportError as error:
-        problem = f"nobody answers there ({error}). {NEXT}"
+        problem = f"nothing answers there ({error}). {NEXT}"
     except PrefectHTTPStatusError as error:
         problem = f"it answers {error.response.status_code}, not as Prefect's API does. {NEXT}"
         if error.response.status_code == 401:

@@ -112,4 +112,4 @@ def create_database(admin: str, name: str, password: str, *extensions: str) -> N
                 database.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(extension)))
     except psycopg.Error as error:
         line = str(error).strip().splitlines()[0]
-        raise DeploymentError(f"PostgreSQL: {line}. Mend WINE_POSTGRES, or unset it to start a server here.") from None
+        raise DeploymentError(f"PostgreSQL: {line}. Fix WINE_POSTGRES, or unset it to start a server here.") from None

@@ -58,7 +58,7 @@ def write_rows(real: pd.DataFrame, rows: int, folder: Path, seed: int) -> None:
     Raise `DataError` if the folder exists or the disk is full.
     """
     if folder.exists():
-        raise DataError(f"{folder}: is there already. Take it away, or name another folder: ROWS_AT=…")
+        raise DataError(f"{folder}: is there already. Delete it, or name another folder: ROWS_AT=…")
     schema = pa.Schema.from_pandas(real, preserve_index=False).with_metadata({SYNTHETIC: b"true"})
     with translate_disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def test_a_webhook_that_refuses_or_is_away_is_reported_without_its_address(chat,
     chat.answers = [503]
     with pytest.raises(AlertError) as caught:
         alerts.send_webhook.fn({})
-    assert str(caught.value) == "the webhook answered 503. Mend WINE_WEBHOOK."
+    assert str(caught.value) == "the webhook answered 503. Fix WINE_WEBHOOK."
     for address in (f"http://127.0.0.1:{free_port()}/a-secret-path", "not an address"):
         monkeypatch.setenv("WINE_WEBHOOK", address)
         with pytest.raises(AlertError, match="the webhook does not answer") as caught:

@@ -153,5 +153,5 @@ def test_a_champion_that_scores_by_an_onnx_graph_logs_no_error(moto_bucket, conf
 
 def test_a_bucket_that_is_away_is_named(store, set_aws):
     set_aws(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageUnavailable, match="nobody listens"):
+    with pytest.raises(StorageUnavailable, match="nothing listens"):
         score_wine_batches()

@@ -111,7 +111,7 @@ def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_
 
 @pytest.fixture
 def named_s3(set_aws) -> int:
-    """A free port that the AWS settings name, with the keys of the laptop's server; nobody listens there yet."""
+    """A free port that the AWS settings name, with the keys of the laptop's server; nothing listens there yet."""
     with local_s3(settings()) as endpoint:
         key, secret = endpoint.access_key, endpoint.secret_key
     port = free_port()
@@ -132,7 +132,7 @@ def test_s3_that_is_away_or_unavailable_for_a_while_is_waited_for(named_s3, log,
     with serving(ThreadingHTTPServer(("127.0.0.1", named_s3), Unavailable)) if answers else nullcontext():
         run = faults.start(log, max_evals=1)
         wait_until(lambda: log.read_text().count("Retrying.") >= 2, "the second try")
-        assert ("nobody listens" in log.read_text()) is not answers
+        assert ("nothing listens" in log.read_text()) is not answers
     with local_s3(settings(), named_s3):
         log_at_end(run, log)
     assert_whole(pushed=1)

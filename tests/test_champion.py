@@ -146,7 +146,7 @@ def trouble(kind: str, config) -> Iterator[None]:
         ("tampered version", "wine-quality version 2 cannot be used: model.skops is not the file that was noted"),
         ("other signature", "wine-quality version 2 has another signature than version 1, which serves on."),
         ("no alias", "no version has the alias champion"),
-        ("no store", "there is no MLflow store, or it was taken away."),
+        ("no store", "there is no MLflow store, or it was deleted."),
         ("no database", "MLflow: file is not a database"),
         pytest.param("locked store", "MLflow: database is locked", marks=pytest.mark.slow),
         ("unexpected error", "The log has the cause."),

@@ -198,7 +198,7 @@ def test_clean_lists_and_asks_and_deletes_what_was_made_and_nothing_else_after_a
         done = command("chapters.clean", typed=typed)
         assert done.returncode == 1
         assert "mlflow.db" in done.stdout
-        assert done.stdout.endswith("nothing was taken away\n")
+        assert done.stdout.endswith("nothing was deleted\n")
     assert listing() == before
     done = command("chapters.clean", typed="yes\n")
     assert (done.returncode, done.stdout.splitlines()[-1][-4:]) == (0, "done")
@@ -209,6 +209,6 @@ def test_clean_lists_and_asks_and_deletes_what_was_made_and_nothing_else_after_a
 def test_clean_leaves_a_home_alone_in_which_servers_run(full_home, monkeypatch):
     with files.exclusive_lock(full_home / ".local" / "up.lock"):
         monkeypatch.setattr(clean, "is_up", lambda _: files.is_locked(settings().local / "up.lock"))
-        with pytest.raises(Exception, match="make up is running on what would be taken away"):
+        with pytest.raises(Exception, match="make up is running on what would be deleted"):
             clean.main()
     assert (full_home / "mlflow.db").exists()

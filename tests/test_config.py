@@ -117,7 +117,7 @@ def test_a_setting_that_may_contain_a_secret_is_shown_nowhere(monkeypatch, name)
 )
 def test_a_wrong_value_is_named_and_all_of_them_at_once(tmp_path, monkeypatch, name, value, why):
     monkeypatch.setenv(name, value)
-    line = rf"^{name}='{re.escape(value)}': .*{why}.* Mend it in the environment or in \.env\.$"
+    line = rf"^{name}='{re.escape(value)}': .*{why}.* Fix it in the environment or in \.env\.$"
     with pytest.raises(SettingsError, match=line):
         settings()
     if value == "often":
@@ -129,7 +129,7 @@ def test_a_wrong_value_is_named_and_all_of_them_at_once(tmp_path, monkeypatch, n
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"WINE_DATA=\x00"])
 def test_a_dotenv_that_cannot_be_read_is_named(tmp_path, content):
     (tmp_path / ".env").write_bytes(content)
-    with pytest.raises(SettingsError, match=rf"^{tmp_path}/\.env: cannot be read \(.*\)\. Mend it or take it away\.$"):
+    with pytest.raises(SettingsError, match=rf"^{tmp_path}/\.env: cannot be read \(.*\)\. Fix it or delete it\.$"):
         settings()
 
 

@@ -168,7 +168,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_file(uci, monkeypatch, full_disk,
         raise full_disk
 
     monkeypatch.setattr(step, full)
-    why = "cannot be used (No space left on device). Free some space or mend the permissions."
+    why = "cannot be used (No space left on device). Free some space or fix the permissions."
     assert refusal(DataError) == f"{settings().raw_data}/uci: {why}"
 
 
@@ -190,7 +190,7 @@ def test_both_kaggle_sets_are_stored_and_read_again_and_one_that_fails_leaves_no
 
     handles, refused = [], "rajyellow46/wine-quality"
     monkeypatch.setattr("kagglehub.dataset_download", from_kaggle)
-    why = "Kaggle set rajyellow46/wine-quality cannot be had ('403 Forbidden')."
+    why = "Kaggle set rajyellow46/wine-quality is not available ('403 Forbidden')."
     assert refusal(DownloadError, download.kaggle) == f"{why} {TRY_LATER}"
     handles, refused = [], ""
     folder = download.kaggle(settings())

@@ -96,7 +96,7 @@ def test_two_processes_run_units_side_by_side_each_on_one_thread(processes):
 @pytest.mark.slow
 def test_an_error_of_a_unit_is_raised_as_it_is_and_the_others_go_on(processes):
     processes.submit(1, units.fail, "a.csv")
-    with pytest.raises(DataError, match=r"^a\.csv: is not a wine\. Mend it\.$"):
+    with pytest.raises(DataError, match=r"^a\.csv: is not a wine\. Fix it\.$"):
         processes.next_done()
     processes.submit(2, units.square, 7)
     assert processes.next_done() == (2, 49)

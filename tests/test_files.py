@@ -32,7 +32,7 @@ def test_a_block_that_fails_leaves_what_stood_there_before(path, full_disk):
         write(path, "half", then=ZeroDivisionError())
     with pytest.raises(DataError) as caught:
         write(path, "half", then=full_disk)
-    why = "cannot be used (No space left on device). Free some space or mend the permissions."
+    why = "cannot be used (No space left on device). Free some space or fix the permissions."
     assert str(caught.value) == f"{path}: {why}"
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]

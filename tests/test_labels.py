@@ -81,7 +81,7 @@ def test_an_invalid_label_is_rejected_and_none_is_stored(database_url, ids, wron
 
 def test_a_database_that_is_away_is_one_line(tmp_path):
     away = f"sqlite:///{tmp_path}/missing/predictions.db"
-    with pytest.raises(PredictionsError, match=r"labels cannot be stored .* mend WINE_PREDICTIONS"):
+    with pytest.raises(PredictionsError, match=r"labels cannot be stored .* fix WINE_PREDICTIONS"):
         labels.add(away, {"an-id": 5})
     with pytest.raises(PredictionsError, match="cannot be read"):
         labels.labelled_predictions(away)

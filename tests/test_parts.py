@@ -59,7 +59,7 @@ def test_all_that_is_wrong_with_a_part_is_one_line_with_its_name(tmp_path, wines
     assert "120003 problems" in error_of(path)
     assert "and 119993 more" in error_of(path)
     wines.drop(columns="pH").to_parquet(path)
-    assert error_of(path) == f"{path}: 1 problem: row 1, columns missing: pH. Mend the file and run again."
+    assert error_of(path) == f"{path}: 1 problem: row 1, columns missing: pH. Fix the file and run again."
     wines.head(0).to_parquet(path)
     assert "columns and no rows" in error_of(path)
     path.write_bytes(b"PAR1 no")
@@ -82,7 +82,7 @@ def test_parts_in_a_bucket_are_read_as_those_in_a_folder(rclone, tmp_path, wines
 
 def test_a_bucket_that_is_away_gives_a_line(set_aws):
     set_aws(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageUnavailable, match="bucket wine-quality: nobody listens"):
+    with pytest.raises(StorageUnavailable, match="bucket wine-quality: nothing listens"):
         list_parts("s3://wine-quality/many")
 
 

@@ -239,7 +239,7 @@ def test_a_segment_with_a_broken_line_is_set_aside_and_those_after_it_arrive(ope
     assert [path.name for path in folder.iterdir()] == ["0.refused"]
     line = warned(caplog)[0]
     assert line.startswith(f"{folder}/0.refused: set aside (1 validation error for Prediction Invalid JSON")
-    assert line.endswith("Mend its lines and name it 0.jsonl.")
+    assert line.endswith("Fix its lines and name it 0.jsonl.")
 
 
 def test_a_segment_that_the_database_refuses_is_set_aside_and_those_after_it_arrive(open_store, postgres_url, folder):
@@ -294,7 +294,7 @@ def test_a_password_is_in_no_line_error_or_repr(open_store, postgres_url, caplog
 
 
 def test_a_database_that_is_away_cannot_be_read(away):
-    with pytest.raises(PredictionsError, match=r"cannot be read \(unable to open database file\)\. Start it, or mend"):
+    with pytest.raises(PredictionsError, match=r"cannot be read \(unable to open database file\)\. Start it, or fix"):
         load(away)
 
 

@@ -1,4 +1,4 @@
-"""A command and its Prefect server: one that cannot be had is reported in one line; a temporary one guards itself."""
+"""A command and its Prefect server: one that is away is reported in one line; a temporary one guards itself."""
 
 import functools
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def outcome(words: str, url: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_a_server_that_is_not_there_is_told_in_one_line(words):
     url = f"http://127.0.0.1:{free_port()}/api"
-    line = f"error: PREFECT_API_URL={url}: nobody answers there ([Errno 111] Connection refused). {NEXT}"
+    line = f"error: PREFECT_API_URL={url}: nothing answers there ([Errno 111] Connection refused). {NEXT}"
     assert outcome(words, url) == (1, "", line)
 
 
@@ -68,7 +68,7 @@ def test_a_server_that_is_not_prefects_is_told_in_one_line(another_server, path,
 def test_a_password_in_the_address_is_not_shown():
     port = free_port()
     _, _, err = outcome(COMMANDS["bucket"], f"http://me:hunter2@127.0.0.1:{port}/api")
-    assert err.startswith(f"error: PREFECT_API_URL=http://127.0.0.1:{port}/api: nobody answers there")
+    assert err.startswith(f"error: PREFECT_API_URL=http://127.0.0.1:{port}/api: nothing answers there")
 
 
 def assert_closed(port: int) -> None:

@@ -399,10 +399,10 @@ def test_the_dataset_of_a_run_is_logged_once_with_its_context_after_a_conflict_o
 @pytest.mark.parametrize(
     ("spoil", "line"),
     [
-        (Path.mkdir, "unable to open database file. Mend the permissions of the store, or MLFLOW_TRACKING_URI"),
+        (Path.mkdir, "unable to open database file. Fix the permissions of the store, or MLFLOW_TRACKING_URI"),
         (
             lambda path: path.write_text("no database"),
-            "file is not a database. Move that file away, or mend MLFLOW_TRACKING_URI",
+            "file is not a database. Move that file away, or fix MLFLOW_TRACKING_URI",
         ),
     ],
 )
@@ -415,7 +415,7 @@ def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, line
 
 def test_a_server_that_is_away_is_told_to_be_started(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    line = r"^MLflow: .*Start that server, or mend MLFLOW_TRACKING_URI"
+    line = r"^MLflow: .*Start that server, or fix MLFLOW_TRACKING_URI"
     with pytest.raises(TrackingError, match=line), tracking.store(settings()):
         pass
 

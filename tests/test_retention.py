@@ -123,7 +123,7 @@ def test_clean_by_age_asks_and_deletes_what_is_older(config, published):
         database.execute("UPDATE model_versions SET creation_time = ? WHERE version = 1", [int(long_ago)])
     assert command("chapters.clean_old", "50").stdout.startswith("clean     nothing is older than ")
     refused = command("chapters.clean_old", "30", typed="no\n")
-    assert (refused.returncode, refused.stdout.splitlines()[-1][-22:]) == (1, "nothing was taken away")
+    assert (refused.returncode, refused.stdout.splitlines()[-1][-19:]) == (1, "nothing was deleted")
     assert has_files(config, first) == [True] * 3
     done = command("chapters.clean_old", "30", typed="yes\n")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -68,7 +68,7 @@ def test_quality_may_be_any_whole_number_of_the_scale(wines, quality):
 def test_a_bad_cell_is_told_with_its_row_column_and_value(wines, column, value, problem):
     table = wines.astype({column: object})
     table.loc[3, column] = value
-    assert refusal(table) == f"wine.csv: 1 problem: row 3, {column}: {problem}. Mend the file and run again."
+    assert refusal(table) == f"wine.csv: 1 problem: row 3, {column}: {problem}. Fix the file and run again."
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_rows(wines):
@@ -78,7 +78,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_rows(wines):
     assert refusal(table, earlier={(2, "cells"): "12, but the header has 13"}) == (
         "wine.csv: 6 problems: row 1, alcohol: 'weak' is not a number; row 1, columns missing: density; "
         "row 1, columns unknown: 'vintage'; row 1, type: 'pink' is not red or white; "
-        "row 2, cells: 12, but the header has 13; row 4, pH: 7.5 is not 2 to 5 pH. Mend the file and run again."
+        "row 2, cells: 12, but the header has 13; row 4, pH: 7.5 is not 2 to 5 pH. Fix the file and run again."
     )
     assert refusal(wines.assign(type=None)).startswith("wine.csv: 6 problems: row 0, type: empty; row 1, type: empty; ")
 
@@ -86,7 +86,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_rows(wines):
 def test_of_many_problems_the_first_ten_are_told_in_full(wines):
     line = refusal(pd.concat([wines] * 2, ignore_index=True).assign(pH=14))
     assert line.startswith("wine.csv: 12 problems: row 0, pH: 14.0 is not 2 to 5 pH; row 1, ")
-    assert line.endswith("; row 9, pH: 14.0 is not 2 to 5 pH; and 2 more. Mend the file and run again.")
+    assert line.endswith("; row 9, pH: 14.0 is not 2 to 5 pH; and 2 more. Fix the file and run again.")
 
 
 def test_a_line_stays_short_and_printable_whatever_a_cell_or_a_name_holds(wines):

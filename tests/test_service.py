@@ -299,7 +299,7 @@ def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_o
 
 
 def test_a_taken_port_is_told(config, url):
-    with pytest.raises(SettingsError, match=rf"^port {config.serve_port} cannot be had \(Address already in use\)"):
+    with pytest.raises(SettingsError, match=rf"^port {config.serve_port} is not available \(Address already in use\)"):
         serve(config)
 
 

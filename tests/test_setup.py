@@ -213,7 +213,7 @@ def test_a_user_without_a_home_of_his_own_sets_up_with_links_of_pip(open_folder,
 
 
 UNTRUSTED = "The server's certificate is not trusted: name its CA in PIP_CERT=/path/to/ca.pem, or in pip.conf"
-REFUSED = "The index lacks a package, or refuses you: mend its address and password in pip's settings"
+REFUSED = "The index lacks a package, or refuses you: fix its address and password in pip's settings"
 
 
 @pytest.mark.parametrize(

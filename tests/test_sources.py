@@ -166,7 +166,7 @@ def test_uci_and_kaggle_are_read_from_where_they_were_downloaded(many_wines, wri
 def test_a_source_that_is_none_is_told(name):
     shown = name.replace("\0", " ")
     assert refusal(name) == (
-        f"WINE_DATA={shown}: no file or folder that you may open, and not one of auto, uci, kaggle, sample. Mend it."
+        f"WINE_DATA={shown}: no file or folder that you may open, and not one of auto, uci, kaggle, sample. Fix it."
     )
 
 
@@ -231,10 +231,10 @@ def test_a_pair_goes_before_a_table_of_ones_own(mine, wines):
 def test_a_bad_file_of_a_folder_is_told_with_its_name_row_and_column(tmp_path, wines, write_uci):
     folder = write_uci(tmp_path / "uci", wines.assign(pH=[3, 3, 3, 3, 31, 3.0]))
     problem = "row 3, pH: 31.0 is not 2 to 5 pH"
-    assert refusal(folder) == f"{folder}/winequality-white.csv: 1 problem: {problem}. Mend the file and run again."
+    assert refusal(folder) == f"{folder}/winequality-white.csv: 1 problem: {problem}. Fix the file and run again."
     wines.drop(columns="pH").to_csv(tmp_path / "mine.csv", index=False)
     problem = "row 1, columns missing: pH"
-    assert refusal(tmp_path) == f"{tmp_path}/mine.csv: 1 problem: {problem}. Mend the file and run again."
+    assert refusal(tmp_path) == f"{tmp_path}/mine.csv: 1 problem: {problem}. Fix the file and run again."
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o111])

@@ -139,11 +139,11 @@ def test_bad_rows_of_all_chunks_are_told_and_only_the_first_ten_in_full(reasons,
     monkeypatch.setattr(table_files, "CHUNK", 4)
     many = pd.concat([features] * 3, ignore_index=True)
     assert reasons(as_csv(many.assign(pH=[3.0] * 5 + [99.0] + [3.0] * 12))) == (
-        "1 problem: row 7, pH: 99.0 is not 2 to 5 pH. Mend the file and run again."
+        "1 problem: row 7, pH: 99.0 is not 2 to 5 pH. Fix the file and run again."
     )
     message = reasons(many.assign(pH=99.0))
     assert message.startswith("18 problems: row 1, pH: 99.0 is not 2 to 5 pH; row 2, pH: ")
-    assert message.endswith("row 10, pH: 99.0 is not 2 to 5 pH; and 8 more. Mend the file and run again.")
+    assert message.endswith("row 10, pH: 99.0 is not 2 to 5 pH; and 8 more. Fix the file and run again.")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_bad_cell_is_told_with_its_row(reasons, features, column, cell, proble
     table = features.astype({column: object})
     table.loc[2, column] = cell
     for content, row in ((as_csv(table), 4), (table.astype({column: "str"}), 3)):
-        assert reasons(content) == f"1 problem: row {row}, {column}: {problem}. Mend the file and run again."
+        assert reasons(content) == f"1 problem: row {row}, {column}: {problem}. Fix the file and run again."
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ def test_a_file_of_one_colour_needs_no_type_but_no_other_one_either(path, wines,
     write_uci(path.parent, wines)
     read = read_table(path.parent / "winequality-red.csv", "red")
     assert_frame_equal(read.reset_index(drop=True), wines.iloc[:3])
-    mend = "Mend the file and run again."
-    assert refusal(path, GOOD, "white") == f"1 problem: row 2, type: 'red' in a file of white wine. {mend}"
+    fix = "Fix the file and run again."
+    assert refusal(path, GOOD, "white") == f"1 problem: row 2, type: 'red' in a file of white wine. {fix}"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ NO_TABLES = {
     "a null character": (GOOD.replace("9.75", "9\x0075"), NO_TEXT),
     "an open quote": (
         f'{HEADER}\n{RED}\n"{WHITE}\n',
-        "row 3: not a readable CSV (unexpected end of data). Mend it and run again.",
+        "row 3: not a readable CSV (unexpected end of data). Fix it and run again.",
     ),
     "a merge conflict": (f"{HEADER}\n{RED}\n<<<<<<< HEAD\n{WHITE}\n=======\n", f"row 3: {CONFLICT}"),
     "a conflict from the start": (f"<<<<<<< HEAD\n{WHITE}\n=======\n{RED}\n>>>>>>> a\n", f"row 1: {CONFLICT}"),
@@ -192,20 +192,20 @@ BAD_TABLES = {
 
 @pytest.mark.parametrize(("content", "problem"), BAD_TABLES.values(), ids=BAD_TABLES)
 def test_a_bad_table_is_told_with_its_row_and_column(path, content, problem):
-    assert refusal(path, content) == f"1 problem: {problem}. Mend the file and run again."
+    assert refusal(path, content) == f"1 problem: {problem}. Fix the file and run again."
 
 
 def test_all_problems_of_a_file_are_told_at_once(path):
     assert refusal(path, f"{HEADER}\n{RED[3:]}\n") == (
         "2 problems: row 1, type: no wine is red or white, and the model needs both types; row 2, type: empty. "
-        "Mend the file and run again."
+        "Fix the file and run again."
     )
     table = f"{HEADER},vintage\n{RED},2009\n{WHITE}\n{WHITE},2009\n".replace("sulphates", "salt")
     table += f"{RED},2009\n".replace("3.45", "sour").replace("9.75", "97.5")
     assert refusal(path, table) == (
         "5 problems: row 1, columns missing: sulphates; row 1, columns unknown: 'salt', 'vintage'; "
         "row 3, cells: 13, but the header has 14; row 5, alcohol: 97.5 is not 5 to 25 % by volume; "
-        "row 5, pH: 'sour' is not a number. Mend the file and run again."
+        "row 5, pH: 'sour' is not a number. Fix the file and run again."
     )
 
 

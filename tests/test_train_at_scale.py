@@ -154,7 +154,7 @@ def test_bad_input_ends_in_a_line_before_anything_is_made(few, set_aws, monkeypa
     with pytest.raises(DataError, match=r"part-1\.parquet: 1 problem: row 1, pH: 99\.0 is not 2 to 5 pH"):
         at_scale.train_at_scale(data=str(few))
     set_aws(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageUnavailable, match="bucket away: nobody listens"):
+    with pytest.raises(StorageUnavailable, match="bucket away: nothing listens"):
         at_scale.train_at_scale(data="s3://away/rows")
     assert nothing_was_made()
 

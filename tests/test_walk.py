@@ -56,7 +56,7 @@ def checkout(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def reader(checkout, tmp_path, request) -> Iterator[Reader]:
-    """A reader in that checkout, who has taken away what others made there."""
+    """A reader in that checkout, who has deleted what others made there."""
     real = REAL_DATA.is_dir()
     wine = {"WINE_UCI_URL": request.getfixturevalue("uci")} if real else {"WINE_DATA": "sample"}
     jupyter = tmp_path / "jupyter"

@@ -28,7 +28,7 @@ def pid_after(seconds: float) -> int:
 
 
 def fail(what: str) -> None:
-    raise DataError(f"{what}: is not a wine. Mend it.")
+    raise DataError(f"{what}: is not a wine. Fix it.")
 
 
 def die_once(mark: Path) -> str:

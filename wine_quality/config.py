@@ -140,7 +140,7 @@ def settings(**overrides: Any) -> Settings:
         wrong = "; ".join(
             f"WINE_{str(e['loc'][0]).upper()}={reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()
         )
-        raise SettingsError(f"{wrong}. Mend it in the environment or in .env.") from None
+        raise SettingsError(f"{wrong}. Fix it in the environment or in .env.") from None
 
 
 def load_env_file() -> None:
@@ -155,5 +155,5 @@ def env_file() -> Path:
         if path.is_file() and "\0" in path.read_text():
             raise ValueError("a zero byte")
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read ({error}). Mend it or take it away.") from None
+        raise SettingsError(f"{path}: cannot be read ({error}). Fix it or delete it.") from None
     return path

@@ -91,7 +91,7 @@ def download_kaggle(folder: Path) -> None:
         try:
             kagglehub.dataset_download(handle, path=name, output_dir=str(folder))
         except Exception as error:  # the client raises a different class for each of network, rights and names
-            raise DownloadError(f"Kaggle set {handle} cannot be had ({reason(error)})") from error
+            raise DownloadError(f"Kaggle set {handle} is not available ({reason(error)})") from error
 
 
 def fill_folder(folder: Path, fill: Callable[[Path], None]) -> Path:

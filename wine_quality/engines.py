@@ -195,7 +195,7 @@ class OnDask:
             self.client = Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, TimeoutError) as error:
             raise EngineError(
-                f"WINE_DASK={address}: no scheduler answers ({error}). Start it, or mend the address or certificates."
+                f"WINE_DASK={address}: no scheduler answers ({error}). Start it, or fix the address or certificates."
             ) from None
         try:
             self.wait_for_worker()

@@ -18,7 +18,7 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be used ({error.strerror or error}). Free some space or mend the permissions."
+            f"{path}: cannot be used ({error.strerror or error}). Free some space or fix the permissions."
         ) from None
 
 

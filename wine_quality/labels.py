@@ -33,7 +33,7 @@ def add(url: str, labels: dict[str, int]) -> None:
     for name, quality in labels.items():
         if not isinstance(quality, int) or not WORST <= quality <= BEST:
             raise DataError(
-                f"quality of {name}: {quality!r} is not a whole number from {WORST} to {BEST}. Mend it; none is stored."
+                f"quality of {name}: {quality!r} is not a whole number from {WORST} to {BEST}. Fix it; none is stored."
             )
     database, now = Database(url), datetime.now(UTC)
     insert = database.backend.insert(TABLE)
@@ -57,7 +57,7 @@ def assert_predicted(connection: Connection, ids: Collection[str]) -> None:
         more = f" and {len(unknown) - SHOWN_PROBLEMS} more" if len(unknown) > SHOWN_PROBLEMS else ""
         raise DataError(
             f"{len(unknown)} of {len(ids)} ids have no stored prediction: {', '.join(unknown[:SHOWN_PROBLEMS])}{more}. "
-            "No label is stored. Mend the ids; a prediction of the last seconds, or one made while its database was "
+            "No label is stored. Fix the ids; a prediction of the last seconds, or one made while its database was "
             "away, may still be in the queue: then add the labels later."
         )
 

@@ -118,7 +118,7 @@ def read_batches(part: str, checked: bool = False) -> Iterator[pd.DataFrame]:
     if problems:
         raise DataError(problem_line(part, problems, further))
     if start == 1:
-        raise DataError(f"{part}: columns and no rows. Take it away, or write it again.")
+        raise DataError(f"{part}: columns and no rows. Delete it, or write it again.")
 
 
 def arrow_batches(part: str) -> Iterator[pa.RecordBatch]:

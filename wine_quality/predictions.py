@@ -181,7 +181,7 @@ class Database:
             yield
         except SQLAlchemyError as error:
             raise PredictionsError(
-                f"{self.name}: {what} ({one_line(error)}). Start it, or mend WINE_PREDICTIONS, and run again."
+                f"{self.name}: {what} ({one_line(error)}). Start it, or fix WINE_PREDICTIONS, and run again."
             ) from None
 
 
@@ -302,4 +302,4 @@ class PredictionStore:
                 segment.unlink(missing_ok=True)
             except (ValueError, DataError, IntegrityError) as error:
                 aside = segment.rename(segment.with_suffix(".refused"))
-                log.error("%s: set aside (%s). Mend its lines and name it %s.", aside, one_line(error), segment.name)
+                log.error("%s: set aside (%s). Fix its lines and name it %s.", aside, one_line(error), segment.name)

@@ -117,7 +117,7 @@ def problem_line(where: str, problems: Problems, further: int = 0) -> str:
     lines = [f"row {row}, {column}: {what}" for (row, column), what in sorted(problems.items())]
     total = len(lines) + further
     count = "1 problem" if total == 1 else f"{total} problems"
-    return f"{where}: {count}: {the_first(lines, '; ', further)}. Mend the file and run again."
+    return f"{where}: {count}: {the_first(lines, '; ', further)}. Fix the file and run again."
 
 
 def the_first(texts: list[str], separator: str, further: int = 0) -> str:

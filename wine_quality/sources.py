@@ -84,7 +84,7 @@ def own_path(config: Settings) -> Path:
         if path.exists():
             return path
     raise DataError(
-        f"WINE_DATA={config.data}: no file or folder that you may open, and not one of {', '.join(SOURCES)}. Mend it."
+        f"WINE_DATA={config.data}: no file or folder that you may open, and not one of {', '.join(SOURCES)}. Fix it."
     )
 
 

@@ -160,10 +160,10 @@ def storage_error(name: str, key: str, error: BaseException) -> StorageError:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     kind, what = StorageError, f"{str(error).strip() or type(error).__name__}."
     if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
-        what = f"the endpoint is silent ({error}). Mend the network, AWS_ENDPOINT_URL_S3 or the block."
+        what = f"the endpoint does not answer ({error}). Fix the network, AWS_ENDPOINT_URL_S3 or the block."
     elif isinstance(error, EndpointConnectionError):
         kind = StorageUnavailable
-        what = f"nobody listens ({error}). Start the server, or mend AWS_ENDPOINT_URL_S3 or the block."
+        what = f"nothing listens ({error}). Start the server, or fix AWS_ENDPOINT_URL_S3 or the block."
     elif isinstance(error, NoCredentialsError):
         what = "no keys. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
     elif code == "NoSuchBucket":
@@ -171,7 +171,7 @@ def storage_error(name: str, key: str, error: BaseException) -> StorageError:
     elif code in {"NoSuchKey", "404"}:
         what = f"{key} is not there. It was never put into this bucket, or was deleted."
     elif code in REFUSED:
-        what = f"the keys are refused ({code}). Mend AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the block."
+        what = f"the keys are refused ({code}). Fix AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the block."
     elif status >= 500:
         kind = StorageUnavailable
     return kind(f"bucket {name}: {what}")

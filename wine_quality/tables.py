@@ -143,7 +143,7 @@ def numbered_rows(lines: Iterable[str], separator: str, path: Path) -> Iterator[
                 yield reader.line_num, row
     except csv.Error as error:
         raise DataError(
-            f"{path}: row {reader.line_num}: not a readable CSV ({error}). Mend it and run again."
+            f"{path}: row {reader.line_num}: not a readable CSV ({error}). Fix it and run again."
         ) from None
 
 

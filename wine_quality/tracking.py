@@ -82,9 +82,9 @@ RUN_AGAIN = "Run it again; if that fails alike, look into the store that MLFLOW_
 ADVICE = {  # by what an error says; the first that fits
     "no space left|disk is full|file too large|quota|disk i/o": "Free some space, and run again.",
     "unable to open database|readonly database|permission denied|read-only file|is a directory": (
-        "Mend the permissions of the store, or MLFLOW_TRACKING_URI, and run again."
+        "Fix the permissions of the store, or MLFLOW_TRACKING_URI, and run again."
     ),
-    "not a database|malformed": "Move that file away, or mend MLFLOW_TRACKING_URI, and run again.",
+    "not a database|malformed": "Move that file away, or fix MLFLOW_TRACKING_URI, and run again.",
     "database is locked": "Another program writes to it for long: end that or wait, and run again.",
     "out-of-date database schema": (
         "Another release of MLflow made it: upgrade it with `mlflow db upgrade`, or name another store in "
@@ -92,7 +92,7 @@ ADVICE = {  # by what an error says; the first that fits
     ),
     CONFLICT: "Another process wrote the same at the same moment: run it again.",
     "failed with exception|max retries|connection|timed out": (
-        "Start that server, or mend MLFLOW_TRACKING_URI, and run again."
+        "Start that server, or fix MLFLOW_TRACKING_URI, and run again."
     ),
 }
 
@@ -172,7 +172,7 @@ def existing_store(config: Settings) -> Iterator[Store]:
     """Open the project's store as `store` does, or raise `TrackingError` if it is a file that does not exist."""
     url = make_url(config.mlflow_uri)
     if url.drivername == "sqlite" and not Path(url.database or "").exists():  # else MLflow creates an empty one
-        raise TrackingError("there is no MLflow store, or it was taken away. Train a model: make run.")
+        raise TrackingError("there is no MLflow store, or it was deleted. Train a model: make run.")
     with store(config) as opened:
         yield opened
 
