@@ -142,9 +142,7 @@ def numbered_rows(lines: Iterable[str], separator: str, path: Path) -> Iterator[
             if any(map(str.strip, row)):
                 yield reader.line_num, row
     except csv.Error as error:
-        raise DataError(
-            f"{path}: row {reader.line_num}: not a readable CSV ({error}). Fix it and run again."
-        ) from None
+        raise DataError(f"{path}: row {reader.line_num}: not a readable CSV ({error}). Fix it and run again.") from None
 
 
 def as_table(header: list[str], body: list[tuple[int, list[str]]]) -> tuple[pd.DataFrame, Problems]:
