@@ -241,6 +241,9 @@ def scaling_rows() -> list[str]:
     for way, one in found["training"].items():
         name = way.replace("_", " ")
         rows.append(f"| {name} | {one['seconds']:.0f} s | {one['peak_gb']:.1f} GB | {one['rmse']:.4f} |")
+    for size, one in found["whole_flow"].items():
+        rows += [f"from {int(size):,} rows", f"took {one['seconds'] / 60:.0f} minutes"]
+        rows += [f"at most {one['peak_gb']:.2f} GB with `WINE_MEMORY={one['memory_setting_gb']:.0f}GB`"]
     for window, one in RESULTS["trials"]["quality"]["after_trials"]["40"].items():
         gap = with_interval(*(one["over_window_1"][name] for name in ("mean", "low", "high")))
         rows.append(f"| {window} | {one['mean_best_loss']:.4f} | {gap if window != '1' else ''} |")
