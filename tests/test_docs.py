@@ -302,9 +302,9 @@ def test_the_data_card_gives_the_schema_and_the_figures_that_were_measured():
     largest_mean = f"{found['largest_relative_difference_of_a_column_mean']:.1%}".replace("%", " %")
     figures = {
         "rows": f"{found['rows']:,}",
-        "distinct wines": f"{sum(found['distinct_rows'].values()):,}",
-        "equal to a real wine": str(found["equal_to_a_real_wine"]),
-        "R², trained on the sample, tested on all distinct real wines": f"{trained_on_sample:.3f}",
+        "distinct rows": f"{sum(found['distinct_rows'].values()):,}",
+        "equal to a real row": str(found["equal_to_a_real_wine"]),
+        "R², trained on the sample, tested on all distinct real rows": f"{trained_on_sample:.3f}",
         "R², within the sample (5 folds)": f"{in_folds:.3f}",
         "largest difference of a column's mean, per colour": largest_mean,
         "largest difference of a correlation, per colour": f"{found['largest_difference_of_a_correlation']:.2f}",
