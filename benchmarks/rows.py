@@ -30,7 +30,7 @@ from wine_quality.parts import list_parts, read_batches
 from wine_quality.schema import TARGET, to_matrix
 from wine_quality.sources import load_dataset
 
-SIZES, IN_MEMORY = (10**4, 10**5, 10**6, 10**7), 10**5  # beyond, tables in memory take too much of it
+SIZES, IN_MEMORY = (10**4, 10**5, 10**6, 10**7), 10**6  # beyond, the tables take more memory than we let them
 LARGEST = 10**8  # the whole flow, if `make rows` wrote them beside the others
 ROUNDS, THREADS = 40, 2
 

@@ -142,7 +142,7 @@ def test_a_model_that_must_hold_all_rows_is_refused_where_they_are_too_many(name
 def test_the_way_follows_from_the_rows_and_the_memory():
     ways = [at_scale.choose_way("xgboost_tuned", rows, 2_000_000_000)[0] for rows in (10**6, 10**7)]
     assert ways == ["in memory", "external memory"]
-    with pytest.raises(SettingsError, match=r"external memory takes some 70\.7 GB\. Give more memory"):
+    with pytest.raises(SettingsError, match=r"external memory takes some 50\.7 GB\. Give more memory"):
         at_scale.choose_way("xgboost_tuned", 10**9, 6_000_000_000)
 
 
