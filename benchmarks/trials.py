@@ -31,7 +31,7 @@ from wine_quality.schema import TARGET
 from wine_quality.search import Draws, evaluate_in_order, search
 from wine_quality.tuning import Objective, Trial
 
-TRIALS, WINDOW, REPEATS = 30, 4, 2
+TRIALS, WINDOW, REPEATS = 30, 4, 3
 WINDOWS, SEEDS, CHEAP_TRIALS = (1, 2, 4), range(5), 40
 
 

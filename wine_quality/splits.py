@@ -58,8 +58,8 @@ def distinct_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """
     keyed = rows.set_index(row_keys(rows))
     once = keyed.loc[~keyed.index.duplicated()]
-    empty = once[FEATURES].isna()
-    complete, blank = once.loc[~empty.any(axis=1)], once.loc[empty.any(axis=1)]
+    complete = once.dropna(subset=FEATURES)
+    blank = once.drop(index=complete.index)
     groups = blank.groupby([blank[name].isna() for name in FEATURES])
     return once.drop(index=[key for _, alike in groups for key in contained(alike, complete)])
 
