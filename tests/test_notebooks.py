@@ -73,6 +73,13 @@ def test_it_was_executed_from_top_to_bottom_without_an_error_or_a_warning_and_it
 
 
 @each_notebook
+def test_it_was_executed_on_the_real_data_and_says_so(path):
+    printed = [text for cell in code_of(read(path)) for text in texts(cell)]
+    assert [text for text in printed if re.search(r"[,;] real$|^the real Kaggle pair", text, re.M)]
+    assert not [text for text in printed if "made up" in text]
+
+
+@each_notebook
 def test_it_holds_nothing_that_differs_from_machine_to_machine(path):
     notebook = read(path)
     assert notebook.metadata == METADATA
