@@ -7,8 +7,9 @@ from dataclasses import dataclass
 class Page:
     """A page of a server: its address, in which a name in braces stands for an id, and what to show of it.
 
-    It is complete when `text` stands on it; then the texts of `clicks` are clicked on, one after the other. Where only
-    a part of it is shown, that begins with the line of `top` and ends with the line of `text`.
+    It is complete when `text` stands on it; then the texts of `clicks` are clicked on, one after the other. The window
+    grows beyond `height` until nothing has to be scrolled. Where only a part of the page is shown, that begins with the
+    line of `top` and ends with the line of `text`. `seconds` is how long to wait before the picture.
     """
 
     path: str
@@ -17,10 +18,11 @@ class Page:
     height: int = 760
     clicks: tuple[str, ...] = ()
     top: str = ""
+    seconds: float = 1.5
 
 
 LARGEST = 250_000  # bytes of a picture
-FIGURES = ("correlation", "search", "simulation", "the-loop", "three-worlds")
+FIGURES = ("correlation", "loop-in-steps", "parallel-coordinates", "search", "simulation", "the-loop", "three-worlds")
 FIGURE = "predicted_against_actual.png"  # an artifact of the first run
 COMPARED = '/#/compare-runs?runs=["{by_hand}","{by_autolog}"]&experiments=["1"]'
 BY_MODEL = "/#/experiments/1/runs?compareRunsMode=CHART&searchFilter=metrics.fold_mae > 0"
@@ -51,4 +53,6 @@ MONITORED = "week 24"
 MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", 1600, 980)}
 DRIFT = {"evidently-report": Page("/drift-report.html", "Drift", 1100, 900)}  # a file that notebook 9 leaves
 
-PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *MONITORING, *DRIFT])
+DASK = {"dask-dashboard": Page("/status", "Status", 1280, 800, seconds=45)}
+
+PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *MONITORING, *DRIFT, *DASK])

@@ -30,7 +30,14 @@ PLAIN = """localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("color-scheme", '"light"');"""
+PLAIN_STYLE = "[data-assistant-ui] { display: none }"  # MLflow's floating button covers what is below it
+WITHOUT_BROKEN_IMAGES = """for (const image of document.images)
+  if (image.complete && !image.naturalWidth) image.parentElement.style.display = "none";"""  # logos of other servers
+CUT_OFF = """() => Math.max(0, ...[document.scrollingElement, ...document.querySelectorAll("*")]
+  .filter(part => part === document.scrollingElement || /auto|scroll/.test(getComputedStyle(part).overflowY))
+  .map(part => part.scrollHeight - part.clientHeight).filter(pixels => pixels > 8))"""
 RUN_SECONDS = 600
+TALLEST = 1800  # pixels
 
 
 @contextmanager
@@ -90,7 +97,19 @@ class Camera:
             later.click()
         for text in shown.clicks:
             self.page.get_by_text(text, exact=True).first.click()
-        self.page.wait_for_timeout(1500)
+        self.page.wait_for_timeout(1000 * shown.seconds)
+        self.page.add_style_tag(content=PLAIN_STYLE)
+        self.page.evaluate(WITHOUT_BROKEN_IMAGES)
+        if not shown.top:
+            self.grow(shown)
+
+    def grow(self, shown: pages.Page) -> None:
+        """Make the window higher until nothing has to be scrolled."""
+        height, before = shown.height, TALLEST
+        while 0 < (cut_off := self.page.evaluate(CUT_OFF)) < before and height + cut_off < TALLEST:
+            height, before = height + cut_off, cut_off
+            self.page.set_viewport_size({"width": shown.width, "height": height})
+            self.page.wait_for_timeout(1000)
 
     def take(self, address: str, pictures: dict[str, pages.Page], **ids: str) -> None:
         """Write the pictures of some pages; the ids go into their paths. Paths of this machine are painted over."""
@@ -155,6 +174,14 @@ def take_monitoring(camera: Camera, home: Path) -> None:
         camera.take(at["PREFECT"], pages.MONITORING, report=report)
 
 
+def take_dask(camera: Camera, home: Path) -> None:
+    """Take the picture of Dask's dashboard, with the Bokeh that is in the folder `bokeh` of the home."""
+    port, paths = free_port(), [str(home / "bokeh"), os.environ["PYTHONPATH"]]
+    workers, own = [PYTHON, "-m", "images.workers", str(port)], {"PYTHONPATH": os.pathsep.join(paths)}
+    with server(workers, [port], home / "workers.log", own):
+        camera.take(f"http://127.0.0.1:{port}", pages.DASK)
+
+
 def main() -> None:
     """Take all pictures into a folder, of what a home holds."""
     home, folder = map(Path, sys.argv[1:])
@@ -166,6 +193,7 @@ def main() -> None:
         take_mlflow(camera, home)
         take_prefect(camera, home / "pipeline")
         take_monitoring(camera, home / ".local" / "simulation")
+        take_dask(camera, home)
         browser.close()
 
 
