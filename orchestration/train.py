@@ -1,8 +1,8 @@
 """Train the wine-quality model, from the dataset to the bucket.
 
-Three subflows prepare the data (load, check, split), train (baselines, search, final fit) and publish (track, compare
-with the champion, register, promote if better). Then the run's files go to the bucket, and a report says what happened
-and where to look. If an identical version exists, nothing new is registered or pushed.
+Three subflows prepare the data (load and validate, remove duplicates, split), train (baselines, search, final fit) and
+publish (track, compare with the champion, register, promote if better). Then the run's files go to the bucket, and a
+report says what happened and where to look. If an identical version exists, nothing new is registered or pushed.
 
 Flows and tasks take plain parameters, which Prefect stores and shows. A task that needs an address or a key reads the
 settings itself. Tasks that use the network, the tracking store or the bucket retry transient failures. A task that only
@@ -76,9 +76,9 @@ log = logging.getLogger("wine_quality.train")
 Split = tuple[pd.DataFrame, pd.DataFrame]
 
 
-@task(name="load", task_run_name="load {source}", **RETRY_TRANSIENT)
+@task(name="load and validate", task_run_name="load and validate {source}", **RETRY_TRANSIENT)
 def load(source: str) -> Dataset:
-    """Load the dataset from a source, which is one of the values of `WINE_DATA`."""
+    """Load the dataset from a source, one of the values of `WINE_DATA`, and validate it against the schema."""
     dataset = sources.load_dataset(settings(data=source))
     log.info("load      %s rows: %s", f"{len(dataset.table):,}", dataset.why)
     return dataset
@@ -96,9 +96,9 @@ def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[D
     return dataset, (train, gate_set), []
 
 
-@task(name="check", task_run_name="check", **UNCACHED)
-def check(dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
-    """Remove duplicates, and return notes on how many there were and how much a given split leaks."""
+@task(name="remove duplicates", task_run_name="remove duplicates", **UNCACHED)
+def remove_duplicates(dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
+    """Return the distinct rows, and notes on the duplicates, on blank cells and on how much a given split leaks."""
     distinct = splits.distinct_rows(dataset.table)
     repeats, blanks = len(dataset.table) - len(distinct), sources.blank_cells(distinct)
     notes = [f"{len(dataset.table):,} rows, of which {repeats:,} are duplicates: {len(distinct):,} distinct rows"]
@@ -111,6 +111,12 @@ def check(dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
         notes.append(f"{blanks} cells are blank; each is imputed with the mean of its column in the training set")
     log.info("check     %s", "; ".join(notes))
     return distinct, notes
+
+
+@task(name="split", task_run_name="split", **UNCACHED)
+def split_rows(distinct: pd.DataFrame) -> Split:
+    """Split the distinct rows into a training set and a gate set."""
+    return splits.train_gate_split(distinct)
 
 
 @task(name="check the split", task_run_name="check the split", **UNCACHED)
@@ -337,15 +343,15 @@ def report(trained: Trained, published: Published, text: str) -> None:
     print_report(text)
 
 
-@flow(name="prepare-data", flow_run_name="load, check, split", validate_parameters=False)
+@flow(name="prepare-data", flow_run_name="load, remove duplicates, split", validate_parameters=False)
 def prepare_data(source: str, train_file: Path | None, validation_file: Path | None) -> Prepared:
-    """Load the dataset, check it, and split it."""
+    """Load and validate the dataset, remove duplicates, split the rows, and check the split."""
     if train_file or validation_file:
         dataset, (train, gate_set), notes = load_split(train_file, validation_file)
     else:
         dataset = load(source)
-        distinct, notes = check(dataset)
-        train, gate_set = splits.train_gate_split(distinct)
+        distinct, notes = remove_duplicates(dataset)
+        train, gate_set = split_rows(distinct)
     return Prepared(dataset, [*notes, check_split(train, gate_set)], train, gate_set)
 
 

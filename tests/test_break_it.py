@@ -84,7 +84,8 @@ def assert_pushed(folder: Path) -> None:
 
 
 STEPS = """
-train.load train.check train.check_split train.baseline train.search train.final_fit train.fit_intervals
+train.load train.remove_duplicates train.split_rows train.check_split train.baseline train.search train.final_fit
+train.fit_intervals
 train.evaluate train.find_identical tracking.log_dataset tracking.log_interval tracking.log_evaluation
 tracking.log_model train.track train.compare train.record_comparison train.register storage.sha256 train.add_to_outbox
 train.promote train.tag_inputs storage.push train.push train.delete_old_files train.report
