@@ -35,17 +35,22 @@ WITHOUT_BROKEN_IMAGES = """for (const image of document.images)
   if (image.complete && !image.naturalWidth) image.parentElement.style.display = "none";"""  # logos of other servers
 CUT_OFF = """() => Math.max(0, ...[document.scrollingElement, ...document.querySelectorAll("*")]
   .filter(part => part === document.scrollingElement || /auto|scroll/.test(getComputedStyle(part).overflowY))
-  .map(part => part.scrollHeight - part.clientHeight).filter(pixels => pixels > 8))"""
-RUN_SECONDS = 600
+  .filter(part => part.scrollHeight > part.clientHeight + 8)
+  .map(part => { part.style.maxHeight = "none"; return part.scrollHeight - part.clientHeight; }))"""
+RUN_SECONDS = 1800
 TALLEST = 1800  # pixels
+PATIENCE = 120_000  # milliseconds
 
 
 @contextmanager
-def servers(home: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Run `make up` over a home; yield the address of each server by its name, and the environment of the servers."""
+def servers(home: Path, **more: str) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Run `make up` over a home; yield the address of each server by its name, and the environment of the servers.
+
+    `more` is added to that environment.
+    """
     ports = {name: free_port() for name in ("PREFECT", "MLFLOW", "S3", "SERVE")}
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    own = {f"WINE_{name}_PORT": str(port) for name, port in ports.items()} | {"WINE_HOME": str(home)}
+    own = {f"WINE_{name}_PORT": str(port) for name, port in ports.items()} | {"WINE_HOME": str(home)} | more
     home.mkdir(exist_ok=True)
     up = [ports[name] for name in ("MLFLOW", "PREFECT", "S3")]
     with server([PYTHON, "-m", "orchestration.up"], up, home / "up.log", own):
@@ -60,7 +65,7 @@ def ask(url: str, body: dict | None = None) -> Any:
 
 
 def quick_run(page: Page, prefect: str) -> str:
-    """Press Quick run on the page of the nightly deployment, wait until the run is complete, and return its id."""
+    """Press Quick run on the page of the nightly deployment, and return the id of the run."""
     nightly = ask(f"{prefect}/api/deployments/name/train-wine-quality/nightly")["id"]
     page.goto(f"{prefect}/deployments/deployment/{nightly}", wait_until="load")
     page.get_by_role("button", name="Run", exact=True).click()
@@ -68,15 +73,20 @@ def quick_run(page: Page, prefect: str) -> str:
         page.get_by_text("Quick run").click()
     if not response.value.ok:
         raise SystemExit(f"error: Prefect answers the quick run with {response.value.status}: {response.value.text()}")
-    run, deadline = response.value.json()["id"], time.monotonic() + RUN_SECONDS
+    return response.value.json()["id"]
+
+
+def wait_for_state(prefect: str, run: str, wanted: str) -> None:
+    """Wait until a run is in a state such as `COMPLETED`."""
+    deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
         state = ask(f"{prefect}/api/flow_runs/{run}")["state"]
-        if state["type"] == "COMPLETED":
-            return run
+        if state["type"] == wanted:
+            return
         if state["type"] in ("FAILED", "CRASHED", "CANCELLED"):
             raise SystemExit(f"error: the run is {state['name']}: {state['message']}")
         time.sleep(1)
-    raise SystemExit("error: the run did not complete. Look at it in Prefect.")
+    raise SystemExit(f"error: the run isn't {wanted} after {RUN_SECONDS} seconds. Look at it in Prefect.")
 
 
 @dataclass(frozen=True)
@@ -95,12 +105,13 @@ class Camera:
         later = self.page.get_by_role("button", name="Not now")
         if later.count():  # Prefect's advertisement of another page
             later.click()
-        for text in shown.clicks:
-            self.page.get_by_text(text, exact=True).first.click()
+        for one in shown.clicks:
+            found = self.page.locator(one) if one.startswith("css=") else self.page.get_by_text(one, exact=True)
+            found.first.click()
         self.page.wait_for_timeout(1000 * shown.seconds)
         self.page.add_style_tag(content=PLAIN_STYLE)
         self.page.evaluate(WITHOUT_BROKEN_IMAGES)
-        if not shown.top:
+        if shown.grows and not shown.top:
             self.grow(shown)
 
     def grow(self, shown: pages.Page) -> None:
@@ -130,8 +141,10 @@ class Camera:
 
 def take_mlflow(camera: Camera, home: Path) -> None:
     """Take the pictures of MLflow: empty, and with what the notebooks left."""
-    with servers(home / "empty") as (at, _):
-        camera.take(at["MLFLOW"], pages.MLFLOW_EMPTY)
+    port, store = free_port(), f"sqlite:///{home}/empty.db"
+    empty = [PYTHON, "-m", "mlflow", "ui", "--backend-store-uri", store, "--port", str(port)]
+    with server(empty, [port], home / "empty.log", {}):
+        camera.take(f"http://127.0.0.1:{port}", pages.MLFLOW_EMPTY)
     with servers(home) as (at, _):
 
         def newest_run(name: str) -> dict[str, Any]:
@@ -145,11 +158,21 @@ def take_mlflow(camera: Camera, home: Path) -> None:
 
 
 def take_prefect(camera: Camera, home: Path) -> None:
-    """Take the pictures of Prefect, the bucket and the service after two runs of the nightly deployment."""
-    with servers(home) as (at, own):
+    """Take the pictures of Prefect, a model card, the bucket and the service after two runs of the nightly deployment.
+
+    The first one waits for approval, which is given once its picture is there.
+    """
+    with servers(home, WINE_APPROVAL="manual") as (at, own):
         subprocess.run([PYTHON, "-m", "orchestration.deploy"], env={**os.environ, **own}, check=True)
         api = f"{at['PREFECT']}/api"
-        run = [quick_run(camera.page, at["PREFECT"]) for _ in range(2)][-1]
+        first = quick_run(camera.page, at["PREFECT"])
+        wait_for_state(at["PREFECT"], first, "PAUSED")
+        camera.take(at["PREFECT"], pages.APPROVAL, run=first)
+        ask(f"{api}/flow_runs/{first}/resume", {"run_input": {"reason": pages.REASON}})
+        wait_for_state(at["PREFECT"], first, "COMPLETED")
+        camera.take(at["MLFLOW"], pages.MODEL_CARD)
+        run = quick_run(camera.page, at["PREFECT"])
+        wait_for_state(at["PREFECT"], run, "COMPLETED")
         block = ask(f"{api}/block_types/slug/s3-bucket/block_documents/name/wine-bucket")["id"]
         below = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}, "name": {"like_": "compare"}}}
         subflow = ask(f"{api}/flow_runs/filter", below)[0]["id"]
@@ -188,6 +211,7 @@ def main() -> None:
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=os.environ["CHROMIUM"], args=FLAGS)
         camera = Camera(browser.new_page(color_scheme="light"), folder)
+        camera.page.set_default_timeout(PATIENCE)
         camera.page.add_init_script(PLAIN)
         camera.take(f"file://{home.resolve()}/.local", pages.DRIFT)
         take_mlflow(camera, home)
