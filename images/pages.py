@@ -36,8 +36,8 @@ MLFLOW = {
     "mlflow-run": Page("/#/experiments/1/runs/{first}", "Registered models", height=872, grows=False),
     "mlflow-artifacts": Page("/#/experiments/1/runs/{first}/artifacts", FIGURE, clicks=(FIGURE,)),
     "mlflow-autolog": Page(COMPARED, "xgboost-by-autolog", clicks=FOLDED),
-    "mlflow-model": Page("/#/experiments/1/models/{model}", "Not registered", height=872, grows=False),
-    "mlflow-by-model": Page(BY_MODEL, "fold_rmse", height=620, clicks=(LARGER,)),
+    "mlflow-model": Page("/#/experiments/1/models/{model}", "Not registered", height=880, grows=False),
+    "mlflow-by-model": Page(BY_MODEL, "fold_rmse", 1100, 800, grows=False, clicks=(LARGER,)),
     "mlflow-registry": Page("/#/models/wine-quality-lesson", "champion", height=620),
     "mlflow-version": Page("/#/models/wine-quality-lesson/versions/2", "champion", height=620),
 }

@@ -108,6 +108,7 @@ class Camera:
         for one in shown.clicks:
             found = self.page.locator(one) if one.startswith("css=") else self.page.get_by_text(one, exact=True)
             found.first.click()
+        self.page.mouse.move(0, 0)  # so that nothing is highlighted
         self.page.wait_for_timeout(1000 * shown.seconds)
         self.page.add_style_tag(content=PLAIN_STYLE)
         self.page.evaluate(WITHOUT_BROKEN_IMAGES)

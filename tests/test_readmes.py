@@ -17,7 +17,7 @@ from test_notebooks_run import assert_alike
 
 from benchmarks import search
 from benchmarks.machine import RESULTS
-from images.loop import loop
+from images.loop import loop, loop_in_steps
 from images.pages import LARGEST, PICTURES
 from wine_quality.config import ROOT, settings
 from wine_quality.plots import as_png
@@ -63,8 +63,9 @@ def test_the_readmes_show_what_make_images_draws_and_nothing_else():
 
 
 def test_the_figures_that_need_no_run_are_as_the_code_draws_them_now():
-    found = json.loads((RESULTS / "search.json").read_text())
-    for name, figure in {"the-loop": loop(), "search": search.draw(found)}.items():
+    found, simulated = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("search", "simulation"))
+    figures = {"the-loop": loop(), "loop-in-steps": loop_in_steps(simulated), "search": search.draw(found)}
+    for name, figure in figures.items():
         assert_alike(as_png(figure), (ROOT / "images" / f"{name}.png").read_bytes())
 
 
