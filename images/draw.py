@@ -22,7 +22,7 @@ from images.loop import loop, loop_in_steps
 from images.pages import LARGEST, PICTURES
 from notebooks.execute import all_notebooks
 from wine_quality.command import exit_code
-from wine_quality.config import ROOT
+from wine_quality.config import ROOT, settings
 from wine_quality.errors import SettingsError, WineError
 from wine_quality.plots import parallel_coordinates, save_figure
 from wine_quality.processes import run_module
@@ -85,6 +85,7 @@ def main() -> None:
         draw_and_fill(home)
         run_module("uv", "pip", "install", "-q", "--no-deps", "--target", home / "bokeh", *BOKEH)
         script, own = ROOT / "images" / "screenshots.py", {"CHROMIUM": browser, "PYTHONPATH": str(ROOT)}
+        own |= {"WINE_DATA": settings().data}  # also where only .env names it
         run_module("uv", "run", "-q", "--no-project", "--with", PLAYWRIGHT, script, home, home / "images", **own)
         replace_pictures(home / "images")
 

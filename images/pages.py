@@ -45,7 +45,7 @@ TALL = 2000  # Prefect draws only the lines in view
 PREFECT = {
     "prefect-dashboard": Page("/dashboard", "Active Work Pools", height=500),
     "prefect-deployments": Page("/deployments", "monitor-weekly", height=640),
-    "prefect-run": Page("/runs/flow-run/{run}", "Task runs", height=500),
+    "prefect-run": Page("/runs/flow-run/{run}", "Task runs", height=500, grows=False),
     "prefect-details": Page("/runs/flow-run/{run}?tab=Details", "^Retries$", height=TALL, top="^Logs$"),
     "prefect-logs": Page("/runs/flow-run/{subflow}", r"score\s+on", height=TALL, top=r"baseline\s+cached"),
     "prefect-work-pool": Page("/work-pools/work-pool/wine", "Concurrency Limit"),
@@ -53,7 +53,7 @@ PREFECT = {
 }
 REASON = "Its errors by slice are acceptable."  # of the approval
 APPROVAL = {"prefect-approval": Page("/runs/flow-run/{run}", "Paused", height=700, clicks=("Resume",))}
-MODEL_CARD = {"mlflow-model-card": Page("/#/models/wine-quality/versions/1", "champion", height=620)}
+MODEL_CARD = {"mlflow-model-card": Page("/#/models/wine-quality/versions/1", "champion", height=728, grows=False)}
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
 SERVICE = {"service-page": Page("/", "Tasters gave", height=980)}
 MONITORED = "week 24"

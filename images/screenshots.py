@@ -30,9 +30,14 @@ PLAIN = """localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("color-scheme", '"light"');"""
-PLAIN_STYLE = "[data-assistant-ui] { display: none }"  # MLflow's floating button covers what is below it
-WITHOUT_BROKEN_IMAGES = """for (const image of document.images)
-  if (image.complete && !image.naturalWidth) image.parentElement.style.display = "none";"""  # logos of other servers
+TIDY = """folder => {
+  document.querySelector("[data-assistant-ui]")?.remove();  // MLflow's floating button covers what is below it
+  document.querySelector(".app-router-view")?.style.setProperty("background-image", "none");  // Prefect's pattern
+  for (const image of document.images)  // logos of other servers
+    if (image.complete && !image.naturalWidth) image.parentElement.style.display = "none";
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(folder, "/home/you/wine_data");
+}"""
 CUT_OFF = """() => Math.max(0, ...[document.scrollingElement, ...document.querySelectorAll("*")]
   .filter(part => part === document.scrollingElement || /auto|scroll/.test(getComputedStyle(part).overflowY))
   .filter(part => part.scrollHeight > part.clientHeight + 8)
@@ -108,10 +113,9 @@ class Camera:
         for one in shown.clicks:
             found = self.page.locator(one) if one.startswith("css=") else self.page.get_by_text(one, exact=True)
             found.first.click()
-        self.page.mouse.move(0, 0)  # so that nothing is highlighted
+        self.page.mouse.move(1, shown.height - 1)  # so that nothing is highlighted
         self.page.wait_for_timeout(1000 * shown.seconds)
-        self.page.add_style_tag(content=PLAIN_STYLE)
-        self.page.evaluate(WITHOUT_BROKEN_IMAGES)
+        self.page.evaluate(TIDY, str(Path(os.environ["WINE_DATA"]).resolve()))
         if shown.grows and not shown.top:
             self.grow(shown)
 
@@ -124,7 +128,7 @@ class Camera:
             self.page.wait_for_timeout(1000)
 
     def take(self, address: str, pictures: dict[str, pages.Page], **ids: str) -> None:
-        """Write the pictures of some pages; the ids go into their paths. Paths of this machine are painted over."""
+        """Write the pictures of some pages; the ids go into their paths. No path of this machine is shown."""
         for name, shown in pictures.items():
             self.show(address, replace(shown, path=shown.path.format(**ids)))
             mask, path = [self.page.get_by_text(re.compile(r"^Path: file:"))], self.folder / f"{name}.png"
