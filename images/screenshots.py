@@ -65,7 +65,7 @@ def servers(home: Path, **more: str) -> Iterator[tuple[dict[str, str], dict[str,
 def ask(url: str, body: dict | None = None) -> Any:
     """Return what an API answers."""
     content = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(url, content, {"Content-Type": "application/json"}), timeout=30) as answer:
+    with urlopen(Request(url, content, {"Content-Type": "application/json"}), timeout=300) as answer:
         return json.load(answer)
 
 
