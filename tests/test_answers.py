@@ -1,4 +1,4 @@
-"""The judge of a notebook's exercises takes any answer and always ends in one line."""
+"""The check of a notebook's exercises takes any answer and always prints one line."""
 
 import numpy as np
 import pandas as pd

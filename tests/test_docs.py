@@ -72,7 +72,7 @@ MEASURED = {  # what each page says of measurements, in its words
         "at most {tracking[server][share][max]:.1%} through",
         "below {gate[between_seeds][gain_of_a_seed_in_19_of_20]:.4f}",
         "a minimum effect, {gate[minimum_gain]:g} points",
-        "on eight splits of the {gate[rows]:,} distinct wines",
+        "on eight splits of the {gate[rows]:,} distinct rows",
     ],
     "orchestration": [
         "all four of them answer | {orchestration[up_ready_seconds]:.0f} s |",
@@ -203,7 +203,7 @@ def with_interval(value: float, low: float, high: float) -> str:
 def gate_and_search_rows() -> list[str]:
     """Return the rows of the tables of chapter 2: the gate, what each step gained, and how the searches compare."""
     gate, found, rows = RESULTS["gate"], RESULTS["search"], []
-    rules = ("the gate", "without the minimum effect", "the rows alone at the 95 % level, each time")
+    rules = ("the gate", "the gate without the minimum effect", "the 95 % interval over the rows alone, each time")
     for rule, chains in zip(rules, gate["unchanged"].values(), strict=True):
         rows.append(f"| {rule} | {chains['promoting']} of {gate['chains']} |")
     for chains in gate["better"].values():
@@ -212,8 +212,8 @@ def gate_and_search_rows() -> list[str]:
     rows.append(f"| extra trees, library defaults | {found['library_defaults_rmse']:.4f} | | |")
     steps = {
         "extra_trees_tuned": "extra trees, tuned by hand",
-        "pick": "the pick of hyperopt's TPE",
-        "blend": "its blend",
+        "pick": "the best model of hyperopt's TPE",
+        "blend": "the blend of its finalists",
     }
     for name, gain in found["gains"].items():
         before, first = (with_interval(*gain[f"over_{what}"]) for what in ("the_step_before", "library_defaults"))
@@ -225,7 +225,7 @@ def gate_and_search_rows() -> list[str]:
         scored = [f"{search[what]['rmse']:.4f}" for what in ("pick", "blend")]
         rows.append(f"| {' | '.join([LABELS[name], *cells, *scored])} |")
     blend = RESULTS["blend"]
-    for name, what in {"shipped": "the blend as it ships", "nested": "chosen in each fold"}.items():
+    for name, what in {"shipped": "the blend as tuned by hand", "nested": "the blend chosen in each fold"}.items():
         one = blend[name]
         rows.append(f"| {what} | {one['rmse']:.4f} | {one['r2']:.3f} | {with_interval(*one['gain_over_trees'])} |")
     return [row.replace("-", "−") for row in rows]

@@ -1,4 +1,4 @@
-"""Check the answers to a notebook's exercises: one line that says right, or a hint, whatever the answer is."""
+"""Check the answers to a notebook's exercises: any answer gets one line, `right` or a hint."""
 
 from collections.abc import Callable, Iterable
 from numbers import Real
@@ -17,7 +17,7 @@ def check_answer(answer: Any, solution: Any, hint: str, within: float = 0) -> No
 
 
 def check_function(answer: Any, solution: Callable, calls: Iterable[tuple], hint: str, within: float = 0) -> None:
-    """Print whether a function that is an answer gives what the solution does, for each tuple of arguments."""
+    """Print whether a function given as an answer returns what the solution does, for each tuple of arguments."""
     lines = (verdict_on_call(answer, solution, arguments, hint, within) for arguments in calls)
     print(next((line for line in lines if line != "right"), "right"))
 
@@ -30,7 +30,7 @@ def verdict_on_call(answer: Any, solution: Callable, arguments: tuple, hint: str
         return f"Not yet: give a function, not a {type(answer).__name__}."
     try:
         result = answer(*arguments)
-    except Exception as error:  # whatever the reader's own code raises
+    except Exception as error:  # the reader's code may raise anything
         return f"Not yet: your function raises {type(error).__name__}: {error}"
     if result is None:
         return "Not yet: your function returns nothing."
@@ -53,5 +53,5 @@ def verdict(answer: Any, solution: Any, hint: str, within: float = 0) -> str:
 
 
 def kind(value: Any) -> str:
-    """Return what kind of answer a value is."""
+    """Return the kind of answer that a value is."""
     return next((name for name, types in KINDS.items() if isinstance(value, types)), "")
