@@ -55,7 +55,7 @@ MEASURED = {  # what each page says of measurements, in its words
         "a hyperparameter search finds has an RMSE of {search[searches][hyperopt][pick][rmse]:.3f} "
         "and an R² of {search[searches][hyperopt][pick][r2]:.3f}",
         "the blend has an RMSE of {blend[nested][rmse]:.3f} and an R² of {blend[nested][r2]:.3f}",
-        "of each family has {search[searches][hyperopt][blend][rmse]:.3f} and {search[searches][hyperopt][blend][r2]:.3f}",
+        "each family has {search[searches][hyperopt][blend][rmse]:.3f} and {search[searches][hyperopt][blend][r2]:.3f}",
         "a run takes {run[seconds]:.0f} seconds",
         "takes {run[seconds_from_load_to_push]:.0f} of them",
         "at most {run[peak_memory_gb][max]:.1f} GB of memory",
