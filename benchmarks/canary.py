@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "versions.md"
 BEGIN, END = "<!-- canary: begin -->", "<!-- canary: end -->"
 SECONDS, COMMAND_SECONDS = 90 * 60, 40 * 60
 LONGEST = 200  # characters of an error in the table
-WORKS, NOT_TRIED, NOT_INSTALLABLE = "works", "not tried: no time was left", "cannot be installed"
+WORKS, NOT_TRIED, NOT_INSTALLABLE = "works", "not tested: out of time", "cannot be installed"
 FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (\S+?\.py\S*).*$", re.MULTILINE)
 
 
@@ -157,12 +157,12 @@ def verify(checkout: Checkout, newer: dict[str, str], is_late: Callable[[], bool
         alone = {}
         for name in newer:
             if is_late():
-                return results | dict.fromkeys(newer, f"{NOT_TRIED}; all together: {error}") | alone
+                return results | dict.fromkeys(newer, f"{NOT_TRIED}; with all newer versions together: {error}") | alone
             alone[name] = checkout.install({name: newer[name]}) or checkout.run(command)[1] or WORKS
             print(f"alone, {name} {newer[name]}: {alone[name]}", flush=True)
         failed = {name: text for name, text in alone.items() if text != WORKS}
         if not failed:
-            return results | dict.fromkeys(newer, f"alone it works, all together: {error}")
+            return results | dict.fromkeys(newer, f"alone it works; with all newer versions together: {error}")
         results |= failed
         newer = {name: number for name, number in newer.items() if name not in failed}
     return results | dict.fromkeys(newer, NOT_TRIED)

@@ -39,9 +39,10 @@ FILES = (ROOT / "benchmarks" / "results").glob("*.json")
 RESULTS = {file.stem: json.loads(file.read_text(), object_hook=Figures) for file in FILES}
 MEASURED = {  # what each page says of measurements, in its words
     "": [
-        "{tests[quick]:,} of them, in {tests[minutes]:.0f} minutes on two cores",
+        "runs the {tests[quick]:,} quick tests",
+        "offline in {tests[minutes]:.0f} minutes on two cores",
         "runs all {tests[all]:,}",
-        "On the {scores[wines][distinct]:,} distinct real wines",
+        "On the {scores[wines][distinct]:,} distinct real rows",
         "the blend has an RMSE of {blend[nested][rmse]:.3f} and an R² of {blend[nested][r2]:.3f}",
         "Three panels over {simulation[weeks]} weeks",
         "until week {simulation[promoted][0]}",
@@ -51,10 +52,10 @@ MEASURED = {  # what each page says of measurements, in its words
         "those of chapter 2 in {notebooks[chapter_seconds][experiment_tracking]:.0f}",
         "that of chapter 5 in {notebooks[chapter_seconds][monitoring]:.0f}",
         "that of chapter 6 in {notebooks[chapter_seconds][scaling]:.0f}",
-        "The pick of a search has an RMSE of {search[searches][hyperopt][pick][rmse]:.3f} "
+        "a hyperparameter search finds has an RMSE of {search[searches][hyperopt][pick][rmse]:.3f} "
         "and an R² of {search[searches][hyperopt][pick][r2]:.3f}",
         "the blend has an RMSE of {blend[nested][rmse]:.3f} and an R² of {blend[nested][r2]:.3f}",
-        "of each family {search[searches][hyperopt][blend][rmse]:.3f} and {search[searches][hyperopt][blend][r2]:.3f}",
+        "each family has {search[searches][hyperopt][blend][rmse]:.3f} and {search[searches][hyperopt][blend][r2]:.3f}",
         "a run takes {run[seconds]:.0f} seconds",
         "takes {run[seconds_from_load_to_push]:.0f} of them",
         "at most {run[peak_memory_gb][max]:.1f} GB of memory",
