@@ -145,7 +145,7 @@ def write_pair(folder: Path, *pair: pd.DataFrame) -> dict[str, Path]:
 
 def test_files_with_the_same_wine_on_both_sides_or_one_of_the_two_alone_are_refused(folder, tmp_path):
     files = write_pair(tmp_path, *sources.kaggle_pair(wines_of(folder), seed=1))
-    line = r"train_wine_data\.csv and .*test_wine_data\.csv: .* scored wines \(9\d\.\d+%\) are also"
+    line = r"train_wine_data\.csv and .*test_wine_data\.csv: .* rows to score \(9\d\.\d+%\) are also"
     with pytest.raises(LeakError, match=line):
         train_wine_quality(**files)
     with pytest.raises(DataError, match="go together"):

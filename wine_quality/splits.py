@@ -1,8 +1,8 @@
-"""Which rows are the same, and who may learn from which: distinct rows, the leak check, the gate set, the folds.
+"""Row identity and splits: distinct rows, the leak check, the gate set, the folds.
 
 A row is identified by its type and its eleven measurements. Its key is a hash of them, so it is the same on every
-machine. The key alone decides whether a row is in the training set or the gate set, so a row stays in its set as data
-grows. `distinct_rows` computes the keys once and returns them as the index of its table.
+machine. The key alone decides whether a row is in the training set or the gate set, so a row stays in its set as the
+dataset grows. `distinct_rows` computes the keys once and returns them as the index of its table.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ Fold = tuple[np.ndarray, np.ndarray]  # the positions of the rows to fit on, and
 
 
 def row_keys(rows: pd.DataFrame) -> pd.Index:
-    """Return the key of each row, 16 hexadecimal digits: the table's index if it holds them, else computed here."""
+    """Return the key of each row, 16 hexadecimal digits: from the table's index if it has them, else computed."""
     if rows.index.name == ROW:
         return rows.index
     digits = row_hashes(rows).astype(">u8").tobytes().hex()
@@ -47,14 +47,14 @@ def key_numbers(keys: pd.Index) -> np.ndarray:
 
 
 def in_gate_set(keys: np.ndarray) -> np.ndarray:
-    """Say of each key, a number, whether its row belongs to the gate set."""
+    """Return for each key, given as a number, whether its row belongs to the gate set."""
     return keys.astype("float64") / 2**64 < GATE_SHARE
 
 
 def distinct_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return each row once, in order of first appearance, with the row keys as the index.
 
-    A row with blanks is dropped if a complete row agrees with it on everything else.
+    A row with blanks is dropped if a complete row equals it in all its other features.
     """
     keyed = rows.set_index(row_keys(rows))
     once = keyed.loc[~keyed.index.duplicated()]
@@ -65,19 +65,19 @@ def distinct_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def contained(alike: pd.DataFrame, complete: pd.DataFrame) -> pd.Index:
-    """Return the keys of the rows, all with blanks in the same columns, that a complete row agrees with elsewhere."""
+    """Return the keys of the rows, all with the same blank columns, that equal a complete row in the other columns."""
     measured = alike.reindex(columns=FEATURES).dropna(axis="columns")
     of_complete = complete.reindex(columns=measured.columns)
     return alike.index[pd.MultiIndex.from_frame(measured).isin(pd.MultiIndex.from_frame(of_complete))]
 
 
 def leaked(train: pd.DataFrame, scored: pd.DataFrame) -> np.ndarray:
-    """Return for each scored row whether the training set holds an exact copy of it."""
+    """Return for each scored row whether the training set contains an exact copy of it."""
     return row_keys(scored).isin(row_keys(train))
 
 
 def leaked_fraction(train: pd.DataFrame, scored: pd.DataFrame) -> float:
-    """Return the share of scored rows, 0 to 1, of which the training set holds an exact copy."""
+    """Return the share, 0 to 1, of the scored rows that the training set contains exact copies of."""
     return float(leaked(train, scored).mean())
 
 
@@ -86,13 +86,14 @@ def assert_no_leak(train: pd.DataFrame, scored: pd.DataFrame, where: str = "the 
     both = leaked(train, scored)
     if both.any():
         raise LeakError(
-            f"{where}: {both.sum():,} of {len(scored):,} scored wines ({both.mean():.2%}) are also trained on, so the "
-            "score would be a memory test. Take them out of one side, or give one table and let the pipeline split it."
+            f"{where}: {both.sum():,} of {len(scored):,} rows to score ({both.mean():.2%}) are also in the training "
+            "set, so the score would reward memorising. Remove them from one of the two sets, or give one table and "
+            "let the pipeline split it."
         )
 
 
 def train_gate_split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split distinct rows into a training set and a gate set of about 20 %, each row by its key, which is the index.
+    """Split distinct rows by their keys into a training set and a gate set of about 20 %, both indexed by key.
 
     Raises `DataError` if a set is empty, or if the two differ in type and quality more than chance explains.
     """
@@ -100,17 +101,17 @@ def train_gate_split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     gate = in_gate_set(key_numbers(keyed.index))
     train, gate_set = keyed.loc[~gate], keyed.loc[gate]
     if train.empty or gate_set.empty:
-        raise DataError(f"{len(rows)} distinct wines are too few to split. Give more wines.")
+        raise DataError(f"{len(rows)} distinct rows are too few to split. Give more rows.")
     if (chance := split_balance(train, gate_set)) < UNLIKELY:
         raise DataError(
-            f"the gate set is unlike the training side in type and quality (p = {chance:.1e}). Look for wines that "
+            f"the gate set is unlike the training set in type and quality (p = {chance:.1e}). Look for rows that "
             "differ only in their last digit."
         )
     return train, gate_set
 
 
 def split_balance(train: pd.DataFrame, gate_set: pd.DataFrame) -> float:
-    """Return the chance (p-value of a chi-squared test) that a random split differs as much in type and quality."""
+    """Return the p-value of a chi-squared test: how likely a random split differs as much in type and quality."""
     both = pd.concat([train, gate_set], keys=["train", "gate set"])
     stratum = both["type"] + both[TARGET].clip(4, 8).astype(str)
     result: Any = chi2_contingency(pd.crosstab(both.index.get_level_values(0), stratum.to_numpy()))
@@ -120,14 +121,14 @@ def split_balance(train: pd.DataFrame, gate_set: pd.DataFrame) -> float:
 def folds(rows: pd.DataFrame, seed: int) -> list[Fold]:
     """Return 5 folds, shuffled and stratified by quality; raise `DataError` if there are fewer than five rows."""
     if len(rows) < FOLDS:
-        raise DataError(f"{len(rows)} wines are too few for {FOLDS} folds. Give more wines.")
-    # scikit-learn only warns of a quality with fewer than five rows, so such a quality joins its neighbour
+        raise DataError(f"{len(rows)} rows are too few for {FOLDS} folds. Give more rows.")
+    # scikit-learn only warns about a quality with fewer than five rows, so merge it with its neighbour
     strata = merge_rare_labels(rows[TARGET])  # pyright: ignore[reportArgumentType]
     return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, strata))
 
 
 def merge_rare_labels(quality: pd.Series) -> pd.Series:
-    """Return the qualities with those of fewer than five rows moved to the nearest that has enough."""
+    """Replace each quality that has fewer than five rows by the nearest one that has enough."""
     counts = quality.value_counts()
     common = np.array(counts.index[counts >= FOLDS])
     if not len(common):
