@@ -21,7 +21,7 @@ ACCOUNTS = ["AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN"]
 @pytest.mark.parametrize("account", ACCOUNTS)
 def test_an_account_alone_does_not_send_anything_to_amazon(account, monkeypatch, tmp_path):
     folder = tmp_path / ".local" / "s3" / "wine-quality"
-    assert bucket_line(settings()) == f"on this laptop, in the folder `{folder}`: no other one is set"
+    assert bucket_line(settings()) == f"on this laptop, in the folder `{folder}`: no other bucket is set"
     assert not folder.parent.exists(), "nothing is made by saying so"
     monkeypatch.setenv(account, "of-other-work")
     assert bucket_of_environment(settings()) is None, "nor does make deploy save a block for it"

@@ -68,7 +68,8 @@ def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_
         assert f"\n{line}" in started.stdout
     assert not processes_at(tmp_path)
     then = check_chapter("4")
-    for line in ("done      champion: version 1", "missing   the service: away", "done      predictions stored: "):
+    service = "missing   the service: not running"
+    for line in ("done      champion: version 1", service, "done      predictions stored: "):
         assert line in then
     assert then.endswith("next      run make serve in another terminal\n")
     assert "orchestration.train" not in command("chapters.start", "3").stdout
@@ -79,7 +80,7 @@ def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_
 
 def test_the_first_chapters_are_looked_at_without_a_server_and_as_the_reader_left_them(tmp_path, own):
     shutil.copytree(ROOT / "images", tmp_path / "images")  # what comes with the checkout is not the reader's
-    nothing = {"2": "runs in MLflow: 0", "5": "the simulation, complete", "6": "trainings on many rows: 0"}
+    nothing = {"2": "runs in MLflow: 0", "5": "the simulation, complete", "6": "training runs on many rows: 0"}
     for number, missing in nothing.items():
         assert f"missing   {missing}" in check_chapter(number)
     first = check_chapter("1")

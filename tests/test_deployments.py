@@ -333,5 +333,5 @@ def test_one_file_can_serve_the_flow(client, home):
 
 def test_an_event_without_a_server_is_refused_in_one_line(tmp_path):
     with mock.patch.dict(os.environ, WINE_HOME=str(tmp_path)):
-        refused = "error: Prefect does not run, so the event would be lost. Start it: make up.\n"
+        refused = "error: Prefect isn't running, so the event would be lost. Start it: make up.\n"
         assert command("data_changed", code=1) == refused

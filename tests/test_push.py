@@ -32,7 +32,7 @@ def test_a_run_is_pushed_again_whole_after_a_move_to_another_bucket(config, one)
         assert sha256(folder / "model.skops") == one.tags["model_sha256"]
         assert (folder / "wines.csv").read_text() == "the wines.csv"
         assert done.stdout.splitlines() == [
-            f"bucket    on this laptop, in the folder `{folder.parent.parent}`: no other one is set",
+            f"bucket    on this laptop, in the folder `{folder.parent.parent}`: no other bucket is set",
             f"push      runs/{one.run_id}",
         ]
 
@@ -44,7 +44,7 @@ def test_an_object_that_was_deleted_or_damaged_is_mended_and_the_list_says_which
         spoil()
         listed = list_bucket()
         assert listed.returncode == 1
-        assert listed.stdout.splitlines()[-1] == f"push again what MLflow still has: make push RUN={one.run_id}"
+        assert listed.stdout.splitlines()[-1] == f"to push a run again from MLflow: make push RUN={one.run_id}"
         assert push(one.run_id).returncode == 0
         assert list_bucket().returncode == 0
 
