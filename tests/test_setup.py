@@ -1,4 +1,4 @@
-"""`make` by itself, and what it says where it cannot set up."""
+"""`make` without a target, and what setup reports if it fails."""
 
 import os
 import re
@@ -196,7 +196,7 @@ def python_of(user: int) -> str:
     pytest.skip("there is no Python with ensurepip that another user may run")
 
 
-def test_a_user_without_a_home_of_his_own_sets_up_with_links_of_pip(open_folder, packages):
+def test_a_user_without_a_home_sets_up_with_links_of_pip(open_folder, packages):
     if os.geteuid():
         pytest.skip("only root may run a command as another user")
     folder, links = copied(open_folder / "checkout"), open_folder / "links"

@@ -1,4 +1,4 @@
-"""`make up`: real servers on free ports, started, asked and stopped."""
+"""`make up`: real servers on free ports, started, queried and stopped."""
 
 import signal
 import socket
@@ -24,7 +24,7 @@ def ports(monkeypatch) -> dict[str, int]:
     return ports
 
 
-def test_taken_ports_are_named_in_one_line_and_nothing_starts(ports):
+def test_ports_in_use_are_named_in_one_line_and_nothing_starts(ports):
     with socket.create_server(("127.0.0.1", ports["S3"])), socket.create_server(("127.0.0.1", ports["MLFLOW"])):
         done = command("orchestration.up")
     assert (done.returncode, done.stdout) == (1, "")
