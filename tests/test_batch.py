@@ -54,7 +54,7 @@ def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(config, wines
     done = command()
     assert (done.returncode, done.stderr) == (0, "")
     where, listed, champion, rejected, scored, total = done.stdout.splitlines()
-    assert where == f"bucket    on this laptop, in the folder `{bucket}`: no other one is set"
+    assert where == f"bucket    on this laptop, in the folder `{bucket}`: no other bucket is set"
     assert listed == "list      2 file(s) under incoming/"
     assert champion == "champion  version 1"
     assert rejected.startswith("rejected  bad.csv: 1 problem: row 1, columns missing: type, fixed_acidity, ")

@@ -328,5 +328,5 @@ def test_taken_ports_are_named_and_nothing_starts(tmp_path, monkeypatch):
         monkeypatch.setenv("WINE_S3_PORT", str(taken.getsockname()[1]))
         done = command("scaling.cluster")
     assert done.returncode == 1
-    assert "of S3, is taken (WINE_S3_PORT)" in done.stderr
+    assert "for S3 is in use (WINE_S3_PORT)" in done.stderr
     assert not (tmp_path / ".local" / "cluster").exists()

@@ -76,10 +76,11 @@ MEASURED = {  # what each page says of measurements, in its words
         "on eight splits of the {gate[rows]:,} distinct rows",
     ],
     "orchestration": [
-        "all four of them answer | {orchestration[up_ready_seconds]:.0f} s |",
+        "the worker is ready | {orchestration[up_ready_seconds]:.0f} s |",
         "is *Running* | {orchestration[seconds_from_quick_run_to_running]:.0f} s |",
-        "fresh | {orchestration[fresh_seconds]:.0f} s |",
-        "with cached results | {orchestration[cached_seconds]:.0f} s, {orchestration[cached_over_fresh]:.2f} of that |",
+        "nothing cached | {orchestration[fresh_seconds]:.0f} s |",
+        "with cached results | {orchestration[cached_seconds]:.0f} s, "
+        "{orchestration[cached_over_fresh]:.2f} of the time without |",
         "as plain functions | {overhead[flow_over_plain]:.2f} |",
         "after six runs | {orchestration[up_memory_gb]:.2f} GB; {orchestration[up_memory_gb_after_six_runs]:.2f} GB |",
     ],
