@@ -18,7 +18,8 @@ from wine_quality.config import Settings
 from wine_quality.schema import MEASUREMENTS, TARGET, to_matrix
 from wine_quality.scoring import Scorer, fetch_file
 from wine_quality.splits import distinct_rows
-from wine_quality.tracking import SOURCE, WINES
+from wine_quality.tables import read_back
+from wine_quality.tracking import ROWS_FILE, SOURCE
 
 NEAREST = 5
 POINTS = 16  # of a curve: a forest has steps, and more points would only show these
@@ -135,7 +136,7 @@ def load_rows(config: Settings, version: ModelVersion) -> RowIndex:
     """Load the rows that were logged with the run behind a version; raise a `RegistryError` if there are none."""
     with tracking.store(config) as store, tempfile.TemporaryDirectory() as folder:
         run = store.run_of(version)
-        table = pd.read_csv(fetch_file(store, version, str(run.info.artifact_uri), WINES, folder))
+        table = read_back(fetch_file(store, version, str(run.info.artifact_uri), ROWS_FILE, folder))
     return RowIndex(table, run.data.tags.get(SOURCE) == "sample")
 
 

@@ -29,7 +29,7 @@ from wine_quality.errors import SettingsError
 from wine_quality.models import predict
 from wine_quality.ports import free_port, listens
 from wine_quality.schema import FEATURES, MEASUREMENTS
-from wine_quality.tracking import WINES
+from wine_quality.tracking import ROWS_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -325,7 +325,7 @@ def test_a_curve_has_the_scores_of_the_wine_with_other_values_of_one_measurement
 
 def test_a_version_without_its_rows_scores_and_says_why_nothing_is_compared(url, config, move):
     bare = register_model(config, "linear")
-    (artifacts(bare) / WINES).unlink()
+    (artifacts(bare) / ROWS_FILE).unlink()
     move(str(bare.version))
     wait_for(url, str(bare.version))
     answer = post(url, WINE)
