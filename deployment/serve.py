@@ -125,7 +125,7 @@ async def announce(port: int) -> None:
     """Say where the service is once it answers."""
     while not listens(port):
         await asyncio.sleep(0.05)
-    print(f"serve     http://127.0.0.1:{port}, and how to ask at /docs", flush=True)
+    print(f"serve     http://127.0.0.1:{port} (API documentation: /docs)", flush=True)
 
 
 if __name__ == "__main__":

@@ -294,7 +294,7 @@ def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_o
     first, serve, swap, *_back, stopped = (tmp_path / "log").read_text().splitlines()
     assert "champion  wine-quality version 1, the first since the start. It scores by pipeline: no ONNX" in first
     assert "champion  wine-quality version 1 -> version 2, because the alias champion moved. It scores by onnx" in swap
-    assert serve == f"serve     http://127.0.0.1:{port}, and how to ask at /docs"
+    assert serve == f"serve     http://127.0.0.1:{port} (API documentation: /docs)"
     assert stopped == "stopped. Run it again when you like."
 
 
