@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
-from served import WINE, service, two_versions
+from served import SAMPLE, service, two_versions
 
 from orchestration.train import train_wine_quality
 from wine_quality import registry, sources, splits, storage, tracking
@@ -91,9 +91,9 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
 
 def test_one_wine_is_answered_with_its_score_and_the_version(tmp_path_factory, few_wines):
     with two_versions(tmp_path_factory.mktemp("served"), few_wines) as config, service(config) as url:
-        answer = requests.post(f"{url}/predict", json=WINE, timeout=30).json()
+        answer = requests.post(f"{url}/predict", json=SAMPLE, timeout=30).json()
         store = tracking.open_store(config)
-        expected = predict(registry.load_version(store, registry.champion(store)), pd.DataFrame([WINE]))[0]
+        expected = predict(registry.load_version(store, registry.champion(store)), pd.DataFrame([SAMPLE]))[0]
     assert answer.keys() == {"score", "low", "high", "quality", "id", "version", "stored"}
     assert answer["score"] == pytest.approx(expected, abs=1e-5)
     assert (answer["quality"], answer["version"], answer["stored"]) == (round(answer["score"]), "1", True)
