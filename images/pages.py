@@ -46,7 +46,7 @@ PREFECT = {
     "prefect-block": Page("/blocks/block/{block}", "wine-credentials", 980, 480),
 }
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
-SERVICE = {"service-page": Page("/", "Tasters gave", height=980)}
+SERVICE = {"service-page": Page("/", "Largest difference", height=980)}
 MONITORED = "week 24"
 MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", 1600, 980)}
 DRIFT = {"evidently-report": Page("/drift-report.html", "Drift", 1100, 900)}  # a file that notebook 9 leaves

@@ -20,9 +20,9 @@ from wine_quality.files import atomic_write
 from wine_quality.schema import TARGET, to_matrix
 from wine_quality.scoring import load_scorer
 from wine_quality.splits import row_keys
-from wine_quality.tables import read_table
+from wine_quality.tables import read_back, read_table
 from wine_quality.thresholds import REFERENCE_WEEKS
-from wine_quality.tracking import TRAINED_ON, WINES
+from wine_quality.tracking import ROWS_FILE, TRAINED_ON
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def load_reference(config: Settings) -> Reference:
     if not path.is_file():
         with atomic_write(path) as part:
             reference_table(config, version, part.parent).to_csv(part, index=False)
-    table = pd.read_csv(path, float_precision="round_trip")
-    return Reference(str(version.version), table, version.tags.get(registry.REPLACED, ""))
+    return Reference(str(version.version), read_back(path), version.tags.get(registry.REPLACED, ""))
 
 
 def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd.DataFrame:
@@ -76,10 +75,10 @@ def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd
     run_id = str(version.run_id)
     with tracking.store(config) as store:
         trained_on = store.read_text(run_id, TRAINED_ON).split()
-        if WINES not in {file.path for file in store.client.list_artifacts(run_id)}:
+        if ROWS_FILE not in {file.path for file in store.client.list_artifacts(run_id)}:
             about = f"{version.name} version {version.version}"
-            raise RegistryError(f"{about} has no {WINES} in MLflow. Train again: make run.")
-        path = store.download(f"runs:/{run_id}/{WINES}", folder)
+            raise RegistryError(f"{about} has no {ROWS_FILE} in MLflow. Train again: make run.")
+        path = store.download(f"runs:/{run_id}/{ROWS_FILE}", folder)
     table = read_table(path, both_types=False).reset_index(drop=True)
     gate_set = ~row_keys(table).isin(trained_on)
     scores = load_scorer(config, version).score(to_matrix(table.loc[gate_set]))

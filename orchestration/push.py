@@ -18,9 +18,9 @@ from wine_quality.command import exit_code
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError, SettingsError
 from wine_quality.files import exclusive_lock
-from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, WINES
+from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, ROWS_FILE
 
-FILES = (INTERVAL_FILE, WINES, REPORT, CARD)  # what is pushed beside the model
+FILES = (INTERVAL_FILE, ROWS_FILE, REPORT, CARD)  # what is pushed beside the model
 
 
 def rebuild(config: Settings, run_id: str) -> None:

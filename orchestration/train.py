@@ -69,7 +69,7 @@ from wine_quality.slices import ALL, assert_measurement
 from wine_quality.sources import Dataset
 from wine_quality.tables import read_table
 from wine_quality.templates import render
-from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, WINES, Tracked
+from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, ROWS_FILE, Tracked
 from wine_quality.tuning import Candidate, Trial
 
 log = logging.getLogger("wine_quality.train")
@@ -225,7 +225,7 @@ def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict
             trained.evaluation,
             prepared.whole,
         )
-        store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), WINES)
+        store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), ROWS_FILE)
     log.info("track     run %s", name)
     return run
 
@@ -272,7 +272,7 @@ def add_to_outbox(run: Tracked, split: Split, text: str, card: str) -> list[str]
         with tempfile.TemporaryDirectory() as folder:
             interval = store.download(f"runs:/{run.run_id}/{INTERVAL_FILE}", folder)
             rows = pd.concat(split).to_csv(index=False)
-            files = {MODEL_FILE: model, INTERVAL_FILE: interval, WINES: rows.encode()}
+            files = {MODEL_FILE: model, INTERVAL_FILE: interval, ROWS_FILE: rows.encode()}
             reports = {REPORT: text.encode(), CARD: card.encode()}
             return storage.add_to_outbox(config.outbox, run.run_id, {**files, **reports})
 

@@ -85,21 +85,21 @@ MEASURED = {  # what each page says of measurements, in its words
         "after six runs | {orchestration[up_memory_gb]:.2f} GB; {orchestration[up_memory_gb_after_six_runs]:.2f} GB |",
     ],
     "deployment": [
-        "it held for {intervals[gate_set][all rows][coverage]:.1%} of the rows: "
-        "{intervals[gate_set][red][coverage]:.1%} of the red and "
-        "{intervals[gate_set][white][coverage]:.1%} of the white",
-        "4 or less, the interval held for {intervals[gate_set][quality 0 to 4][coverage]:.1%}",
-        "7 or more for {intervals[gate_set][quality 7 to 10][coverage]:.1%}",
-        "One width for all rows, {intervals[one_half_width]:.2f} points",
+        "it was {intervals[gate_set][all rows][coverage]:.1%}: "
+        "{intervals[gate_set][red][coverage]:.1%} for red and "
+        "{intervals[gate_set][white][coverage]:.1%} for white",
+        "The coverage was {intervals[gate_set][quality 0 to 4][coverage]:.1%} for rows with a quality of 4 or less, "
+        "and {intervals[gate_set][quality 7 to 10][coverage]:.1%} for those with 7 or more",
+        "Adding and subtracting {intervals[one_half_width]:.2f} points for every row",
         "this service | {serving[requests_per_second][service]:,.0f} |",
         "`mlflow models serve` | {serving[requests_per_second][mlflow]:,.0f} |",
         "the echo | {serving[requests_per_second][echo]:,.0f} |",
-        "by those of `mlflow models serve` | {serving[service_over_mlflow]:.0f} times |",
-        "by those of the echo | {serving[service_over_echo]:.2f} |",
-        "99 of 100 responses come within | {serving[half_load_p99_ms]:.1f} ms |",
-        "that time, divided by that of the echo at the same load | {serving[half_load_p99_over_echo]:.1f} |",
-        "divided by that while it doesn't | {serving[half_load_p99_with_shadow_over_without]:.2f} |",
-        "by that of the pipeline in the same process | {serving[thousand_rows_over_in_process]:.2f} |",
+        "by that of `mlflow models serve` | {serving[service_over_mlflow]:.0f} times |",
+        "this service, divided by that of the echo | {serving[service_over_echo]:.2f} |",
+        "p99 of this service | {serving[half_load_p99_ms]:.1f} ms |",
+        "p99 of this service, divided by that of the echo | {serving[half_load_p99_over_echo]:.1f} |",
+        "in the shadow, divided by that without | {serving[half_load_p99_with_shadow_over_without]:.2f} |",
+        "by that of a direct call of the pipeline | {serving[thousand_rows_over_in_process]:.2f} |",
     ],
     "monitoring": [
         "It took {simulation[seconds]:.0f} seconds on two cores",

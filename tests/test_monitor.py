@@ -144,11 +144,11 @@ def test_the_reference_does_not_need_the_bucket_and_a_champion_without_its_rows_
     store_predictions(config, wines[:60])
     assert run_flow("moved")[0].result.predictions == 60
     with project_store(config) as store:
-        rows = artifacts(registry.champion(store)) / "wines.csv"
+        rows = artifacts(registry.champion(store)) / "rows.csv"
     shutil.rmtree(config.local / "reference")
     aside = rows.rename(rows.with_suffix(".aside"))
     try:
-        with pytest.raises(RegistryError, match=r"version 1 has no wines\.csv in MLflow\. Train again"):
+        with pytest.raises(RegistryError, match=r"version 1 has no rows\.csv in MLflow\. Train again"):
             load_reference(config)
     finally:
         aside.rename(rows)

@@ -76,7 +76,7 @@ def test_the_same_data_and_seed_give_the_same_model_to_the_last_bit(folder, moto
     assert first.data.params == second.data.params
     bucket = bucket_of_environment(settings())
     pulled = [storage.pull(bucket, run.info.run_id, tmp_path / run.info.run_id)[0].parent for run in (first, second)]
-    assert sha256(pulled[0] / "wines.csv") == sha256(pulled[1] / "wines.csv")
+    assert sha256(pulled[0] / "rows.csv") == sha256(pulled[1] / "rows.csv")
     gate_set = splits.train_gate_split(splits.distinct_rows(wines_of(folder)))[1]
     models = [tracking.load_model(files / "model.skops") for files in pulled]
     assert np.array_equal(*(predict(model, gate_set) for model in models))

@@ -27,7 +27,7 @@ from wine_quality.ports import free_port
 from wine_quality.processes import wait_until
 from wine_quality.schema import to_matrix
 from wine_quality.scoring import load_scorer
-from wine_quality.tracking import TRAINED_ON, WINES
+from wine_quality.tracking import ROWS_FILE, TRAINED_ON
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api", "mlflow_at_home")]
 MANY = 130_000  # rows: the training set is too large to be its own sample
@@ -86,7 +86,7 @@ def test_many_rows_become_a_version_that_scores_and_of_which_mlflow_has_samples_
     assert f"{counts['training']:,} rows for training" in version.description
     manifest = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/parts.json"))
     assert (manifest["rows"], [Path(one["part"]).name for one in manifest["parts"]]) == (MANY, ["part-00000.parquet"])
-    assert len(mlflow.artifacts.load_text(f"runs:/{run_id}/{WINES}").splitlines()) <= 2 * at_scale.SAMPLE + 1
+    assert len(mlflow.artifacts.load_text(f"runs:/{run_id}/{ROWS_FILE}").splitlines()) <= 2 * at_scale.SAMPLE + 1
 
     scorer = load_scorer(settings(), version)
     some = gate_set.head(1000)

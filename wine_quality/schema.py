@@ -38,6 +38,7 @@ FEATURES = ["type", *MEASUREMENTS]
 TARGET = "quality"
 WORST, BEST = 0, 10
 COLUMNS = [*FEATURES, TARGET]
+DTYPES = {"type": "str", **dict.fromkeys(MEASUREMENTS, "float64"), TARGET: "int64"}  # of the tidy table
 SHOWN_PROBLEMS = 10
 
 schema = pa.DataFrameSchema(

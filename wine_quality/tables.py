@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wine_quality.errors import DataError
-from wine_quality.schema import COLUMNS, TYPES, Problems, validate
+from wine_quality.schema import COLUMNS, DTYPES, TYPES, Problems, validate
 
 PARQUET = ".parquet"
 TABLE_ENDINGS = (".csv", ".tsv", PARQUET)  # of files that may hold a table
@@ -55,6 +55,14 @@ def read_table(path: Path, wine_type: str | None = None, both_types: bool = True
     table = tidy_columns(rows, wine_type)
     problems = ragged | repeated_columns(rows.columns, COLUMNS) | type_problems(table, wine_type, both_types)
     return validate(table, str(path), problems)
+
+
+def read_back(path: Path) -> pd.DataFrame:
+    """Read a CSV that was written from a tidy table, with the same types and values; it may have other columns, too.
+
+    pandas alone would guess the types, and turn a category such as `"1"` into a number.
+    """
+    return pd.read_csv(path, dtype=DTYPES, float_precision="round_trip")
 
 
 def column_names(path: Path) -> set[str]:
