@@ -282,7 +282,7 @@ def test_the_weeks_of_the_simulation_are_described_as_they_came_out():
     assert weeks["promoted"] == measured["promoted"]
     assert measured["promoted_from_shadow"] == weeks["promoted"][:1]
     assert weeks["too early"] + weeks["not shown"] + weeks["wrong labels"] == measured["rejected"]
-    assert {17, 18, 19} <= set(measured["refused_by_shadow"])
+    assert {17, 18, 19} <= set(measured["rejected_in_shadow"])
     for promoted, next_one in pairwise([*weeks["promoted"], measured["weeks"] + 1]):
         calm = range(promoted + 4, next_one)
         assert not [week for week in calm if "drift" in measured["alerts"].get(str(week), [])]
