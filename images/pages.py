@@ -48,7 +48,7 @@ PREFECT = {
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
 SERVICE = {"service-page": Page("/", "Largest difference", height=980)}
 MONITORED = "week 24"
-MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", 1600, 980)}
+MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", 1600, 1140)}
 DRIFT = {"evidently-report": Page("/drift-report.html", "Drift", 1100, 900)}  # a file that notebook 9 leaves
 
 PICTURES = sorted([*FIGURES, *MLFLOW_EMPTY, *MLFLOW, *PREFECT, *BUCKET, *SERVICE, *MONITORING, *DRIFT])

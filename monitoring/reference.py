@@ -1,7 +1,8 @@
-"""The reference of monitoring: the champion's own rows, or what it scored in its first weeks.
+"""The reference window of monitoring: the champion's training data, or the rows that it scored in its first weeks.
 
-A version that replaced another was trained on rows of before and after a shift, a mix that does not arrive any more. So
-for such a version the predictions of its first monitoring runs become the reference, once there are enough of these.
+A version that replaced an earlier champion was usually trained on rows from before and after a shift, so its training
+data no longer looks like the incoming data. The rows from its first monitoring runs therefore become its reference, as
+soon as there are enough runs.
 """
 
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ from wine_quality.tracking import ROWS_FILE, TRAINED_ON
 
 @dataclass(frozen=True)
 class Reference:
-    """A version of the model, and the table of its training set and gate set with its `score`, NaN in the former.
+    """The champion's version, and a table of its training set and gate set.
 
-    `replaced` is the version that was champion before it, empty for the first.
+    The column `score` has its predictions for the gate set, and NaN for the training set. `replaced` is the previous
+    champion's version, empty if this is the first champion.
     """
 
     version: str
@@ -42,9 +44,9 @@ class Reference:
         return float(np.sqrt(((self.table[SCORE] - self.table[TARGET]) ** 2).mean()))
 
     def window(self, url: str, earlier: list[Record]) -> tuple[pd.DataFrame, str]:
-        """Return the table that new rows are compared with, and what it is.
+        """Return the reference window as a table, and its name.
 
-        `url` is the address of the predictions, and `earlier` has the records of the runs before.
+        `url` is the address of the predictions' database, and `earlier` has the records of earlier runs.
         """
         first = [record for record in earlier if record.result.version == self.version][:REFERENCE_WEEKS]
         if not self.replaced or len(first) < REFERENCE_WEEKS:
@@ -55,9 +57,9 @@ class Reference:
 
 
 def load_reference(config: Settings) -> Reference:
-    """Return the champion and its data, which are computed once for each version and cached as a file.
+    """Return the champion with its data, which is computed once for each version and then cached in a file.
 
-    Raise a `RegistryError` if there is no champion, or it does not load, or MLflow does not have its rows.
+    Raise `RegistryError` if there is no champion, if it can't be loaded, or if MLflow doesn't have its data.
     """
     with tracking.store(config) as store:
         version = registry.champion(store)
@@ -71,7 +73,7 @@ def load_reference(config: Settings) -> Reference:
 
 
 def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd.DataFrame:
-    """Return a version's rows, with its scores of those in the gate set."""
+    """Return the rows of a version's training set and gate set, with its scores for the gate set."""
     run_id = str(version.run_id)
     with tracking.store(config) as store:
         trained_on = store.read_text(run_id, TRAINED_ON).split()

@@ -170,7 +170,7 @@ def monitor():
 @pytest.mark.slow
 def test_monitoring_promotes_a_challenger_that_was_better_in_the_shadow(labelled):
     record = monitor()
-    assert record.earned == record.shadow
+    assert record.passed_comparison == record.shadow
     assert (record.shadow.version, record.shadow.champion, record.trigger, record.notify) == ("2", "1", "", True)
     with tracking.store(labelled) as store:
         champion = registry.champion(store)

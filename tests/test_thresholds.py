@@ -1,4 +1,4 @@
-"""Alerts for crossed thresholds, and when to retrain."""
+"""Which thresholds are crossed, and when to retrain."""
 
 from dataclasses import replace
 
@@ -34,11 +34,11 @@ MISSING = Alert("missing data", "sulphates: measured in 0 of 300 rows")
         ({"missing": ["sulphates: measured in 0 of 300 rows"]}, ["missing data"]),
     ],
 )
-def test_there_is_an_alert_for_each_crossed_threshold(changed, kinds):
+def test_each_crossed_threshold_is_an_alert(changed, kinds):
     assert [alert.kind for alert in thresholds.alerts(replace(CALM, **changed))] == kinds
 
 
-def test_the_message_has_the_numbers():
+def test_messages_contain_the_figures():
     (alert,) = thresholds.alerts(replace(CALM, version="2", quality=ModelQuality(150, 0.8, 0.75, 0.9, 0.67)))
     assert alert.message == "the RMSE of version 2 on 150 labels is 0.800 (0.750 to 0.900), and 0.670 on its gate set"
     assert thresholds.alerts(replace(CALM, missing=[MISSING.message])) == [MISSING]
@@ -55,7 +55,7 @@ def test_the_error_is_measured_on_the_newest_labels():
     assert (quality.rmse, quality.low, quality.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_the_interval_has_the_width_of_the_sampling_error():
+def test_the_interval_is_as_wide_as_theory_says():
     noise = np.random.default_rng(1).normal(0, 1, 150)
     quality = thresholds.model_quality(np.zeros(150), noise, 1.0, seed=1)
     half = 1.96 / np.sqrt(2 * 150)  # of the root mean square of normal errors
@@ -96,7 +96,7 @@ def test_the_coverage_is_measured_on_the_newest_labels_with_an_interval():
         ([MISSING, DRIFT], 2000, "drift", "drift, and "),
     ],
 )
-def test_retrain_only_if_there_are_enough_new_labels(crossed, rows, trigger, reason):
+def test_retraining_needs_enough_new_labels(crossed, rows, trigger, reason):
     found = thresholds.retraining(crossed, rows, 1000)
     assert found[0] == trigger
     assert found[1].startswith(reason)
