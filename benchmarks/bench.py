@@ -33,7 +33,7 @@ from wine_quality.config import ROOT, settings
 from wine_quality.intervals import bounds, conformal_quantile, fit_half_width
 from wine_quality.metrics import scores
 from wine_quality.models import BASELINES, BLEND, build, cross_predict, fit, predict
-from wine_quality.schema import MEASUREMENTS, TARGET
+from wine_quality.schema import MEASUREMENTS, TARGET, TYPE
 from wine_quality.slices import error_table
 from wine_quality.tuning import Candidate, Objective
 
@@ -224,12 +224,12 @@ def bench_sample() -> None:
     within = cross_predict(extra_trees, made, splits.folds(made, config.seed))
     on_real = predict(fit(extra_trees, made), real)
     columns, pairs = list(MEASUREMENTS), [*MEASUREMENTS, TARGET]
-    of_sample, of_real = (cast(Any, table).groupby("type") for table in (made, real))
+    of_sample, of_real = (cast(Any, table).groupby(TYPE) for table in (made, real))
     means = of_sample[columns].mean() / of_real[columns].mean() - 1
     correlations = of_sample[pairs].corr() - of_real[pairs].corr()
     results = {
         "rows": len(sample),
-        "distinct_rows": made["type"].value_counts().to_dict(),
+        "distinct_rows": made[TYPE].value_counts().to_dict(),
         "equal_to_a_real_wine": int(splits.leaked(real, made).sum()),
         "trained_on_sample_tested_on_real": {"r2": r2_score(real[TARGET], on_real)},
         "sample_in_5_folds": {"r2": r2_score(made[TARGET], within)},

@@ -18,7 +18,7 @@ from scipy.stats import binomtest, ks_2samp
 from benchmarks.machine import write_results
 from wine_quality import drift, sources, splits
 from wine_quality.config import settings
-from wine_quality.schema import MEASUREMENTS, TYPES
+from wine_quality.schema import MEASUREMENTS, TYPE, TYPES
 from wine_quality.thresholds import MAX_DRIFT, MAX_P_VALUE, MIN_DISTANCE, MIN_GAP, MIN_ROWS, REFERENCE_WEEKS
 
 WEEKS, SIZES, TRAINING = 400, (66, 300, 2000), 1000  # weeks a case, rows a week, rows of a training set
@@ -30,7 +30,7 @@ Rule = Callable[[pd.DataFrame, pd.DataFrame], bool]
 
 def whole_table(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
     """Say whether a third of the 12 columns differ, both colours in one, by p-value or distance alone."""
-    red, white = ([(table["type"] == colour).mean() for table in (reference, week)] for colour in ("red", "white"))
+    red, white = ([(table[TYPE] == colour).mean() for table in (reference, week)] for colour in TYPES)
     before, now = zip(red, white, strict=True)
     count = int(jensenshannon(before, now) >= MIN_DISTANCE)
     for name in MEASUREMENTS:
@@ -41,13 +41,11 @@ def whole_table(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
 
 def by_colour(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
     """Say whether monitoring would alert, without Evidently's report, which would take hours."""
-    before, now = ([(table["type"] == colour).mean() for colour in TYPES] for table in (reference, week))
+    before, now = ([(table[TYPE] == colour).mean() for colour in TYPES] for table in (reference, week))
     distance = float(jensenshannon(before, now))
-    shares: list[float] = [
-        distance >= MIN_DISTANCE and drift.type_p_value(reference["type"], week["type"]) <= MAX_P_VALUE
-    ]
+    shares: list[float] = [distance >= MIN_DISTANCE and drift.type_p_value(reference[TYPE], week[TYPE]) <= MAX_P_VALUE]
     for colour in TYPES:
-        tables = [table.loc[table["type"] == colour] for table in (reference, week)]
+        tables = [table.loc[table[TYPE] == colour] for table in (reference, week)]
         if min(map(len, tables)) >= MIN_ROWS:
             shares.append(float(np.mean([drifted(*(table[name] for table in tables)) for name in MEASUREMENTS])))
     return max(shares) >= MAX_DRIFT
@@ -74,8 +72,8 @@ RULES: dict[str, Rule] = {"whole_table": whole_table, "by_colour": by_colour}
 def draw(wine: pd.DataFrame, rows: int, white: float, rng: np.random.Generator) -> pd.DataFrame:
     """Draw rows with replacement, each white with a chance."""
     whites = int(rng.binomial(rows, white))
-    counts = {"red": rows - whites, "white": whites}
-    places = [rng.choice(np.flatnonzero(wine["type"] == colour), count) for colour, count in counts.items()]
+    counts = dict(zip(TYPES, (rows - whites, whites), strict=True))
+    places = [rng.choice(np.flatnonzero(wine[TYPE] == colour), count) for colour, count in counts.items()]
     return wine.iloc[np.concatenate(places)].reset_index(drop=True)
 
 
