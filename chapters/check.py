@@ -24,6 +24,7 @@ from orchestration.startup import connect_quietly, is_up
 from wine_quality import predictions, registry, sources, storage, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings
+from wine_quality.external_memory import EXTERNAL_MEMORY, MODE
 from wine_quality.metrics import scores
 from wine_quality.models import build, cross_predict
 from wine_quality.schema import FEATURES, TARGET
@@ -195,10 +196,10 @@ def scaling(config: Settings) -> Iterator[Item]:
     yield Item(f"Dask: {'installed' if installed else 'not installed'}", installed, "make setup-scaling")
     with tracking.store(config) as store:
         runs = store.client.search_runs([store.experiment_id])
-    at_scale = [run for run in runs if "way" in run.data.tags]
+    at_scale = [run for run in runs if MODE in run.data.tags]
     train = "make rows, then make train-at-scale"
     yield Item(f"training runs on many rows: {len(at_scale)}", bool(at_scale), train)
-    from_disk = [run for run in at_scale if run.data.tags["way"].startswith("external memory")]
+    from_disk = [run for run in at_scale if run.data.tags[MODE].startswith(EXTERNAL_MEMORY)]
     exercise = 'finish "Make something: a step that scales" in scaling/README.md'
     yield Item(f"of these, from disk: {len(from_disk)}", bool(from_disk), exercise)
     windows = {int(run.data.params.get("window", 1)) for run in runs}

@@ -97,5 +97,7 @@ def test_they_are_made_once_and_again_when_they_expire_lack_a_host_or_a_file(tmp
 def test_files_that_are_no_certificates_are_named(tmp_path):
     folder = tls.certificates(tmp_path / "tls")
     (folder / tls.KEY).write_text("no key")
-    with pytest.raises(DataError, match=rf"^{folder}: holds no usable certificates .* Delete it; it is made anew\.$"):
+    with pytest.raises(
+        DataError, match=rf"^{folder}: holds no usable certificates .* Delete the folder and run again\.$"
+    ):
         tls.certificates(folder)

@@ -1,4 +1,4 @@
-"""Engines with real processes and a real Dask cluster: order, one thread, killed workers, a scheduler that goes away.
+"""Engines on real processes and a real Dask cluster: order, threads, killed workers, a scheduler that goes away.
 
 The tests that kill take up to 20 seconds each, because what they wait for is a time limit.
 """

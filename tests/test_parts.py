@@ -42,7 +42,7 @@ def test_parts_count_in_the_order_of_their_names_and_other_files_do_not(tmp_path
     for name in ("part-10.parquet", "part-02.parquet", "other.parquet", "part-3.csv"):
         wines.to_parquet(tmp_path / name)
     assert [Path(part).name for part in list_parts(str(tmp_path))] == ["part-02.parquet", "part-10.parquet"]
-    with pytest.raises(DataError, match=r"none: holds no part-\*\.parquet. Name a folder"):
+    with pytest.raises(DataError, match=r"none: contains no part-\*\.parquet. Choose a folder"):
         list_parts(str(tmp_path / "none"))
 
 
@@ -107,7 +107,7 @@ def test_made_rows_are_valid_parts_that_are_marked_as_synthetic(tmp_path, wines)
     assert [pq.read_metadata(part).num_rows for part in (first, second)] == [250_000, 1_000]
     assert len(rows_of(second)) == 1_000
     assert is_synthetic(first)
-    with pytest.raises(DataError, match=r"rows: is there already"):
+    with pytest.raises(DataError, match=r"rows: already exists"):
         write_rows(wines, 10, tmp_path / "rows", seed=1)
 
 
@@ -128,7 +128,7 @@ def test_the_command_says_what_it_made_or_what_is_wrong(tmp_path):
         return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
     done = make_rows("1000", str(tmp_path / "rows"))
-    assert done.stdout.startswith(f"rows      1,000 in {tmp_path / 'rows'}, made from the sample"), done.stderr
+    assert done.stdout.startswith(f"rows      1,000 in {tmp_path / 'rows'}, generated from the sample"), done.stderr
     shutil.rmtree(tmp_path / "rows")
     refused = make_rows("many", str(tmp_path / "rows"))
     assert (refused.returncode, refused.stdout) == (1, "")

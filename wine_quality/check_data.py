@@ -9,7 +9,7 @@ import sys
 from wine_quality import sources
 from wine_quality.command import exit_code
 from wine_quality.config import settings
-from wine_quality.schema import FEATURES, MEASUREMENTS, TYPES
+from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET, TYPE, TYPES
 from wine_quality.sources import Dataset
 
 
@@ -18,7 +18,7 @@ def summary(dataset: Dataset) -> list[str]:
     table = dataset.table
     blanks = table.filter(list(MEASUREMENTS)).isna().sum().to_dict()
     where = ", ".join(f"{count} {name}" for name, count in blanks.items() if count)
-    colours = ", ".join(f"{(table['type'] == name).sum():,} {name}" for name in TYPES)
+    colours = ", ".join(f"{(table[TYPE] == name).sum():,} {name}" for name in TYPES)
     return [
         f"source      {dataset.why}",
         f"rows        {len(table):,}",

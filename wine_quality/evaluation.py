@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from wine_quality.intervals import bounds
 from wine_quality.metrics import scores
 from wine_quality.models import predict
-from wine_quality.schema import FEATURES, TARGET
+from wine_quality.schema import FEATURES, TARGET, TYPE
 from wine_quality.slices import error_table
 
 SHUFFLES = 5  # of each feature
@@ -71,8 +71,8 @@ def partial_dependence(pipeline: Pipeline, rows: pd.DataFrame, features: list[st
     sample = rows[FEATURES].sample(min(SAMPLE, len(rows)), random_state=seed)
     figure = Figure(figsize=(3 * len(features), 3.2), layout="constrained")
     PartialDependenceDisplay.from_estimator(
-        pipeline, sample.astype({name: "float64" for name in FEATURES if name != "type"}), features,
-        categorical_features=["type"], grid_resolution=GRID, n_cols=len(features), ax=figure.subplots(),
+        pipeline, sample.astype({name: "float64" for name in FEATURES if name != TYPE}), features,
+        categorical_features=[TYPE], grid_resolution=GRID, n_cols=len(features), ax=figure.subplots(),
     )  # fmt: skip
     figure.suptitle(f"Partial dependence of the score, {len(sample)} rows of the gate set")
     return figure

@@ -12,8 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from wine_quality.files import atomic_write
+from wine_quality.schema import TYPES
 
-TYPE_COLOURS = {"red": "#d55e00", "white": "#56b4e9"}  # Okabe and Ito (2008): distinguishable for colour-blind readers
+TYPE_COLOURS = dict(zip(TYPES, ("#d55e00", "#56b4e9"), strict=True))  # Okabe and Ito (2008), for colour-blind readers
 
 
 def save_figure(figure: Figure, path: Path) -> None:

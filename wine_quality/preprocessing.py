@@ -7,7 +7,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTransformer, StandardScaler
 
 from wine_quality.chemistry import CHEMISTRY, with_chemistry
-from wine_quality.schema import MEASUREMENTS, TYPES
+from wine_quality.schema import MEASUREMENTS, TYPE, TYPES
 
 
 def preprocessor(columns: tuple[str, ...] = tuple(MEASUREMENTS)) -> ColumnTransformer:
@@ -15,10 +15,10 @@ def preprocessor(columns: tuple[str, ...] = tuple(MEASUREMENTS)) -> ColumnTransf
 
     A blank measurement becomes the mean of its column in the training set. An unknown type raises `ValueError`.
     """
-    colour = OneHotEncoder(categories=[TYPES], drop=["white"], sparse_output=False)  # pyright: ignore[reportArgumentType]
+    colour = OneHotEncoder(categories=[TYPES], drop=TYPES[1:], sparse_output=False)  # pyright: ignore[reportArgumentType]
     return ColumnTransformer(
         [
-            ("type", colour, ["type"]),
+            (TYPE, colour, [TYPE]),
             ("measurements", SimpleImputer(strategy="mean", keep_empty_features=True), list(columns)),
         ],
         verbose_feature_names_out=False,

@@ -33,8 +33,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "sulphates": Measurement("g/L potassium sulphate", 0, 5),
     "alcohol": Measurement("% by volume", 5, 25),
 }
-TYPES = ["red", "white"]
-FEATURES = ["type", *MEASUREMENTS]
+TYPE, TYPES = "type", ["red", "white"]  # the one category column, and what it may hold
+FEATURES = [TYPE, *MEASUREMENTS]
 TARGET = "quality"
 WORST, BEST = 0, 10
 COLUMNS = [*FEATURES, TARGET]
@@ -43,14 +43,14 @@ SHOWN_PROBLEMS = 10
 
 schema = pa.DataFrameSchema(
     {
-        "type": pa.Column(str, pa.Check.isin(TYPES, error="not red or white")),
+        TYPE: pa.Column(str, pa.Check.isin(TYPES, error=f"not {' or '.join(TYPES)}")),
         **{
             name: pa.Column(
                 float, pa.Check.in_range(m.low, m.high, error=f"not {m.low:g} to {m.high:g} {m.unit}"), nullable=True
             )
             for name, m in MEASUREMENTS.items()
         },
-        "quality": pa.Column(
+        TARGET: pa.Column(
             float,
             [
                 pa.Check.in_range(WORST, BEST, error=f"not {WORST} to {BEST}"),
@@ -78,8 +78,8 @@ def column_problems(table: pd.DataFrame, columns: list[str]) -> Problems:
 
 def as_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
     """Convert `type` to text and all other columns to floats; return the table and the problems by (row, column)."""
-    problems, numbers = {}, table.astype({"type": "str"} if "type" in table else {})
-    for name in numbers.columns.drop("type", errors="ignore"):
+    problems, numbers = {}, table.astype({TYPE: "str"} if TYPE in table else {})
+    for name in numbers.columns.drop(TYPE, errors="ignore"):
         numbers[name] = pd.Series(pd.to_numeric(table[name], errors="coerce")).astype(float)
         text = table[name].notna() & numbers[name].isna()
         texts = table.loc[text, name].items()
@@ -129,11 +129,11 @@ def the_first(texts: list[str], separator: str, further: int = 0) -> str:
 
 def to_matrix(rows: pd.DataFrame) -> np.ndarray:
     """Return rows as float64 of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if missing."""
-    return np.column_stack([rows["type"] == "red", rows[list(MEASUREMENTS)]]).astype("float64")
+    return np.column_stack([rows[TYPE] == TYPES[0], rows[list(MEASUREMENTS)]]).astype("float64")
 
 
 def from_matrix(matrix: np.ndarray) -> pd.DataFrame:
     """Return a matrix made by `to_matrix` as a table of `FEATURES`."""
     table = pd.DataFrame(matrix[:, 1:], columns=list(MEASUREMENTS))
-    table.insert(0, "type", np.where(matrix[:, 0] == 1, "red", "white"))
+    table.insert(0, TYPE, np.where(matrix[:, 0] == 1, *TYPES))
     return table

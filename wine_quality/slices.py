@@ -8,7 +8,7 @@ import pandas as pd
 from wine_quality.errors import SettingsError
 from wine_quality.intervals import covered
 from wine_quality.metrics import rmse_interval
-from wine_quality.schema import MEASUREMENTS, TARGET, TYPES
+from wine_quality.schema import MEASUREMENTS, TARGET, TYPE, TYPES
 
 ALL = "all rows"
 BANDS = {"quality 0 to 4": (0, 4), "quality 5 or 6": (5, 6), "quality 7 to 10": (7, 10)}
@@ -21,7 +21,7 @@ def slices(rows: pd.DataFrame, column: str = "") -> dict[str, np.ndarray]:
     Raise `SettingsError` if the column is not a measurement.
     """
     assert_measurement(column)
-    found = {colour: rows["type"] == colour for colour in TYPES}
+    found = {colour: rows[TYPE] == colour for colour in TYPES}
     found |= {band: rows[TARGET].between(low, high) for band, (low, high) in BANDS.items()}
     if column:
         edges = np.unique(rows[column].quantile([0, 1 / 3, 2 / 3, 1]).round(4))
