@@ -9,7 +9,7 @@ import sys
 from wine_quality import sources
 from wine_quality.command import exit_code
 from wine_quality.config import settings
-from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET, TYPE, TYPES
+from wine_quality.schema import FEATURES, MEASUREMENTS, TYPE, TYPES
 from wine_quality.sources import Dataset
 
 
