@@ -167,7 +167,7 @@ def three_worlds() -> list[str]:
     return [
         f"where {re.search(r'leaked: ([0-9.]+)%', shown)[1]} % of the validation rows are also in the training set",
         f"extra trees have {pair}; in cross-validation on all rows, where duplicates leak, {r2['all rows']}; "
-        f"on distinct rows, where nothing leaks, {r2['distinct wines']}",
+        f"on distinct rows, where nothing leaks, {r2['distinct rows']}",
         f"The linear model stays at about {linear} in all three",
     ]
 
