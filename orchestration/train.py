@@ -162,7 +162,7 @@ def search(
     predicted = predicted.assign(**{name: one.predicted for name, one in candidates.items()})
     leaderboard = rank(train, predicted)
     best = str(leaderboard.index[0])
-    log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
+    log.info("search    %d trials; best overall: %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
     choice = candidates[best].candidate if best in candidates else Candidate(best, {})
     return leaderboard, choice, predicted[best].to_numpy()
 

@@ -38,7 +38,7 @@ FEATURES = [TYPE, *MEASUREMENTS]
 TARGET = "quality"
 WORST, BEST = 0, 10
 COLUMNS = [*FEATURES, TARGET]
-DTYPES = {"type": "str", **dict.fromkeys(MEASUREMENTS, "float64"), TARGET: "int64"}  # of the tidy table
+DTYPES: Any = {TYPE: "str", **dict.fromkeys(MEASUREMENTS, "float64"), TARGET: "int64"}  # of the tidy table
 SHOWN_PROBLEMS = 10
 
 schema = pa.DataFrameSchema(

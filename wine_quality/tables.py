@@ -51,7 +51,7 @@ def read_table(path: Path, wine_type: str | None = None, both_types: bool = True
         (_, header), *body = csv_rows(path)[1]
         rows, ragged = as_table(header, body)
     if not len(rows) and not ragged:
-        raise DataError(f"{path}: a header and no wines. Get the file again.")
+        raise DataError(f"{path}: a header but no rows. Get the file again.")
     table = tidy_columns(rows, wine_type)
     problems = ragged | repeated_columns(rows.columns, COLUMNS) | type_problems(table, wine_type, both_types)
     return validate(table, str(path), problems)
