@@ -1,4 +1,4 @@
-"""Batches scored in parallel in real processes and on a real Dask cluster, with a worker killed."""
+"""Batches scored side by side in real processes, and on a real Dask cluster, with one of the workers killed."""
 
 import io
 import json
@@ -61,7 +61,7 @@ def bucket(rclone, config):
 
 
 def run(bucket: Any, config: Settings, engine: Engine, version: str = "1") -> dict[str, str]:
-    """Score all incoming files, and return the state of each, in the order in which they are listed."""
+    """Score all files that wait, and return the state of each, in the order in which they are listed."""
     entries = batches.list_incoming(bucket)
     place = batches.workplace(config, version, PlainBucket.like(bucket))
     outcomes = dict(batches.spread(engine, entries, batches.process_on_worker, place))
@@ -69,7 +69,7 @@ def run(bucket: Any, config: Settings, engine: Engine, version: str = "1") -> di
 
 
 def without_time(bucket: Any) -> dict[str, Any]:
-    """Return the content of the bucket, tables as CSV, without the times of scoring."""
+    """Return the objects in the bucket, with tables parsed, without the times of scoring."""
     found: dict[str, Any] = contents(bucket)
     for key, content in found.items():
         if key.startswith("scored/") and key.endswith(".csv"):
@@ -86,7 +86,7 @@ def stored(config: Settings) -> pd.DataFrame:
 
 
 def put_files(bucket: Any, wines: pd.DataFrame) -> None:
-    """Put five good files, two of them identical, and two bad ones."""
+    """Put five good files, two of them alike, and two bad ones."""
     for n in range(1, 4):
         put(bucket, f"part-{n}.parquet", wines[FEATURES].assign(pH=3 + n / 10))
     for name in ("a/wines.csv", "b/wines.csv"):
@@ -95,7 +95,7 @@ def put_files(bucket: Any, wines: pd.DataFrame) -> None:
     put(bucket, "notes.txt", "drink soon")
 
 
-def test_two_workers_write_the_same_objects_markers_and_predictions_as_one_process(engine, bucket, config, wines):
+def test_two_workers_leave_the_same_objects_markers_and_predictions_as_one_process(engine, bucket, config, wines):
     put_files(bucket, wines)
     states = run(bucket, config, InProcess())
     assert states == {
@@ -127,7 +127,7 @@ def pids(engine: Any) -> list[int]:
     return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_killing_a_worker_while_it_stores_predictions_loses_and_duplicates_nothing(engine, bucket, config):
+def test_a_worker_killed_while_storing_predictions_loses_and_duplicates_nothing(engine, bucket, config):
     rows = sources.sample("a test").table[FEATURES]
     large = pd.concat([rows] * 4, ignore_index=True)
     for n in range(3):
@@ -146,7 +146,7 @@ def test_killing_a_worker_while_it_stores_predictions_loses_and_duplicates_nothi
     assert states == {f"part-{n}.parquet": "scored" for n in range(3)}
     ((before, objects),) = killed
     assert 0 < before < 3 * len(large)
-    assert not {key for key in objects if key.startswith("scored/")}, "the kill came too late"
+    assert not {key for key in objects if key.startswith("scored/")}, "the kill came too late to be in the midst"
     after = stored(config)
     assert len(after) == after["id"].nunique() == 3 * len(large)
     scored = [pd.read_parquet(io.BytesIO(contents(bucket)[f"scored/part-{n}.parquet"])) for n in range(3)]
@@ -154,7 +154,7 @@ def test_killing_a_worker_while_it_stores_predictions_loses_and_duplicates_nothi
     assert run(bucket, config, engine) == dict.fromkeys(states, "unchanged")
 
 
-def test_an_error_in_a_worker_ends_the_run_with_its_message_and_leaves_the_file(bucket, config, wines):
+def test_an_error_of_a_worker_ends_the_run_with_its_line_and_leaves_the_file(bucket, config, wines):
     put(bucket, "wines.csv", wines)
     missing = f"sqlite:///{config.home}/missing/predictions.db"
     with two_processes(config) as engine:
@@ -164,7 +164,7 @@ def test_an_error_in_a_worker_ends_the_run_with_its_message_and_leaves_the_file(
         assert run(bucket, config, engine) == {"wines.csv": "scored"}
 
 
-def test_a_file_that_disappeared_does_not_stop_the_others(bucket, config, wines):
+def test_a_file_that_was_deleted_fails_without_affecting_others(bucket, config, wines):
     for name in ("a.csv", "b.csv"):
         put(bucket, name, wines)
     entries = batches.list_incoming(bucket)
@@ -176,7 +176,7 @@ def test_a_file_that_disappeared_does_not_stop_the_others(bucket, config, wines)
     assert "incoming/a.csv is not there" in outcomes[0].reasons
 
 
-def test_what_is_sent_to_a_worker_prints_no_secret_and_opens_the_same_bucket(bucket, config, wines):
+def test_what_travels_to_a_worker_prints_no_secret_and_opens_the_same_bucket(bucket, config, wines):
     secret = bucket.credentials.aws_secret_access_key.get_secret_value()
     plain = PlainBucket.like(bucket)
     place = batches.workplace(config, "1", plain)
