@@ -3,6 +3,7 @@
 import reprlib
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ FEATURES = ["type", *MEASUREMENTS]
 TARGET = "quality"
 WORST, BEST = 0, 10
 COLUMNS = [*FEATURES, TARGET]
-DTYPES = {"type": "str", **dict.fromkeys(MEASUREMENTS, "float64"), TARGET: "int64"}  # of the tidy table
+DTYPES: Any = {"type": "str", **dict.fromkeys(MEASUREMENTS, "float64"), TARGET: "int64"}  # of the tidy table
 SHOWN_PROBLEMS = 10
 
 schema = pa.DataFrameSchema(
