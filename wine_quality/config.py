@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     bucket: str = "wine-quality"
     predictions: SecretStr = SecretStr("")
     webhook: SecretStr = SecretStr("")
-    keep_runs: int = Field(default=30, ge=1, le=100_000)  # a month of nightly runs, about 1.2 GB at most
+    keep_runs: int = Field(default=30, ge=1, le=100_000)  # a month of nightly runs, 4 to 5 GB at most
 
     prefect_port: int = Field(default=4200, ge=1, le=65535)
     mlflow_port: int = Field(default=5500, ge=1, le=65535)
