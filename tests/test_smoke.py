@@ -35,7 +35,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
     assert len(run.data.tags["git_commit"]) >= 7
     assert [d.tags[0].value for d in run.inputs.dataset_inputs] == ["training", "evaluation"]
     files = {file.path for file in MlflowClient().list_artifacts(run_id)}
-    tables = {"training_wines.txt", "rows.csv", "slices.csv", "importance.csv", "interval.skops"}
+    tables = {"training_rows.txt", "rows.csv", "slices.csv", "importance.csv", "interval.skops"}
     figures = {"predicted_against_actual.png", "importance.png", "partial_dependence.png"}
     assert files == {"report.md", "model-card.md", *tables, *figures}
 
@@ -67,7 +67,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
         predict(tracking.load_model(bucket / "model.skops"), gate_set),
         predict(registry.load_version(store, version), gate_set),
     )
-    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
+    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_rows.txt").split()
     assert set(trained_on) == set(splits.row_keys(train))
     assert not set(trained_on) & set(splits.row_keys(gate_set))
 

@@ -156,7 +156,7 @@ def test_files_that_share_a_row_or_one_file_alone_are_rejected(folder, tmp_path)
 def test_files_without_a_common_row_are_used_as_they_are(folder, tmp_path):
     wines = splits.distinct_rows(wines_of(folder))
     run_id = train_wine_quality(**write_pair(tmp_path, wines.iloc[::2], wines.iloc[1::2]), max_evals=1)
-    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
+    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_rows.txt").split()
     assert trained_on == splits.row_keys(wines.iloc[::2]).tolist()
 
 
