@@ -7,7 +7,7 @@ from wine_quality.schema import FEATURES
 
 DESCRIPTION = """Predict the quality score that tasters would give a wine, from 0 to 10, from its lab measurements.
 
-Every response names the model version that produced the scores. Predictions of `/predict` are stored; those of
+Every response names the model version that produced the scores. Predictions from `/predict` are stored; those of
 `/preview` and `/curves` are not. A rejected request gets an error response: `error` is the first problem, and
 `problems` lists up to ten."""
 EXAMPLE = dict(

@@ -19,7 +19,7 @@ from wine_quality.schema import FEATURES, MEASUREMENTS, SHOWN_PROBLEMS, TYPES, M
 
 MAX_ROWS = 5_000
 VALIDATION_BATCH = 100  # samples validated at once; between two batches, other requests get their turn
-MAX_PROBLEMS = 2_000  # per batch; a body with more isn't meant as samples
+MAX_PROBLEMS = 2_000  # per batch; a body with more isn't a list of samples
 MAX_SHOWN = 40  # characters of a value or a name
 
 
@@ -109,7 +109,7 @@ class ModelInfo(TypedDict):
     version: str
     run_id: str
     engine: Literal["onnx", "pipeline"]
-    engine_reason: Annotated[str, Field(description="Why this engine is used. A pipeline is far slower.")]
+    engine_reason: Annotated[str, Field(description="Why this engine is used. For single samples, the pipeline is far slower than ONNX.")]
     since: datetime
     columns: list[CategoryColumn | NumberColumn]
 
@@ -139,7 +139,7 @@ def is_list(body: bytes) -> bool:
 
 
 def parse_sample(body: bytes) -> Sample:
-    """Return the sample in a body, or raise a `RequestError` if it isn't JSON (400) or not a valid sample (422)."""
+    """Return the sample in a body, or raise a `RequestError` if it isn't JSON (400) or isn't a valid sample (422)."""
     try:
         return SAMPLE_TYPE.validate_json(body)
     except ValidationError as error:
@@ -149,7 +149,7 @@ def parse_sample(body: bytes) -> Sample:
 def parse_samples(body: bytes) -> list[Sample]:
     """Return the samples in a body that is a list.
 
-    Raise a `RequestError` if it isn't JSON (400), has too many samples (413) or an invalid one (422).
+    Raise a `RequestError` if it isn't JSON (400), has too many samples (413) or contains an invalid one (422).
     """
     try:
         items = LIST_TYPE.validate_json(body)

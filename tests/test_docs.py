@@ -99,7 +99,7 @@ MEASURED = {  # what each page says of measurements, in its words
         "p99 of this service | {serving[half_load_p99_ms]:.1f} ms |",
         "p99 of this service, divided by that of the echo | {serving[half_load_p99_over_echo]:.1f} |",
         "in the shadow, divided by that without | {serving[half_load_p99_with_shadow_over_without]:.2f} |",
-        "by that of a direct call of the pipeline | {serving[thousand_rows_over_in_process]:.2f} |",
+        "by that of a direct call to the pipeline | {serving[thousand_rows_over_in_process]:.2f} |",
     ],
     "monitoring": [
         "It took {simulation[seconds]:.0f} seconds on two cores",
