@@ -109,7 +109,7 @@ class ModelInfo(TypedDict):
     version: str
     run_id: str
     engine: Literal["onnx", "pipeline"]
-    engine_reason: Annotated[str, Field(description="Why this engine is used. For single samples, the pipeline is far slower than ONNX.")]
+    engine_reason: Annotated[str, Field(description="Why this engine is used. The pipeline is far slower on single samples.")]
     since: datetime
     columns: list[CategoryColumn | NumberColumn]
 

@@ -91,7 +91,7 @@ def sample(rows: Rows, data: str) -> Prepared:
         f"{total:,} rows, of which {total - distinct:,} are duplicates: {distinct:,} distinct rows",
         f"{rows.count(TRAIN):,} rows in the training set, {rows.count(GATE):,} in the gate set, none in both "
         f"(chi-squared test of type and quality: p = {chunked.balance(rows.strata):.2f})",
-        f"evaluated on a sample of each set, its rows with the lowest keys: {len(train):,} and {len(gate_set):,}",
+        f"evaluated on a sample of each set (the rows with the lowest keys): {len(train):,} and {len(gate_set):,}",
     ]
     for note in notes:
         log.info("check     %s", note)

@@ -84,7 +84,7 @@ def test_the_coverage_is_measured_on_the_newest_labels_with_an_interval():
         ([], 2000, "", "no threshold crossed"),
         ([DRIFT], 1100, "", "too few new labels: 100 more labelled rows (+10%), 50% needed"),
         ([DRIFT], 1499, "", "too few new labels: "),
-        ([DRIFT], 1500, "drift", "drift, and 500 more labelled rows than last time (+50%)"),
+        ([DRIFT], 1500, "drift", "drift, and 500 more labelled rows than at the last training (+50%)"),
         ([QUALITY], 1333, "", "too few new labels: "),
         ([QUALITY], 1334, "quality", "quality, and 334 "),
         ([DRIFT, QUALITY], 1334, "quality", "quality, and "),
