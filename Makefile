@@ -1,4 +1,4 @@
-# The only task vocabulary. `make` alone lists it.
+# Every task of the project; `make` alone lists them.
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -14,15 +14,15 @@ SAY_AND_STOP = { printf '%s\n' "$$line" >&2; exit 1; }
 
 ## First
 
-help: ## list these targets
-	@awk -F ':.*## ' '/^## / { print "\n" substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## list these commands
+	@awk -F ':.*## ' '/^## / { print "\n" substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: setup ## wine in, checked, trained, tracked, registered, pushed to a bucket; a report at the end
+run: setup ## run the whole pipeline: check, train, track, register, push to a bucket, report
 	@$(PY) -m wine_quality.check_data --only-mine
 	@echo "start     Prefect and MLflow take some 15 seconds to start"
 	@$(PY) -m orchestration.run orchestration.train:train_wine_quality
 
-data: setup ## make data WINE_DATA=folder: read and check the data, and say what there is or what is wrong
+data: setup ## check the data and print a summary, or what is wrong: make data WINE_DATA=folder
 	@$(PY) -m wine_quality.check_data
 
 test: setup ## run the quick tests and the main path once, offline
@@ -31,23 +31,23 @@ test: setup ## run the quick tests and the main path once, offline
 test-slow: setup ## run the other tests: servers, a browser, whole commands
 	@$(PY) -m pytest $(BY_FILE) -m "slow and not long and not docs"
 
-test-all: test test-slow ## run all tests: these, and those that take long
+test-all: test test-slow ## run all tests: those of test and test-slow, and those that take minutes each
 	@$(PY) -m pytest $(BY_FILE) -m long
 
-start: setup ## make start CH=4: make what a chapter takes for granted, so that you can begin with it
+start: setup ## prepare what a chapter builds on: make start CH=4
 	@$(PY) -m chapters.start $(CH)
 
-check: setup ## make check CH=4: what is done in a chapter, what is missing, what to do next
+check: setup ## check your work in a chapter, and see what to do next: make check CH=4
 	@$(PY) -m chapters.check $(CH)
 
-clean: setup ## delete all runs, models and downloads; it asks first. make clean DAYS=30: only files of older runs
+clean: setup ## delete all runs, models and downloads, after asking; only the files of older runs: make clean DAYS=30
 	@$(PY) -m chapters.$(if $(DAYS),clean_old $(DAYS),clean)
 
-setup: .venv/.ready ## create .venv and install requirements.txt into it (run and test do it by themselves)
+setup: .venv/.ready ## create .venv and install requirements.txt into it (the other commands do this first)
 
-setup-scaling: .venv/.scaling ## install Dask too, for chapter 6
+setup-scaling: .venv/.scaling ## install Dask as well, for chapter 6
 
-setup-book: .venv/.book ## install Sphinx too, for make book
+setup-book: .venv/.book ## install Sphinx as well, for make book
 
 ## Chapters 1 and 2: training, experiment tracking
 
@@ -56,7 +56,7 @@ lab: setup ## open the notebooks in JupyterLab; Ctrl-C stops it
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None \
 	  --LabApp.extension_manager=readonly
 
-notebooks: setup-scaling ## execute all notebooks in order and keep what they show
+notebooks: setup-scaling ## execute all notebooks in order and store their outputs
 	@$(PY) -m notebooks.execute
 
 ## Chapter 3: orchestration
@@ -64,18 +64,18 @@ notebooks: setup-scaling ## execute all notebooks in order and keep what they sh
 up: setup ## start Prefect, a worker, MLflow and S3 in this terminal; Ctrl-C stops them
 	@$(PY) -m orchestration.up
 
-deploy: setup ## make the work pool, the blocks and the deployments in Prefect
+deploy: setup ## create the work pool, the blocks and the deployments in Prefect
 	@$(PY) -m orchestration.deploy
 
-bucket: setup ## list the runs in the bucket, download each and check it against its manifest
+bucket: setup ## list the runs in the bucket, and check the files of each against its manifest
 	@$(PY) -m orchestration.list_bucket
 
-push: setup ## make push RUN=id: push a run to the bucket again, from what MLflow has of it
+push: setup ## push a run to the bucket again, from MLflow: make push RUN=id
 	@$(PY) -m orchestration.push $(RUN)
 
 ## Chapter 4: deployment
 
-serve: setup ## serve the champion: predictions, metrics and a page at port 8000; Ctrl-C stops it
+serve: setup ## serve the champion on port 8000: predictions, metrics and a page; Ctrl-C stops it
 	@$(PY) -m deployment.serve
 
 score: setup ## score the files under incoming/ in the bucket with the champion
@@ -83,55 +83,55 @@ score: setup ## score the files under incoming/ in the bucket with the champion
 
 ## Chapter 5: monitoring
 
-monitor: setup ## monitor the model in use: drift, error, rejected requests; request a retraining if that may help
+monitor: setup ## monitor the champion: drift, error, rejected requests; request a retraining if that may help
 	@$(PY) -m orchestration.run monitoring.monitor:monitor_wine_quality
 
-simulate: setup ## simulate a year of the whole loop, in a home of its own; make simulate SHORT=1 for six weeks
+simulate: setup ## simulate a year of the whole loop, in a folder of its own; six weeks only: make simulate SHORT=1
 	@$(PY) -m monitoring.simulation $(if $(SHORT),--short)
 
-rollback: setup ## give the alias champion back to the version before
+rollback: setup ## move the champion alias back to the previous version
 	@$(PY) -m monitoring.rollback
 
 ## Chapter 6: scaling
 
-rows: setup ## make rows ROWS=10000000 ROWS_AT=folder: make a dataset of many rows, from the wine in WINE_DATA
+rows: setup ## generate a dataset of many rows from WINE_DATA: make rows ROWS=10000000 ROWS_AT=folder
 	@$(PY) -m scaling.make_rows "$(ROWS)" "$(ROWS_AT)"
 
-train-at-scale: setup ## make train-at-scale ROWS_AT=folder: from many rows to a version, within WINE_MEMORY
+train-at-scale: setup ## train and register a model on many rows, within WINE_MEMORY: make train-at-scale ROWS_AT=folder
 	@WINE_DATA="$(ROWS_AT)" $(PY) -m orchestration.run scaling.train_at_scale:train_at_scale
 
-cluster: setup-scaling ## start on loopback what a team runs on several machines, with passwords and TLS; Ctrl-C stops it
+cluster: setup-scaling ## start a team's servers and workers on loopback, with passwords and TLS; Ctrl-C stops them
 	@$(PY) -m scaling.cluster
 
-## To work on the code
+## Development
 
 lint: setup-scaling setup-book ## check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m chapters.check_types
 
-check-docs: setup ## do all that the READMEs say, block by block, in a checkout of its own; 20 minutes
+check-docs: setup ## run everything that the READMEs say, block by block, in a fresh checkout; 20 minutes
 	@$(PY) -m pytest -m docs -p no:randomly
 
-book: setup-book ## build a website of all texts, notebooks and docstrings, to read and search; a minute
+book: setup-book ## build a searchable website of all pages, notebooks and docstrings; a minute
 	@$(PY) -m sphinx -q -W --keep-going -c book -d .local/book-cache . .local/book
 	@echo "book      open file://$(CURDIR)/.local/book/index.html"
 
 format: setup ## fix the style
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
-images: setup ## draw all pictures of the READMEs anew, on real servers; needs Chromium, a quarter of an hour
+images: setup ## create all pictures of the READMEs again, from real servers; needs Chromium, a quarter of an hour
 	@$(PY) -m images.draw
 
-canary: setup ## try the newest version of every dependency in a clone; write the table of docs/versions.md
+canary: setup ## try the newest version of every dependency in a clone; writes the table in docs/versions.md
 	@$(PY) -m benchmarks.canary
 
-sample: setup ## fit and write wine_data/sample from the real wine in WINE_DATA
+sample: setup ## generate wine_data/sample from the real data in WINE_DATA
 	@$(PY) wine_data/make_sample.py
 
-bench: setup ## measure scores, time and memory into benchmarks/results
+bench: setup ## measure scores, time and memory; writes benchmarks/results
 	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && \
 	  $(PY) -m benchmarks.tracking && $(PY) -m benchmarks.search
 
-lock: setup ## pin pyproject.toml anew into requirements.txt; make lock UPGRADE=1: the newest of all that it admits
+lock: setup ## pin the dependencies in requirements.txt; the newest versions allowed: make lock UPGRADE=1
 	@$(PY) -m uv pip compile -q $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --extra dev --no-emit-index-url \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --extra scaling --no-emit-index-url \

@@ -1,7 +1,7 @@
-"""What do workers gain for many files? `python -m benchmarks.batches` where `make run` left a champion.
+"""How much faster do two workers score many files? `python -m benchmarks.batches`; it needs a champion of `make run`.
 
-Files of rows that are drawn from the sample lie in a bucket of their own on this laptop. One process and two score them
-by turns, each time into an empty database. The graph alone is timed too: no way around it is faster than that.
+The files contain rows drawn from the sample, in a separate bucket on this machine. One process and two processes score
+them in turn, each time into an empty database. The ONNX graph alone is timed too, as an upper bound on speed.
 """
 
 import os
@@ -38,7 +38,7 @@ SEED = 42
 
 
 def draw(rows: int, seed: int) -> pd.DataFrame:
-    """Return rows that are drawn from the sample."""
+    """Return rows drawn from the sample."""
     table = sources.sample("a benchmark").table[FEATURES]
     return table.iloc[np.random.default_rng(seed).integers(0, len(table), rows)].reset_index(drop=True)
 
@@ -51,7 +51,7 @@ def put_files(bucket: Bucket) -> None:
 
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
-    """Yield a list whose last item is the most memory of this process and its children in the block, in GB."""
+    """Yield a list whose last item is the peak memory of this process and its children so far, in GB."""
     peak, done = [0.0], threading.Event()
 
     def look() -> None:
@@ -66,7 +66,7 @@ def peak_memory() -> Iterator[list[float]]:
 
 
 def score_all(bucket: Bucket, config: Settings, version: str) -> tuple[float, float]:
-    """Score all files anew, and return the seconds with the start of the workers, and the peak memory in GB."""
+    """Score all files again; return the seconds, including the start of the workers, and the peak memory in GB."""
     for entry in bucket.list_objects(batches.SCORED):
         bucket.credentials.get_s3_client().delete_object(Bucket=bucket.bucket_name, Key=entry["Key"])
     Path(config.predictions_uri.removeprefix("sqlite:///")).unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def score_all(bucket: Bucket, config: Settings, version: str) -> tuple[float, fl
 
 
 def graph_alone(scorer: Scorer) -> float:
-    """Return how many rows a second the graph scores, and nothing else is done."""
+    """Return how many rows per second the ONNX graph scores by itself."""
     rows = to_matrix(draw(2 * ROWS, SEED))
     started = time.perf_counter()
     for start in range(0, len(rows), PART):
@@ -93,7 +93,7 @@ def graph_alone(scorer: Scorer) -> float:
 
 
 def around_the_graph(folder: Path) -> float:
-    """Return how many rows a second all but the graph takes: reading, checking, writing and storing."""
+    """Return how many rows per second everything but the graph handles: reading, checking, writing, storing."""
     source, lines = folder / "source.parquet", folder / "lines"
     draw(AROUND, SEED).to_parquet(source, index=False)
 

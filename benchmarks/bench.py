@@ -1,12 +1,12 @@
-"""Measure the main job on real wine: `make bench WINE_DATA=folder`. Each part writes `results/<part>.json`.
+"""Measure the main job on the real data: `make bench WINE_DATA=folder`. Each part writes `results/<part>.json`.
 
-The parts, all by default, or those named on the command line:
-scores (of every model, by cross-validation), intervals (how many rows of the gate set they hold for), run (`make run`:
-seconds and memory), overhead (of the flow over plain functions), setup (`make setup` in a fresh clone, packages
-cached), notebooks (`make notebooks`, on copies, in a home of their own), start (`make start` of each chapter from
-nothing), tests (`make test`), walk (the commands of the READMEs one after the other, as `make check-docs` runs them),
-simulation (three times from nothing: seconds, and whether the outcome is the same), sample (how far the committed
-sample is from the real wine).
+Name the parts to run on the command line; the default is all of them:
+scores (of every model, by cross-validation), intervals (their coverage of the gate set), run (`make run`: seconds and
+memory), overhead (of the flow over plain functions), setup (`make setup` in a fresh clone, packages cached), notebooks
+(`make notebooks`, on copies, in a separate home), start (`make start` of each chapter, from an empty home), tests
+(`make test`), walk (the commands of the READMEs one by one, as `make check-docs` runs them), simulation (three runs
+from scratch: seconds, and whether the outcome is the same), sample (how much the committed sample differs from the real
+data).
 """
 
 import json
@@ -33,11 +33,11 @@ from wine_quality.config import ROOT, settings
 from wine_quality.intervals import bounds, conformal_quantile, fit_half_width
 from wine_quality.metrics import scores
 from wine_quality.models import BASELINES, BLEND, build, cross_predict, fit, predict
-from wine_quality.schema import MEASUREMENTS, TARGET
+from wine_quality.schema import MEASUREMENTS, TARGET, TYPE
 from wine_quality.slices import error_table
 from wine_quality.tuning import Candidate, Objective
 
-FRESH = {"PREFECT_TASKS_REFRESH_CACHE": "true"}  # every run is a first one
+FRESH = {"PREFECT_TASKS_REFRESH_CACHE": "true"}  # so that no run reuses cached results
 SHOWN = (
     "check",
     "split",
@@ -83,7 +83,7 @@ def bench_intervals() -> None:
 
 
 def start_run() -> subprocess.Popen[str]:
-    """Start `make run`; its lines can be read as they come."""
+    """Start `make run`, and pipe its output line by line."""
     environment = {**os.environ, **FRESH, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(["make", "run"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -102,7 +102,7 @@ def timed_run() -> tuple[float, float, dict[str, str]]:
 
 
 def peak_memory() -> float:
-    """Run `make run`; return the most memory of it and its children at once in GB, a shared page counted once."""
+    """Run `make run`; return the peak memory of it and its children in GB, counting shared pages once."""
     peak = 0.0
     with start_run() as process:
         while process.poll() is None:
@@ -126,7 +126,7 @@ def bench_run() -> None:
 
 
 def bench_overhead() -> None:
-    from prefect import Flow, Task  # here, because the other benchmarks need no Prefect
+    from prefect import Flow, Task  # here, because the other parts don't need Prefect
     from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 
     from orchestration import train
@@ -140,7 +140,7 @@ def bench_overhead() -> None:
         return time.perf_counter() - started
 
     ratios = []
-    with patch.dict(os.environ):  # the next parts have Prefect homes of their own
+    with patch.dict(os.environ):  # the next parts have their own Prefect homes
         prepare_home()
         with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
             seconds()  # starts Prefect's server and creates MLflow's store
@@ -196,7 +196,7 @@ def bench_tests() -> None:
 
 
 def bench_walk() -> None:
-    lines = output_of("make", "check-docs", PYTEST_ADDOPTS="-rP")  # shows what tests that passed have printed
+    lines = output_of("make", "check-docs", PYTEST_ADDOPTS="-rP")  # shows the output of passed tests
     walked: dict[str, dict[str, float]] = {}
     for seconds, page, command in re.findall(r"^walked ([\d.]+) s (\S+): (.+)$", lines, re.MULTILINE):
         walked.setdefault(page, {})[command] = float(seconds)
@@ -218,18 +218,18 @@ def bench_simulation() -> None:
 def bench_sample() -> None:
     config = settings()
     dataset, sample = sources.load_dataset(config), sources.sample("to measure").table
-    assert dataset.source != "sample", "set WINE_DATA to a folder of real wine"
+    assert dataset.source != "sample", "set WINE_DATA to a folder with the real data"
     real, made = splits.distinct_rows(dataset.table), splits.distinct_rows(sample)
     extra_trees = build("extra_trees_tuned", config.seed)
     within = cross_predict(extra_trees, made, splits.folds(made, config.seed))
     on_real = predict(fit(extra_trees, made), real)
     columns, pairs = list(MEASUREMENTS), [*MEASUREMENTS, TARGET]
-    of_sample, of_real = (cast(Any, table).groupby("type") for table in (made, real))
+    of_sample, of_real = (cast(Any, table).groupby(TYPE) for table in (made, real))
     means = of_sample[columns].mean() / of_real[columns].mean() - 1
     correlations = of_sample[pairs].corr() - of_real[pairs].corr()
     results = {
         "rows": len(sample),
-        "distinct_rows": made["type"].value_counts().to_dict(),
+        "distinct_rows": made[TYPE].value_counts().to_dict(),
         "equal_to_a_real_wine": int(splits.leaked(real, made).sum()),
         "trained_on_sample_tested_on_real": {"r2": r2_score(real[TARGET], on_real)},
         "sample_in_5_folds": {"r2": r2_score(made[TARGET], within)},

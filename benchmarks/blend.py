@@ -1,8 +1,9 @@
-"""What is the blend that `make run` ships worth? `python -m benchmarks.blend` with `WINE_DATA` set.
+"""How good is the blend that `make run` ships? `python -m benchmarks.blend` with `WINE_DATA` set.
 
-Its parameters were found by trying values on rows that the cross-validated scores come from, too. Here they are chosen
-again, in each of the five folds on which the reference figures were measured: forest, kernel ridge and the share of
-each by cross-validation on the other four folds, and scored on the fifth. Nothing is chosen on the rows of a figure.
+Its parameters were tuned by hand on rows that its cross-validated scores come from, too. This benchmark chooses them
+again by nested cross-validation: in each of the five reference folds, the parameters of forest and kernel ridge and the
+weight of each are chosen on the other four folds and scored on the fifth. No score comes from rows that were used to
+choose.
 """
 
 import time
@@ -32,7 +33,7 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 
 
 def choose(learn: pd.DataFrame) -> tuple[list[Candidate], np.ndarray]:
-    """Return the best candidate of each member on the folds of some rows, and the weights that suit them best there."""
+    """Return the best candidate of each member by cross-validation on some rows, and the best weights there."""
     objective, actual, chosen = Objective(learn, SEED), learn[TARGET].to_numpy(dtype="float64"), []
     for name, grid in GRIDS.items():
         candidates = [Candidate(name, params) for params in grid]
@@ -42,7 +43,7 @@ def choose(learn: pd.DataFrame) -> tuple[list[Candidate], np.ndarray]:
 
 
 def evaluate(learn: pd.DataFrame, score: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, Any], float]:
-    """Return what the blend predicts as it ships and as chosen on `learn`, what was chosen, and its CPU seconds."""
+    """Return the predictions of the shipped blend and of the one chosen on `learn`, the choice, and CPU seconds."""
     started = time.process_time()
     shipped = predict(fit(build(BLEND, SEED), learn), score)
     cpu = time.process_time() - started

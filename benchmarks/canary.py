@@ -1,11 +1,11 @@
-"""Try the newest version of every direct dependency, and write into docs/versions.md which of them work.
+"""Try the newest version of every direct dependency, and write to docs/versions.md which of them work.
 
 `make canary` clones the last commit into a temporary folder, replaces the bounds of pyproject.toml by the newest
 versions that can be installed together, and runs `make run` and `make test` there on the sample. If a command fails, it
 runs again with each newer version alone on top of requirements.txt. A version that fails is reported with its error and
-left out, and the rest is tried again. After an hour and a half nothing new is started.
+left out, and the rest is tried again. After 90 minutes, nothing new is started.
 
-The exit code is 1 if a version fails that pyproject.toml admits: then add a bound, or adapt the code.
+The exit code is 1 if a version fails that pyproject.toml allows: add a bound then, or adapt the code.
 """
 
 import os
@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "versions.md"
 BEGIN, END = "<!-- canary: begin -->", "<!-- canary: end -->"
 SECONDS, COMMAND_SECONDS = 90 * 60, 40 * 60
 LONGEST = 200  # characters of an error in the table
-WORKS, NOT_TRIED, NOT_INSTALLABLE = "works", "not tried: no time was left", "cannot be installed"
+WORKS, NOT_TRIED, NOT_INSTALLABLE = "works", "not tested: out of time", "cannot be installed"
 FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (\S+?\.py\S*).*$", re.MULTILINE)
 
 
@@ -119,7 +119,7 @@ class Checkout:
                     code = process.wait(seconds)
             finally:
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+                    os.killpg(process.pid, signal.SIGKILL)  # and its children
                 process.wait()
             log.seek(0)
             output = log.read()
@@ -140,10 +140,10 @@ class Checkout:
 
 
 def error_line(output: str) -> str:
-    """Return the line of an output that says best what went wrong."""
+    """Return the line of an output that best explains what went wrong."""
     lines = [line.removeprefix("E ").strip() for line in output.splitlines() if not re.match(r"\s*$|make", line)]
     telling = [line for line in lines if re.match(r"FAILED |ERROR |error: |[\w.]+(Error|Warning|Exception): ", line)]
-    return (telling or lines or ["it failed without a word"])[0 if telling else -1][:LONGEST]
+    return (telling or lines or ["it failed without a message"])[0 if telling else -1][:LONGEST]
 
 
 def verify(checkout: Checkout, newer: dict[str, str], is_late: Callable[[], bool]) -> dict[str, str]:
@@ -157,12 +157,12 @@ def verify(checkout: Checkout, newer: dict[str, str], is_late: Callable[[], bool
         alone = {}
         for name in newer:
             if is_late():
-                return results | dict.fromkeys(newer, f"{NOT_TRIED}; all together: {error}") | alone
+                return results | dict.fromkeys(newer, f"{NOT_TRIED}; with all newer versions together: {error}") | alone
             alone[name] = checkout.install({name: newer[name]}) or checkout.run(command)[1] or WORKS
             print(f"alone, {name} {newer[name]}: {alone[name]}", flush=True)
         failed = {name: text for name, text in alone.items() if text != WORKS}
         if not failed:
-            return results | dict.fromkeys(newer, f"alone it works, all together: {error}")
+            return results | dict.fromkeys(newer, f"alone it works; with all newer versions together: {error}")
         results |= failed
         newer = {name: number for name, number in newer.items() if name not in failed}
     return results | dict.fromkeys(newer, NOT_TRIED)
@@ -189,12 +189,12 @@ def between_markers(page: str, text: str) -> str:
 
 
 def is_broken(result: str) -> bool:
-    """Say whether a version was tried and failed."""
+    """Return whether a version was tried and failed."""
     return not result.startswith((WORKS, NOT_TRIED, NOT_INSTALLABLE))
 
 
 def main() -> int:
-    """Try the newest of everything, write the page, and return 1 where a version fails that pyproject.toml admits."""
+    """Try the newest versions, write the page, and return 1 if a version fails that pyproject.toml allows."""
     until = time.monotonic() + SECONDS
     requirements, pinned = direct(), pins((ROOT / "requirements.txt").read_text())
     newest = pins(resolve(at_versions(requirements, {}), "--no-deps"))

@@ -1,9 +1,9 @@
-"""How often does the drift alert sound in a calm week, and how soon in a shift? `python -m benchmarks.drift`.
+"""How often is the drift alert a false alarm, and which shifts does it detect? `python -m benchmarks.drift`.
 
-On the real wine (`WINE_DATA`). A calm week is drawn from the same rows as its reference, so every alert in one is a
-false alarm. Two rules are compared: the one of the whole table, with a p-value alone, and that of
-`wine_quality.drift`, within each colour, with a minimum effect and a test of the mix. The reference is a training set,
-or three weeks of predictions.
+It needs the real data (`WINE_DATA`). A calm week is drawn from the same rows as its reference, so every alert in it is
+a false alarm. Two rules are compared: one for the whole table that only uses p-values, and the rule of the package,
+which tests each colour separately, requires a minimum effect, and tests the mix of colours. The reference is a training
+set, or three weeks of predictions.
 """
 
 from collections.abc import Callable
@@ -18,19 +18,19 @@ from scipy.stats import binomtest, ks_2samp
 from benchmarks.machine import write_results
 from wine_quality import drift, sources, splits
 from wine_quality.config import settings
-from wine_quality.schema import MEASUREMENTS, TYPES
+from wine_quality.schema import MEASUREMENTS, TYPE, TYPES
 from wine_quality.thresholds import MAX_DRIFT, MAX_P_VALUE, MIN_DISTANCE, MIN_GAP, MIN_ROWS, REFERENCE_WEEKS
 
 WEEKS, SIZES, TRAINING = 400, (66, 300, 2000), 1000  # weeks a case, rows a week, rows of a training set
 WHITE = {"red only": 0.0, "mostly white": 60 / 66, "as in the data": 0.74}  # the share of white wine
-SHIFTED = (0.03, 0.06, 0.09, 0.12, 0.2, 0.3)  # the share that arrives where the reference has none
+SHIFTED = (0.03, 0.06, 0.09, 0.12, 0.2, 0.3)  # the share of white in a week whose reference has none
 
 Rule = Callable[[pd.DataFrame, pd.DataFrame], bool]
 
 
 def whole_table(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
-    """Say whether a third of the 12 columns differ, both colours in one, by p-value or distance alone."""
-    red, white = ([(table["type"] == colour).mean() for table in (reference, week)] for colour in ("red", "white"))
+    """Return whether a third of the 12 columns differ, colours pooled, by p-value or distance alone."""
+    red, white = ([(table[TYPE] == colour).mean() for table in (reference, week)] for colour in TYPES)
     before, now = zip(red, white, strict=True)
     count = int(jensenshannon(before, now) >= MIN_DISTANCE)
     for name in MEASUREMENTS:
@@ -40,27 +40,25 @@ def whole_table(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
 
 
 def by_colour(reference: pd.DataFrame, week: pd.DataFrame) -> bool:
-    """Say whether monitoring would alert, without Evidently's report, which would take hours."""
-    before, now = ([(table["type"] == colour).mean() for colour in TYPES] for table in (reference, week))
+    """Return whether monitoring would alert, without Evidently's report, which would take hours."""
+    before, now = ([(table[TYPE] == colour).mean() for colour in TYPES] for table in (reference, week))
     distance = float(jensenshannon(before, now))
-    shares: list[float] = [
-        distance >= MIN_DISTANCE and drift.type_p_value(reference["type"], week["type"]) <= MAX_P_VALUE
-    ]
+    shares: list[float] = [distance >= MIN_DISTANCE and drift.type_p_value(reference[TYPE], week[TYPE]) <= MAX_P_VALUE]
     for colour in TYPES:
-        tables = [table.loc[table["type"] == colour] for table in (reference, week)]
+        tables = [table.loc[table[TYPE] == colour] for table in (reference, week)]
         if min(map(len, tables)) >= MIN_ROWS:
             shares.append(float(np.mean([drifted(*(table[name] for table in tables)) for name in MEASUREMENTS])))
     return max(shares) >= MAX_DRIFT
 
 
 def drifted(reference: pd.Series, week: pd.Series) -> bool:
-    """Say whether a measurement has drifted."""
+    """Return whether a measurement has drifted."""
     test: Any = ks_2samp(reference, week)
     return test.pvalue <= MAX_P_VALUE and test.statistic >= MIN_GAP
 
 
 def assert_same_rule(wine: pd.DataFrame) -> None:
-    """Compare the rule above with what monitoring says of some weeks, calm and not."""
+    """Assert that `by_colour` agrees with the monitoring job in some calm and some shifted weeks."""
     for seed, white in enumerate([0.0, 0.03, 0.05, 0.1, 0.5, 60 / 66] * 3):
         rng = np.random.default_rng(seed)
         reference, week = draw(wine, TRAINING, [0.0, 0.5, 60 / 66][seed % 3], rng), draw(wine, SIZES[0], white, rng)
@@ -72,15 +70,15 @@ RULES: dict[str, Rule] = {"whole_table": whole_table, "by_colour": by_colour}
 
 
 def draw(wine: pd.DataFrame, rows: int, white: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Draw rows with replacement, each white with a chance."""
+    """Draw rows with replacement, each of them white with probability `white`."""
     whites = int(rng.binomial(rows, white))
-    counts = {"red": rows - whites, "white": whites}
-    places = [rng.choice(np.flatnonzero(wine["type"] == colour), count) for colour, count in counts.items()]
+    counts = dict(zip(TYPES, (rows - whites, whites), strict=True))
+    places = [rng.choice(np.flatnonzero(wine[TYPE] == colour), count) for colour, count in counts.items()]
     return wine.iloc[np.concatenate(places)].reset_index(drop=True)
 
 
 def alarms(wine: pd.DataFrame, rows: int, before: float, now: float, reference_rows: int) -> dict[str, Any]:
-    """Return in which share of weeks each rule alerts, with the 95 % interval of that share."""
+    """Return the share of weeks in which each rule alerts, with its 95 % interval."""
 
     def one(seed: int) -> list[bool]:
         rng = np.random.default_rng(seed)

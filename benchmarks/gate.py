@@ -2,9 +2,9 @@
 
 Eight splits of the distinct rows, each by the hash of the row's key and a salt, give eight training and gate sets. On
 each, 1,200 trees of the forest that `make run` ships are grown. The trees of a forest are independent draws, so 300 of
-them, drawn with replacement, predict what the same forest would with another seed. That makes thousands of retrainings
-on unchanged data out of a few fits. Two worse models, which a better one should replace, are fitted for real. What the
-gate does with them is the package's own code. Some five CPU minutes.
+them, drawn with replacement, predict like the same forest with another seed. A few fits therefore simulate thousands of
+retrainings on unchanged data. Two worse models, which a better one should replace, are really fitted. The gate is the
+package's own code. It takes about five CPU minutes.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from wine_quality.schema import FEATURES, TARGET
 
 SPLITS, SEEDS, POOL, TREES = 8, 2, 1200, 300
 CHAINS, RETRAININGS = 200, 20
-USES = (1, 2, 5, 10, 20)  # of a gate set, at which a better model comes
+USES = (1, 2, 5, 10, 20)  # of a gate set, after which a better model arrives
 LIBRARY_DEFAULTS = {"n_estimators": 100, "max_features": 1.0}
 WORSE = {"worse by a hundredth": 0.92, "worse by two": 0.65}  # the share of the training rows that they are fitted on
 
 
 def salted_split(rows: pd.DataFrame, salt: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the training set and the gate set of one salt, a row's side by its salted key."""
+    """Return the training set and the gate set of one salt, each row by its salted key."""
     keys = splits.row_keys(rows)
     digests = keys.map(lambda key: hashlib.blake2b(f"{salt}|{key}".encode(), digest_size=8).hexdigest())
     held = digests.map(lambda digest: int(digest, 16) / 2**64 < splits.GATE_SHARE)
@@ -38,14 +38,14 @@ def salted_split(rows: pd.DataFrame, salt: int) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def tree_predictions(train: pd.DataFrame, gate_set: pd.DataFrame) -> np.ndarray:
-    """Return what each tree of a large forest predicts for the gate set, of shape (trees, rows)."""
+    """Return the predictions of each tree of a large forest for the gate set, of shape (trees, rows)."""
     forest = build("extra_trees", 1000, n_estimators=POOL).fit(train[FEATURES], train[TARGET])
     features = forest[:-1].transform(gate_set[FEATURES])
     return np.array([tree.predict(features) for tree in forest.named_steps["model"].estimators_], dtype="float32")
 
 
 def worse_predictions(train: pd.DataFrame, gate_set: pd.DataFrame, share: float, seed: int) -> np.ndarray:
-    """Return what a forest with the library's defaults, fitted on a share of the rows, predicts for the gate set."""
+    """Return the gate-set predictions of a forest with library defaults, fitted to a share of the rows."""
     part = train.sample(frac=share, random_state=seed)
     return predict(build("extra_trees", seed, **LIBRARY_DEFAULTS).fit(part[FEATURES], part[TARGET]), gate_set)
 
@@ -81,7 +81,7 @@ def fit_split(rows: pd.DataFrame, salt: int) -> Split:
 
 
 def promotes(split: Split, rng: np.random.Generator, shipped: bool, minimum: float) -> bool:
-    """Say whether a chain of retrainings with other seeds promotes; `shipped` is the gate, else the rows alone."""
+    """Return whether a chain of retrainings with other seeds promotes, by the shipped gate or by the rows alone."""
     champion, *challengers = split.forests(1 + RETRAININGS, rng)
     promoted = False
     for use, challenger in enumerate(challengers, 1):
@@ -100,7 +100,7 @@ def unchanged(all_splits: list[Split], shipped: bool, minimum: float) -> dict[st
 
 
 def better(all_splits: list[Split], kind: str, minimum: float) -> dict[str, Any]:
-    """Return how often the shipped forest replaces a worse champion, at one use of the gate set and within 20."""
+    """Return how often the shipped forest replaces a worse champion, at each use of the gate set and within 20."""
     rng, gains, passed = np.random.default_rng(1), [], []
     for number in range(CHAINS):
         split = all_splits[number % SPLITS]
@@ -119,7 +119,7 @@ def better(all_splits: list[Split], kind: str, minimum: float) -> dict[str, Any]
 
 
 def gain_of_a_seed(all_splits: list[Split]) -> float:
-    """Return the gain that one seed has over another in at most 19 of 20 cases."""
+    """Return the gain of one seed over another that 19 of 20 pairs of seeds don't exceed."""
     rng = np.random.default_rng(2)
     errors = [split.rmse(split.forests(400, rng)) for split in all_splits]
     return float(np.quantile(np.abs([one[::2] - one[1::2] for one in errors]), 0.95))

@@ -1,4 +1,4 @@
-"""The size of the machine, what a process uses of it, and where results are written."""
+"""The size of the machine, the memory of processes, and where results are written."""
 
 import json
 import os
@@ -16,13 +16,13 @@ REPEATS = 3
 
 
 def spread(values: list[float], digits: int = 2) -> dict[str, float]:
-    """Return the least, the median and the most of repeated measurements."""
+    """Return the minimum, the median and the maximum of repeated measurements."""
     measures = {"min": min(values), "median": statistics.median(values), "max": max(values)}
     return {name: round(value, digits) for name, value in measures.items()} | {"repeats": len(values)}
 
 
 def write_results(name: str, results: dict[str, Any]) -> None:
-    """Write results with the machine that they belong to into `results/<name>.json`, and print them."""
+    """Write results, with the machine they were measured on, to `results/<name>.json`, and print them."""
     machine = {
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
@@ -36,10 +36,10 @@ def write_results(name: str, results: dict[str, Any]) -> None:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """Return a process with all that it started."""
+    """Return a process and all its descendants."""
     return [parent := psutil.Process(pid), *parent.children(recursive=True)]
 
 
 def memory_gb(pid: int) -> float:
-    """Return the memory of a process and all that it started in GB, a shared page counted once."""
+    """Return the memory of a process and its descendants in GB, counting shared pages once."""
     return sum(member.memory_full_info().pss for member in family(pid)) / 1e9

@@ -1,7 +1,7 @@
-"""Measure what it costs to operate the flow, on real wine: `python -m benchmarks.orchestration` with WINE_DATA set.
+"""Measure the cost of operating the flow on the real data: `python -m benchmarks.orchestration` with WINE_DATA set.
 
-It starts `make up` on free ports in a home of its own, deploys, and starts runs as the UI's Quick run does: each seed
-once fresh and once again, when the results of the first are cached.
+It starts `make up` on free ports in a separate home, deploys, and starts runs as the UI's Quick run does: two for each
+seed, a fresh one, and one that reuses its cached results.
 """
 
 import os
@@ -17,7 +17,7 @@ from wine_quality.ports import free_port
 from wine_quality.processes import companion, module, run_module, wait_until
 
 WAIT_SECONDS = 600
-SETTLE_SECONDS = 5  # MLflow answers before all of it is loaded
+SETTLE_SECONDS = 5  # MLflow answers before it has loaded completely
 
 
 def api(address: str, path: str, body: dict | None = None) -> Any:
@@ -27,7 +27,7 @@ def api(address: str, path: str, body: dict | None = None) -> Any:
 
 
 def is_ready(ports: dict[str, int]) -> bool:
-    """Say whether Prefect, MLflow and S3 answer, and the worker is online."""
+    """Return whether Prefect, MLflow and S3 answer, and the worker is online."""
     prefect, mlflow, s3 = (f"http://127.0.0.1:{port}" for port in ports.values())
     try:
         answers = [requests.get(url, timeout=5) for url in (f"{prefect}/api/health", f"{mlflow}/health", s3)]
@@ -38,7 +38,7 @@ def is_ready(ports: dict[str, int]) -> bool:
 
 
 def quick_run(address: str, deployment_id: str, seed: int) -> tuple[float, float]:
-    """Start a run, and return the seconds until it was running, and from there until it was complete."""
+    """Start a run; return the seconds until it was running, and from then until it was complete."""
     run = api(address, f"deployments/{deployment_id}/create_flow_run", {"parameters": {"seed": seed}})
     started, running = time.perf_counter(), 0.0
     while time.perf_counter() - started < WAIT_SECONDS:

@@ -1,7 +1,7 @@
-"""Measure what many rows take: `python -m benchmarks.rows` with `WINE_DATA` set; half an hour.
+"""Measure time and memory for many rows: `python -m benchmarks.rows` with `WINE_DATA` set. It takes half an hour.
 
-Duplicates, split and leakage over parts by one and by two processes and in memory; then 40 rounds of XGBoost from
-memory and from external memory. Each measurement is a process of its own, the memory that of it and all it started.
+First deduplication, split and leak check: on parts with one and with two processes, and in memory. Then 40 rounds of
+XGBoost, in memory and in external memory. Each measurement runs in a separate process; its memory includes children.
 """
 
 import json
@@ -30,8 +30,8 @@ from wine_quality.parts import list_parts, read_batches
 from wine_quality.schema import TARGET, to_matrix
 from wine_quality.sources import load_dataset
 
-SIZES, IN_MEMORY = (10**4, 10**5, 10**6, 10**7), 10**6  # beyond, the tables take more memory than we let them
-LARGEST = 10**8  # the whole flow, if `make rows` wrote them beside the others
+SIZES, IN_MEMORY = (10**4, 10**5, 10**6, 10**7), 10**6  # above this, the tables take too much memory
+LARGEST = 10**8  # for the whole flow, if `make rows` wrote them next to the others
 ROUNDS, THREADS = 40, 2
 
 
@@ -60,7 +60,7 @@ def in_memory(folder: str) -> dict[str, Any]:
 
 
 def train(folder: str, way: str) -> dict[str, Any]:
-    """Train on all parts but the last, on which the RMSE is."""
+    """Train on all parts but the last, and compute the RMSE on that one."""
     *parts, last = list_parts(folder)
     model: Any = build("xgboost_tuned", 42)["model"]
     params = model.get_xgb_params() | {"nthread": THREADS}
@@ -89,7 +89,7 @@ def from_disk(parts: list[str], folder: Path) -> xgboost.DMatrix:
 
 
 def whole_flow(folder: str) -> dict[str, Any]:
-    """Run the flow from parts to a version, within `WINE_MEMORY`."""
+    """Run the whole flow, from parts to a registered version, within `WINE_MEMORY`."""
     command = [sys.executable, "-m", "orchestration.run", "scaling.train_at_scale:train_at_scale"]
     begin = time.perf_counter()
     subprocess.run(command, env=os.environ | {"WINE_DATA": folder}, stdout=subprocess.DEVNULL, check=True)
@@ -105,7 +105,7 @@ def batches(parts: list[str]):
 
 
 def measure(place: Path, *words: str) -> dict[str, Any]:
-    """Return what a measurement printed, with the most memory that it and its children held; from a file if there."""
+    """Return the result of a measurement with its peak memory, children included; reuse a stored one."""
     record = place / f"{'-'.join([place.name, *words])}.json"
     if not record.exists():
         command = [sys.executable, "-m", "benchmarks.rows", words[0], str(place / "rows"), *words[1:]]
@@ -113,7 +113,7 @@ def measure(place: Path, *words: str) -> dict[str, Any]:
         while process.poll() is None:
             with suppress(psutil.Error):
                 peak = max(peak, memory_gb(process.pid))
-            time.sleep(0.5)  # to read the memory of a process stops it for a moment
+            time.sleep(0.5)  # reading the memory of a process pauses it
         result = json.loads(process.communicate()[0].splitlines()[-1]) | {"peak_gb": round(peak, 2)}
         record.write_text(json.dumps(result))
         print(record.name, result, flush=True)

@@ -1,13 +1,12 @@
-"""Compare ways to search on the real distinct wines: `python -m benchmarks.search` with `WINE_DATA` set.
+"""Compare search algorithms on the distinct real rows: `python -m benchmarks.search` with `WINE_DATA` set.
 
 hyperopt's TPE, random search and Optuna's TPE minimise the same objective over the same space, 100 trials each, with
-five seeds. The comparison is nested: a seed stands for one of the five folds on which the reference figures were
-measured. Its searches see the other four folds only; what they pick is fitted on those four and scored on the fifth,
-so nothing is chosen on the wines that a figure is quoted on. hyperopt's TPE and random search share their first 20
-draws.
+five seeds. The comparison is nested: each seed belongs to one of the five reference folds. Its searches only see the
+other four folds; their choice is fitted to those four and scored on the fifth, so no score comes from rows that were
+used to choose. hyperopt's TPE and random search share their first 20 draws.
 
 Every evaluation is stored in `.local/search-bench/` (joblib's `Memory`). Searches that draw the same parameters share
-it, and an interrupted benchmark continues where it stopped. `make images` draws the figure.
+it, and an interrupted benchmark resumes. `make images` draws the figure.
 """
 
 from collections.abc import Callable
@@ -40,7 +39,7 @@ SEEDS, TRIALS = range(5), 100
 MARKS, SCORED_MARKS = range(5, TRIALS + 1, 5), (5, 10, 20, 40, 60, 80, 100)
 
 WHOLE, TENTH, LOG = {"step": 1}, {"step": 0.1}, {"log": True}
-RANGES: dict[str, dict[str, tuple[Any, Any, dict[str, Any]]]] = {  # those of `MODELS`, in Optuna's words
+RANGES: dict[str, dict[str, tuple[Any, Any, dict[str, Any]]]] = {  # those of `MODELS`, in Optuna's terms
     "extra_trees": {"max_features": (0.2, 1.0, TENTH), "min_samples_split": (2, 6, WHOLE)},
     "xgboost": {"max_depth": (3, 12, WHOLE), "learning_rate": (0.02, 0.2, LOG), "min_child_weight": (1, 10, WHOLE)},
     "svr": {"C": (0.3, 3, LOG), "gamma": (0.02, 0.2, LOG)},
@@ -55,7 +54,7 @@ Evaluate = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class CheapObjective(Objective):
-    """The objective of a search on three folds of half the rows, so that 1,500 trials take minutes and not hours."""
+    """The objective of a search on three folds of half the rows, so that 1,500 trials take minutes, not hours."""
 
     def __init__(self, train: pd.DataFrame, seed: int) -> None:
         super().__init__(train.sample(frac=0.5, random_state=seed), seed)
@@ -69,7 +68,7 @@ def evaluate_draw(objective: Evaluate, draw: dict[str, Any], seed: int) -> dict[
 
 
 def cached(objective: Evaluate, seed: int, memory: Memory) -> Evaluate:
-    """Return an objective that evaluates each set of parameters once, in whatever process."""
+    """Return an objective that evaluates each set of parameters only once, across processes."""
     evaluate = cast(Callable[..., dict], memory.cache(evaluate_draw, ignore=["objective"]))
     return lambda draw: dict(evaluate(objective, {name: tuning.plain(value) for name, value in draw.items()}, seed))
 
@@ -116,7 +115,7 @@ SEARCHES = {"hyperopt": by_hyperopt(tpe.suggest), "random": by_hyperopt(rand.sug
 
 
 def score_choices(trials: list[Trial], seed: int, learn: pd.DataFrame, score: pd.DataFrame) -> dict[str | int, Any]:
-    """Return what the choices of a search predict for the fold that it never saw: the best so far by its mark."""
+    """Return the predictions of a search's choices for the fold that it never saw, and of the best at each mark."""
 
     def predict(candidate: Candidate) -> np.ndarray:
         return fit_predict(build(candidate.name, seed, **candidate.params), learn, score)
@@ -152,7 +151,7 @@ def lowest(outcomes: list[dict[Any, Any]]) -> np.ndarray:
 
 
 def lasting(holds: np.ndarray) -> int | None:
-    """Return the number of trials from which on a condition holds until the end, or None."""
+    """Return the number of trials after which a condition always holds, or None."""
     first = len(holds) - int(np.argmin(holds[::-1])) if not holds.all() else 0
     return first + 1 if first < len(holds) else None
 
@@ -168,7 +167,7 @@ def against_random(outcomes: list[dict[Any, Any]], random: list[dict[Any, Any]])
 
 
 def gains(actual: np.ndarray, steps: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return by how much each step lowers the RMSE of the step before it and of the first, with 95 % intervals."""
+    """Return how much each step lowers the RMSE, against the previous and the first step, with 95 % intervals."""
     return {
         name: {
             "rmse": rmse(actual, steps[name]),
@@ -215,7 +214,7 @@ def main() -> None:
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Return the figure of the results: loss against random search's, and RMSE on the fold that no search saw."""
+    """Return the figure of the results: loss relative to random search, and RMSE on the fold that no search saw."""
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_differences(left, results["searches"])
@@ -224,7 +223,7 @@ def draw(results: dict[str, Any]) -> Figure:
 
 
 def draw_differences(axes: Axes, searches: dict[str, Any]) -> None:
-    """Draw the best loss so far of two TPEs less that of random search: a thin line a seed, a thick one the mean."""
+    """Draw each TPE's best loss so far minus that of random search: a thin line per seed, a thick one for the mean."""
     for name in ("hyperopt", "optuna"):
         loss = searches[name]["against_random"]["loss"]
         trials = [int(mark) for mark in loss]
@@ -238,7 +237,7 @@ def draw_differences(axes: Axes, searches: dict[str, Any]) -> None:
 
 
 def draw_held_out(axes: Axes, results: dict[str, Any]) -> None:
-    """Draw the RMSE of the best so far on the folds that no search saw, beside the models without a search."""
+    """Draw the RMSE of the best so far on the folds that no search saw, next to models without a search."""
     for (name, found), marker in zip(results["searches"].items(), "osD", strict=True):
         marks = [int(mark) for mark in found["best_so_far"]]
         axes.plot(marks, found["best_so_far"].values(), marker=marker, color=COLOURS[name], label=LABELS[name])

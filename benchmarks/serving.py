@@ -1,9 +1,9 @@
-"""Measure the service beside others, on real wine: `python -m benchmarks.serving` with WINE_DATA set. It needs wrk.
+"""Compare the service with other servers on real data: `python -m benchmarks.serving` with WINE_DATA set; needs wrk.
 
-Three servers answer in turn, each with one worker: the service of chapter 4, `mlflow models serve` and a bare echo of
-FastAPI, which shows what is to be had at most. All of them score with the same champion, the blend. wrk asks for one
-wine at a time; at half of the peak each of its connections waits a random time between two requests. In the end a
-challenger scores in the shadow and not, in turn.
+Three servers are measured in turn, each with one worker: the service of chapter 4, `mlflow models serve`, and a FastAPI
+endpoint that only echoes, as an upper bound. The first two score with the same champion, the blend. wrk sends one row
+per request. At half of the peak load, each of its connections waits a random time between two requests. At the end, the
+service is measured with and without a challenger in shadow deployment, in turn.
 """
 
 import json
@@ -57,7 +57,9 @@ def register_blend(config: Settings, seed: int) -> tuple[str, pd.DataFrame, Pipe
     dataset = sources.load_dataset(config)
     split = train, gate_set = splits.train_gate_split(splits.distinct_rows(dataset.collection))
     pipeline = fit(build(BLEND, seed), train)
-    interval = fit_half_width(train, np.full(len(train), train[TARGET].mean()), seed)  # as costly as the one that ships
+    interval = fit_half_width(
+        train, np.full(len(train), train[TARGET].mean()), seed
+    )  # costs as much as the shipped one
     with tracking.store(config) as store:
         run = tracking.log_run(store, BLEND, pipeline, split, dataset.source, {}, interval=interval)
         version = registry.register(store, run, {})
@@ -66,11 +68,11 @@ def register_blend(config: Settings, seed: int) -> tuple[str, pd.DataFrame, Pipe
 
 
 def p99_in_the_shadow(config: Settings, challenger: str, url: str, body: str, pause: float) -> float:
-    """Return the 99th percentile while a challenger scores in the shadow, divided by that while it does not."""
+    """Return the 99th percentile of the latency with a shadow challenger, divided by that without."""
     with tracking.store(config) as store:
         aliased = store.client.set_registered_model_alias, store.client.delete_registered_model_alias
         aliased[1](store.model_name, registry.CHALLENGER)
-        time.sleep(5)  # the shadow lets go of it
+        time.sleep(5)  # until the shadow has unloaded it
         alone = wrk(url, body, CONNECTIONS, pause)[1]
         before = shadow.count(config.predictions_uri, challenger)
         aliased[0](store.model_name, registry.CHALLENGER, challenger)
@@ -86,7 +88,7 @@ def is_ok(url: str) -> bool:
 
 
 def wrk(url: str, body: str, connections: int, pause: float = 0) -> tuple[float, float]:
-    """Ask a server for some seconds; return the requests a second and the 99th percentile in milliseconds."""
+    """Load a server for some seconds; return requests per second and the 99th percentile in milliseconds."""
     script = ASK.format(body=json.dumps(body)) + (PAUSE.format(twice=round(2 * pause)) if pause else "")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
@@ -101,12 +103,12 @@ def wrk(url: str, body: str, connections: int, pause: float = 0) -> tuple[float,
 
 
 def fastest(url: str, body: str) -> float:
-    """Return the most requests a second, over a few numbers of connections."""
+    """Return the highest requests per second over a few numbers of connections."""
     return max(wrk(url, body, connections)[0] for connections in (1, 4, CONNECTIONS))
 
 
 def many_over_in_process(url: str, wines: pd.DataFrame, pipeline: Pipeline) -> float:
-    """Return the time of a request with many wines, divided by that of the pipeline in this process."""
+    """Return the time of a request with many rows, divided by that of the pipeline in this process."""
     body, started = wines[FEATURES].to_json(orient="records"), time.perf_counter()
     requests.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=60).raise_for_status()
     answered = time.perf_counter()
@@ -143,7 +145,7 @@ def main() -> None:
         wines = gate_set.head(MANY)
         wine = dict(wines[FEATURES].iloc[0])
         one, records = json.dumps(wine), json.dumps({"dataframe_records": [wine]})
-        wrk(f"{ours}/predict", one, CONNECTIONS)  # all is loaded then
+        wrk(f"{ours}/predict", one, CONNECTIONS)  # so that everything is loaded
         rounds = [
             {
                 "service": fastest(f"{ours}/predict", one),

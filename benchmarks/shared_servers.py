@@ -1,8 +1,8 @@
-"""Measure the shared servers after 1,000 runs: `python -m benchmarks.shared_servers`, some ten minutes.
+"""Measure the shared servers with 1,000 runs: `python -m benchmarks.shared_servers`. It takes about ten minutes.
 
-MLflow's server and Prefect's of `make cluster`, on SQLite and on PostgreSQL. Runs are created through the clients: one
-of MLflow has 15 parameters, 12 metrics and 4 tags, one of Prefect 20 lines of log and no task runs. Then the calls that
-the pages make are timed, and the databases are measured on disk.
+The servers are the MLflow and the Prefect server of `make cluster`, on SQLite and on PostgreSQL. Clients create the
+runs: 15 parameters, 12 metrics and 4 tags per MLflow run; 20 log lines and no task runs per Prefect run. Then the calls
+that the web pages make are timed, and the size of the databases is measured.
 """
 
 import os
@@ -36,10 +36,10 @@ RUNS, AT_ONCE, REPEATS, LINES = 1000, 4, 10, 20
 
 
 class OnSqlite(Cluster):
-    """The same servers, each on a file."""
+    """The same servers, each with an SQLite file."""
 
     def environment(self, name: str) -> dict[str, str]:
-        """Return what the command of a process needs, with the files as databases."""
+        """Return the environment that a process needs, with SQLite files as databases."""
         own = super().environment(name)
         files = {
             "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.folder}/mlflow.db",
@@ -91,7 +91,7 @@ def timed(call: Callable[[], httpx.Response]) -> dict[str, float]:
 
 
 def pages(cluster: Cluster, experiment: str) -> dict[str, Any]:
-    """Time what the lists of runs ask for: the newest 100 or 200, sorted by a metric, a name, and the counts."""
+    """Time the requests of the lists of runs: the newest 100 or 200, sorted by a metric, by name, and counted."""
     mlflow = httpx.Client(base_url=cluster.url["mlflow"], auth=cluster.account("mlflow"), timeout=60)
     prefect = httpx.Client(base_url=f"{cluster.url['prefect']}/api", auth=cluster.account("prefect"), timeout=60)
     search, by = "/api/2.0/mlflow/runs/search", {"experiment_ids": [experiment], "max_results": 100}

@@ -1,7 +1,7 @@
-"""Measure what tracking costs a search of 50 trials: `python -m benchmarks.tracking` with `WINE_DATA` set.
+"""Measure the overhead of tracking in a search of 50 trials: `python -m benchmarks.tracking` with `WINE_DATA` set.
 
-Timed inside one and the same search: the seconds within the calls to MLflow, over all the seconds of the search. Once
-into SQLite and once through the MLflow server of `make up`, three times each, in turn.
+The overhead is the share of a search's time that is spent in calls to MLflow. It is measured with SQLite and with the
+MLflow server of `make up`, three times each, in turn.
 """
 
 import os
@@ -28,7 +28,7 @@ TRIALS = 50
 
 
 class TimedClient:
-    """A client of MLflow that counts the seconds of its calls."""
+    """An MLflow client that adds up the seconds of its calls."""
 
     def __init__(self, client: MlflowClient) -> None:
         self.client, self.seconds = client, 0.0
@@ -53,14 +53,14 @@ def mlflow_server(config: Settings) -> AbstractContextManager[None]:
 
 
 def share_of_tracking(through_server: bool) -> float:
-    """Search in a home of its own, and return the share of its time that was tracking."""
+    """Run a search in a separate home, and return the share of its time that was spent on tracking."""
     with tempfile.TemporaryDirectory() as home:
         os.environ["WINE_HOME"] = home
         config = settings().model_copy(update={"mlflow_port": free_port()})
         train, _ = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
         with mlflow_server(config) if through_server else nullcontext():
             address = f"http://127.0.0.1:{config.mlflow_port}" if through_server else config.mlflow_uri
-            # to create a database takes MLflow some seconds, once, and is no part of a search
+            # before the clock starts, because creating the database takes seconds, but only once
             store = open_store(config.model_copy(update={"tracking_uri": address}))
             timed, began = TimedClient(store.client), time.perf_counter()
             search(cast(MlflowClient, timed), store.experiment_id, Objective(train, config.seed), TRIALS, config.local)

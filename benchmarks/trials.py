@@ -1,11 +1,11 @@
 """What do more workers and an ordered window do to a search? `python -m benchmarks.trials` with `WINE_DATA` set.
 
-Time: 30 trials on the real training set with a window of 4, in this process (whose threads use all cores), on one and
-two processes of one thread each, and on two workers of Dask on this machine, in turn, `REPEATS` times. All must
-find the same trials. Quality: the best loss with a window of 1, 2 and 4, with five seeds each, on three folds of a
-quarter of the rows, so that 600 trials take minutes: whether a window costs quality, not how good the models are.
+Time: 30 trials on the real training set with a window of 4, in this process (whose threads use all cores), in one and
+two processes of one thread each, and on two Dask workers on this machine, in turn, `REPEATS` times. All must give the
+same trials. Quality: the best loss with windows of 1, 2 and 4 and five seeds each, on three folds of a quarter of the
+rows, so that 600 trials take minutes. It shows whether a window costs quality, not how good the models are.
 
-`python -m benchmarks.trials time` or `quality` measures one of them, and leaves the figures of the other.
+`python -m benchmarks.trials time` or `quality` measures only that, and leaves the other results unchanged.
 """
 
 import json
@@ -68,7 +68,7 @@ ENGINES = {
 
 
 def timed_search(name: str, train: pd.DataFrame, seed: int) -> tuple[list[Trial], dict[str, float]]:
-    """Return the trials of a search on an engine that is warm, with its seconds and the CPU seconds of its trials."""
+    """Return the trials of a search on a warmed-up engine, its seconds, and the CPU seconds of its trials."""
     with tempfile.TemporaryDirectory() as home, ENGINES[name]() as engine:
         store = tracking.open_store(settings(home=Path(home)))
         for number in range(2 * engine.workers):  # each worker imports the libraries before the clock starts
@@ -85,7 +85,7 @@ def timed_search(name: str, train: pd.DataFrame, seed: int) -> tuple[list[Trial]
 
 
 def measure_time(train: pd.DataFrame, seed: int) -> dict:
-    """Return for each engine its seconds, and how many times as fast as its like with one worker it is."""
+    """Return the seconds of each engine, and its speed-up over one worker of the same kind."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ENGINES}
     same: list[list[Trial]] = []
     for _ in range(REPEATS):
@@ -93,7 +93,7 @@ def measure_time(train: pd.DataFrame, seed: int) -> dict:
             trials, figures = timed_search(name, train, seed)
             same.append(trials)
             found[name].append(figures)
-    assert all(trials == same[0] for trials in same), "an engine found other trials"
+    assert all(trials == same[0] for trials in same), "an engine gave different trials"
 
     def ratio(slow: str, fast: str) -> dict[str, float]:
         return spread([a["seconds"] / b["seconds"] for a, b in zip(found[slow], found[fast], strict=True)])
@@ -113,7 +113,7 @@ def measure_time(train: pd.DataFrame, seed: int) -> dict:
 
 
 def losses(train: pd.DataFrame, seed: int, window: int) -> list[float]:
-    """Return the best loss so far of each trial of a search with a window: a unit of work."""
+    """Return the best loss so far at each trial of a search with a window; this is a unit of work."""
     draws = Draws(CheapObjective(train, seed), tuning.hyperopt_space(tuning.default_space()), window)
     trials: dict[int, Trial] = {}
     for _ in evaluate_in_order(draws, InProcess(), trials, CHEAP_TRIALS):
@@ -122,7 +122,7 @@ def losses(train: pd.DataFrame, seed: int, window: int) -> list[float]:
 
 
 def measure_quality(train: pd.DataFrame) -> dict:
-    """Return the best loss by window, and by how much it is above that of a window of 1, over the seeds."""
+    """Return the best loss of each window, and its difference from a window of 1, over the seeds."""
     units = [(seed, window) for window in WINDOWS for seed in SEEDS]
     with closing(Processes(2)) as engine:
         for number, unit in enumerate(units):

@@ -1,6 +1,6 @@
-"""The settings of Sphinx for `make book`: all texts of the repository as one web site, in .local/book.
+"""The Sphinx configuration of `make book`, which builds a website from the repository's pages, in .local/book.
 
-A page of the book is a file of the repository, read where it stands. Only the tables of contents are added here.
+Each page of the book is an existing file of the repository. Only the tables of contents are added here.
 """
 
 from docutils import nodes
@@ -16,7 +16,7 @@ PACKAGES = ("wine_quality", "orchestration", "deployment", "monitoring", "scalin
 PARTS = {
     "Chapters": [f"{folder}/README" for folder in CHAPTERS.values()],
     "Guides": ["docs/*"],
-    "Data, models, pictures": [f"{folder}/README" for folder in CARDS],
+    "Data, models, images": [f"{folder}/README" for folder in CARDS],
     "Code": ["CONTRIBUTING", *(f"book/api/{package}/index" for package in PACKAGES)],
 }
 
@@ -35,12 +35,12 @@ myst_heading_anchors = 6
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
 
-default_role = "code"  # docstrings quote code as Markdown does
+default_role = "code"  # docstrings mark code with single backticks, as Markdown does
 autoapi_root = "book/api"
 autoapi_dirs = list(PACKAGES)
 autoapi_options = ["members"]
 autoapi_add_toctree_entry = False
-suppress_warnings = ["autoapi.python_import_resolution"]  # it doesn't see the names of `A, B = 1, 2`
+suppress_warnings = ["autoapi.python_import_resolution"]  # it can't resolve names that are assigned as `A, B = 1, 2`
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
@@ -60,13 +60,13 @@ html_theme_options = {
 
 
 def table_of_contents(pages: list[str], caption: str = "") -> str:
-    """Return a hidden table of contents in MyST's Markdown."""
+    """Return a hidden table of contents as MyST Markdown."""
     options = [":hidden:", ":glob:", *([f":caption: {caption}"] if caption else [])]
     return "\n".join(["\n```{toctree}", *options, "", *pages, "```\n"])
 
 
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
-    """Give the front page the parts of the book, and a chapter its notebooks."""
+    """Add the parts of the book to the front page, and its notebooks to each chapter."""
     if page == root_doc:
         source[0] += "".join(table_of_contents(pages, caption) for caption, pages in PARTS.items())
     elif page in PARTS["Chapters"] and any((app.srcdir / page).parent.glob("*.ipynb")):
@@ -74,18 +74,18 @@ def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def link_pictures(app: Sphinx, page: nodes.document) -> None:
-    """Make each picture a link to its file, because a phone shows it small; Sphinx does so for scaled ones."""
+    """Link each picture to its file, because a phone shows it small. Sphinx adds such links to scaled pictures only."""
     for picture in page.findall(nodes.image):
         picture["scale"] = 100
 
 
 def skip_attributes(app: Sphinx, kind: str, name: str, thing: object, skip: bool, options: list[str]) -> bool | None:
-    """Leave out the attributes of classes, because the only ones with docstrings inherit those from libraries."""
+    """Skip class attributes, because the only ones with docstrings inherit them from libraries."""
     return True if kind == "attribute" else None
 
 
 def setup(app: Sphinx) -> None:
-    """Connect what Sphinx calls."""
+    """Register the event handlers."""
     app.connect("source-read", add_contents)
     app.connect("doctree-read", link_pictures)
     app.connect("autoapi-skip-member", skip_attributes)

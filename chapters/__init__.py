@@ -1,4 +1,4 @@
-"""Help on the way through the chapters: begin anywhere, see how far you are, clean up."""
+"""Help with the chapters: start with any of them, check your progress, clean up."""
 
 from wine_quality.errors import SettingsError
 

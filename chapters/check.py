@@ -1,6 +1,6 @@
-"""How far am I? Look at what a chapter should have left, and say what is done, what is missing, and what to do next.
+"""Check your progress: which results of a chapter are there, which are missing, and what to do next.
 
-It looks through the tools' own clients: MLflow's, Prefect's, the bucket's, the service's. Run it with
+The results are read through the tools' own clients: MLflow's, Prefect's, the bucket's, the service's. Run it with
 `python -m chapters.check 3`, or `make check CH=3`.
 """
 
@@ -24,6 +24,7 @@ from orchestration.startup import connect_quietly, is_up
 from wine_quality import predictions, registry, sources, storage, tracking
 from wine_quality.command import exit_code
 from wine_quality.config import Settings
+from wine_quality.external_memory import EXTERNAL_MEMORY, MODE
 from wine_quality.metrics import scores
 from wine_quality.models import build, cross_predict
 from wine_quality.schema import FEATURES, TARGET
@@ -46,7 +47,7 @@ OTHER_MODELS = {"first-forest", "wine-quality", OWN_MODEL}  # files in models/ t
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a chapter leaves: what it is, whether it is there, and what to do if it isn't."""
+    """One result of a chapter: what it is, whether it is there, and what to do if it isn't."""
 
     what: str
     done: bool
@@ -54,9 +55,9 @@ class Item:
 
 
 def training(config: Settings) -> Iterator[Item]:
-    """Chapter 1: wine, and the models of its notebooks."""
+    """Chapter 1: the dataset, and the models of its notebooks."""
     dataset = sources.load_dataset(config)
-    yield Item(f"wine: {len(dataset.table):,} rows, {dataset.why}", True, "")
+    yield Item(f"dataset: {len(dataset.table):,} rows, {dataset.why}", True, "")
     models = sorted({path.stem for path in config.models.glob("*.skops")} - OTHER_MODELS)
     names = ", ".join(models) or "none"
     yield Item(f"models of notebook 2: {names}", bool(models), "run 02-train-baselines in make lab")
@@ -73,7 +74,7 @@ def own_model(config: Settings, rows: pd.DataFrame) -> Item:
     try:
         pipeline = tracking.load_model(path)
     except UntrustedTypesFoundException:
-        return Item("a model of your own: of a type that isn't loaded", False, "choose another regressor in notebook 3")
+        return Item("a model of your own: its type isn't trusted", False, "choose another regressor in notebook 3")
     models, parts = (pipeline, build("linear", config.seed)), folds(rows, config.seed)
     own, linear = (scores(rows[TARGET].to_numpy(), cross_predict(model, rows, parts))["rmse"] for model in models)
     what = f"a model of your own: RMSE {own:.3f}, the linear baseline {linear:.3f}"
@@ -97,7 +98,7 @@ def experiment_tracking(config: Settings) -> Iterator[Item]:
 
 
 def own_version(store: Store) -> Item:
-    """Look for the learner's champion, of a run that ended well."""
+    """Look for the learner's champion, from a run that finished."""
     found = store.client.search_registered_models(f"name = '{OWN_NAME}'")
     numbers = [one.aliases["champion"] for one in found if "champion" in one.aliases]
     run_ids = [store.client.get_model_version(OWN_NAME, str(number)).run_id for number in numbers]
@@ -107,7 +108,7 @@ def own_version(store: Store) -> Item:
 
 
 def orchestration(config: Settings) -> Iterator[Item]:
-    """Chapter 3: a champion, its files in the bucket, deployments, and a run that ended well."""
+    """Chapter 3: a champion, its files in the bucket, deployments, and a completed run."""
     yield champion(config)
     with wine_bucket(config) as (bucket, _):
         whole = [run_id for run_id, files in storage.runs(bucket).items() if storage.MANIFEST in files]
@@ -126,7 +127,7 @@ def orchestration(config: Settings) -> Iterator[Item]:
 
 
 def own_deployment(client: SyncPrefectClient, runs: list[FlowRun]) -> Item:
-    """Look for a completed run of the learner's deployment, with a task in it."""
+    """Look for a completed run of the learner's deployment, with at least one task."""
     ids = {one.id for one in client.read_deployments() if one.name == OWN_DEPLOYMENT}
     done = [run.id for run in runs if run.deployment_id in ids and run.state and run.state.is_completed()]
     tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=done))) if done else []
@@ -141,19 +142,19 @@ def deployment(config: Settings) -> Iterator[Item]:
     try:
         ready = httpx.get(f"http://127.0.0.1:{config.serve_port}/health/ready", timeout=5).json()["status"]
     except httpx.HTTPError:
-        ready = "away"
+        ready = "not running"
     yield Item(f"the service: {ready}", ready == "green", "run make serve in another terminal")
     stored = predictions.count(config.predictions_uri)
-    ask = "ask /predict, as the chapter shows, or make score; the page stores nothing"
-    yield Item(f"predictions stored: {stored:,}", stored > 0, ask)
+    request = "send /predict a request, as the chapter shows, or run make score; the page stores nothing"
+    yield Item(f"predictions stored: {stored:,}", stored > 0, request)
     with wine_bucket(config) as (bucket, _):
         scored = [one["Key"] for one in bucket.list_objects("scored/") if one["Key"].endswith((".csv", ".parquet"))]
-        yield Item(f"files scored: {len(scored)}", bool(scored), "put a file under incoming/ in the bucket; make score")
+        yield Item(f"files scored: {len(scored)}", bool(scored), "put a file under incoming/, then run make score")
         yield own_file(config, bucket) if OWN_FILE in scored else Item(f"{OWN_FILE}: none", False, OWN_FILE_EXERCISE)
 
 
 def own_file(config: Settings, bucket: Bucket) -> Item:
-    """Look into the learner's scored file: its rows, a blank, and its predictions in the database."""
+    """Check the learner's scored file: its rows, a blank, and its predictions in the database."""
     rows = pd.read_csv(BytesIO(bucket.read_path(OWN_FILE)))
     stored = rows["prediction_id"].isin(predictions.load(config.predictions_uri)["id"])
     blanks = int(rows[FEATURES].isna().sum().sum())
@@ -175,7 +176,7 @@ def monitoring(config: Settings) -> Iterator[Item]:
 
 
 def own_threshold(store: Store) -> Item:
-    """Look at the learner's newest threshold: how often it alerts in calm weeks, and in shifted ones."""
+    """Check the learner's newest threshold: how often it alerts in calm weeks, and in shifted ones."""
     exercise = 'finish "Make something: a drift threshold of your own" in monitoring/README.md'
     experiment = store.client.get_experiment_by_name("drift")
     wanted = f"attributes.run_name = '{OWN_THRESHOLD}'"
@@ -195,12 +196,12 @@ def scaling(config: Settings) -> Iterator[Item]:
     yield Item(f"Dask: {'installed' if installed else 'not installed'}", installed, "make setup-scaling")
     with tracking.store(config) as store:
         runs = store.client.search_runs([store.experiment_id])
-    at_scale = [run for run in runs if "way" in run.data.tags]
+    at_scale = [run for run in runs if MODE in run.data.tags]
     train = "make rows, then make train-at-scale"
-    yield Item(f"trainings on many rows: {len(at_scale)}", bool(at_scale), train)
-    from_disk = [run for run in at_scale if run.data.tags["way"].startswith("external memory")]
+    yield Item(f"training runs on many rows: {len(at_scale)}", bool(at_scale), train)
+    from_disk = [run for run in at_scale if run.data.tags[MODE].startswith(EXTERNAL_MEMORY)]
     exercise = 'finish "Make something: a step that scales" in scaling/README.md'
-    yield Item(f"of these from the disk: {len(from_disk)}", bool(from_disk), exercise)
+    yield Item(f"of these, from disk: {len(from_disk)}", bool(from_disk), exercise)
     windows = {int(run.data.params.get("window", 1)) for run in runs}
     widest = max(windows, default=1)
     yield Item(f"trials of a search at the same time: {widest}", widest > 1, "WINE_WORKERS=2 WINE_WINDOW=4 make run")
@@ -219,12 +220,12 @@ CHECKS = {1: training, 2: experiment_tracking, 3: orchestration, 4: deployment, 
 
 
 def main() -> None:
-    """Print a line for each thing of a chapter, and what to do next; something missing is an answer, not a failure."""
+    """Print a line for each result of a chapter, and what to do next; a missing result is not an error."""
     next_step = ""
     for item in CHECKS[chapter_of(sys.argv[1:], "check")](connect_quietly()):
         print(f"{'done' if item.done else 'missing':<9} {item.what}")
         next_step = next_step or ("" if item.done else item.next_step)
-    print(f"next      {next_step or 'all is there; go on with the next chapter'}")
+    print(f"next      {next_step or 'nothing is missing; go on with the next chapter'}")
 
 
 if __name__ == "__main__":

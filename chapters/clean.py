@@ -24,7 +24,7 @@ def generated(config: Settings) -> list[Path]:
 
 
 def has_files(folder: Path) -> bool:
-    """Say whether a folder exists and has more in it than a lock, which every command leaves."""
+    """Return whether a folder exists and contains more than lock files, which every command leaves."""
     return folder.is_dir() and any(path.suffix != ".lock" for path in folder.iterdir())
 
 
@@ -35,8 +35,8 @@ def size(path: Path) -> int:
 
 
 def confirm(what: str) -> bool:
-    """Ask for a yes, and say if there was none."""
-    print(f"{what} Type yes to go on: ", end="", flush=True)
+    """Ask for confirmation, and return whether it was given."""
+    print(f"{what} Type yes to continue: ", end="", flush=True)
     if sys.stdin.readline().strip() == "yes":
         return True
     print("nothing was deleted")
@@ -53,7 +53,7 @@ def main() -> int:
         return 0
     for path in paths:
         print(f"{size(path) / 1e6:8.1f} MB  {path.relative_to(config.home)}")
-    if not confirm("All runs, versions and predictions are lost with it."):
+    if not confirm("This deletes all runs, versions and predictions."):
         return 1
     for path in paths:
         with translate_disk_errors(path):

@@ -1,4 +1,4 @@
-"""Delete the files of training runs, and the drift reports, that are older than some days. It asks first.
+"""Delete the files of training runs, and the drift reports, that are older than a number of days. It asks first.
 
 Run it with `python -m chapters.clean_old 30`, or `make clean DAYS=30`. The files of the champion, of the version that a
 rollback returns to and of the challenger stay, and so do all parameters and scores.
@@ -26,7 +26,7 @@ def clean_old(config: Settings, moment: datetime) -> int:
             print(f"clean     nothing is older than {moment:%Y-%m-%d}")
             return 0
         print(f"{len(old)} run(s) and {len(pages)} drift report(s) are older than {moment:%Y-%m-%d}.")
-        if not confirm("Their files are deleted; parameters and scores stay."):
+        if not confirm("This deletes their files; parameters and scores stay."):
             return 1
         if old:
             with wine_bucket(config) as (bucket, _):
@@ -39,7 +39,7 @@ def clean_old(config: Settings, moment: datetime) -> int:
 
 
 def main() -> int:
-    """Clean up after the days that the command line gives."""
+    """Delete what is older than the number of days on the command line."""
     words = sys.argv[1:]
     if not (len(words) == 1 and words[0].isascii() and words[0].isdecimal() and 1 <= int(words[0]) <= 36500):
         raise SettingsError("how old? Give a number of days from 1 to 36500, as in: make clean DAYS=30")

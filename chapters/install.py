@@ -1,10 +1,10 @@
-"""Install requirements.txt into .venv, by uv, because it takes seconds where pip takes minutes.
+"""Install requirements.txt into .venv with uv, which takes seconds where pip takes minutes.
 
-uv reads neither pip's configuration files nor its `PIP_…` variables. So pip's settings of index, certificates
-and proxy are handed on to uv, by variables, because an index may hold a password that a command line would show. uv's
-own settings win.
+uv reads neither pip's configuration files nor its `PIP_…` variables. So pip's settings for the index,
+certificates and proxy are passed to uv in environment variables, because an index may contain a password, which a
+command line would show. uv's own settings take precedence.
 
-`make setup` runs this file with the Python of .venv, before any package is there.
+`make setup` runs this file with the Python of .venv, before any package is installed.
 """
 
 import ast
@@ -17,22 +17,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / ".local" / "setup.log"
-# relative, because a path in letters that the locale does not know would keep Python from starting
+# relative, because Python doesn't start if the locale can't decode a path
 IMPORTABLE = "../../../..\nimport wine_quality.environment; wine_quality.environment.apply()\n"
-# by what a log holds, the first that fits
+# by a pattern in the log; the first match counts
 ADVICE = {
     "certificate": "The server's certificate is not trusted: name its CA in PIP_CERT=/path/to/ca.pem, or in pip.conf",
     "no space left|os error 28": "Free some space",
     "permission denied|read-only file system": "Give yourself write permission to this folder",
-    "connect|timed out|timeout|resolve|name resolution|dns error|unreachable|proxy": "Is there a network? Check it, "
-    "and the proxy and the index, where you have set them (PIP_INDEX_URL, pip.conf)",
+    "connect|timed out|timeout|resolve|name resolution|dns error|unreachable|proxy": "Check your network "
+    "connection, and the proxy and the index if you have set them (PIP_INDEX_URL, pip.conf)",
     "unauthorized|forbidden|no matching distribution|no solution found|not found in": "The index lacks a package, or "
-    "refuses you: fix its address and password in pip's settings (PIP_INDEX_URL, pip.conf)",
+    "rejects your login: fix its address and password in pip's settings (PIP_INDEX_URL, pip.conf)",
 }
 
 
 def pip_settings() -> dict[str, str]:
-    """Return what pip's variables and configuration files say of an install, by the names of pip's options."""
+    """Return pip's settings for an install, from its variables and configuration files, by the names of its options."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     settings: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
     for section, name, value in re.findall(r"^([^=\n]+)\.([^=.\n]+)=(.*)$", listed, re.MULTILINE):
@@ -41,7 +41,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def uv_environment(pip: dict[str, str]) -> dict[str, str]:
-    """Return the environment in which uv works as pip would."""
+    """Return the environment that makes uv work as pip would."""
     cert = pip.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
     settings = {
         "UV_DEFAULT_INDEX": pip.get("index-url"),
@@ -55,14 +55,14 @@ def uv_environment(pip: dict[str, str]) -> dict[str, str]:
         "UV_CACHE_DIR": None if is_cache_writable() else str(ROOT / ".local" / "uv-cache"),
     }
     if settings["UV_INDEX"]:
-        settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # all indexes are equal, as they are to pip
+        settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # treat all indexes alike, as pip does
     if {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & os.environ.keys():
         settings["UV_DEFAULT_INDEX"] = None
     return {name: value for name, value in settings.items() if value} | dict(os.environ)
 
 
 def is_cache_writable() -> bool:
-    """Say whether uv may write to the folder of its cache, or create it."""
+    """Return whether uv may write to its cache folder, or create it."""
     cache = subprocess.run([sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True)
     folder = Path(cache.stdout.strip())
     existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -70,7 +70,7 @@ def is_cache_writable() -> bool:
 
 
 def run_logged(words: list[str], environment: dict[str, str]) -> None:
-    """Run a module of this Python, its lines in the log; if it fails, say why and end."""
+    """Run a module with this Python and append its output to the log; if it fails, print why and exit."""
     command, pipe = [sys.executable, "-m", *words], subprocess.PIPE
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=pipe, stderr=subprocess.STDOUT)
     output = re.sub(r"://[^/@\s]+@", "://…@", done.stdout.decode("utf-8", "replace"))
@@ -86,7 +86,7 @@ def run_logged(words: list[str], environment: dict[str, str]) -> None:
 
 
 def main(uv: str, requirements: str = "requirements.txt") -> None:
-    """Install uv by pip, all else by uv, and make the package importable."""
+    """Install uv with pip and everything else with uv, and make the package importable."""
     sys.stderr.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_text("", encoding="utf-8")

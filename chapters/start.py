@@ -1,4 +1,4 @@
-"""Begin with any chapter: make what it takes for granted, where that is not there yet.
+"""Start with any chapter: create what it needs from the earlier chapters, unless that is there already.
 
 Run it with `python -m chapters.start 4`, or `make start CH=4`.
 """
@@ -34,7 +34,7 @@ def train(config: Settings) -> None:
 
 
 def predict(config: Settings) -> None:
-    """Let the service score the gate set, if it has scored nothing yet, so that there is something to look at."""
+    """Let the service score the gate set, unless predictions are stored already: monitoring needs some."""
     if predictions.count(config.predictions_uri):
         return
     print("start     deployment.serve", flush=True)
@@ -43,21 +43,22 @@ def predict(config: Settings) -> None:
         body, as_json = gate_set[FEATURES].to_json(orient="records"), {"Content-Type": "application/json"}
         address = f"http://127.0.0.1:{config.serve_port}/predict"
         response = httpx.post(address, content=body, headers=as_json, timeout=60).raise_for_status()
-    print(f"scored    {len(response.json()['predictions']):,} wines", flush=True)
+    print(f"scored    {len(response.json()['predictions']):,} rows", flush=True)
 
 
-STEPS = {3: train, 4: lambda _: run("orchestration.deploy"), 5: predict}  # by the first chapter that needs it
+STEPS = {3: train, 4: lambda _: run("orchestration.deploy"), 5: predict}  # each by the first chapter that needs it
 
 
 def main() -> None:
-    """Make what is missing, one thing after the other, and say what to read."""
+    """Create what is missing, step by step, and print what to read."""
     config, chapter = prepare_home(), chapter_of(sys.argv[1:], "start")
     if url := os.environ.get("PREFECT_API_URL"):
         assert_answers(url)
     dataset = sources.load_dataset(config)
-    print(f"wine      {len(dataset.table):,} rows: {dataset.why}", flush=True)
+    print(f"data      {len(dataset.table):,} rows: {dataset.why}", flush=True)
     steps = [step for first, step in STEPS.items() if chapter >= first]
-    ports = [config.mlflow_port, config.prefect_port]  # MLflow first: two that create its database at once clash
+    # MLflow first, because two processes that create its database at once clash
+    ports = [config.mlflow_port, config.prefect_port]
     ready = server(module("orchestration.up"), ports, config.local / "start.log", {})
     alone = bool(steps) and not is_up(config)
     with ready if alone else nullcontext():
@@ -65,7 +66,7 @@ def main() -> None:
             step(config)
     print(f"ready     for chapter {chapter}: read {CHAPTERS[chapter]}/README.md")
     if alone:
-        print("servers   they were started for this alone; make up starts them again")
+        print("servers   stopped again; make up starts them")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Chapter 4: the champion as a service and as a batch job."""
+"""Chapter 4: serve the champion online and in batches."""

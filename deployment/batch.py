@@ -1,13 +1,13 @@
-"""Score files of wine in the bucket with the champion.
+"""Score the files in the bucket with the champion.
 
-Put CSV or Parquet files under `incoming/` in the bucket. Each is scored in chunks, whatever its size, and lies under
-`scored/` afterwards, with the score, the quality it rounds to, the version of the model and the time on every row. A
-file that cannot be scored goes to `rejected/` with its reasons beside it, and the others are scored all the same. A
-file is scored once by each version: `wine_quality.batches` says how, and what holds when a run is killed.
+Put CSV or Parquet files under `incoming/` in the bucket. Each is scored in chunks, whatever its size, and written to
+`scored/` with the score, the rounded score, the model version and the time added to every row. A file that can't be
+scored is moved to `rejected/` together with the reasons, and the other files are scored as usual. Each version scores a
+file once: `wine_quality.batches` describes how, and what is guaranteed if a run is killed.
 
-With `WINE_WORKERS` or `WINE_DASK`, workers score the files side by side, each with the model loaded once. They know
-nothing of Prefect: a file is a task of the flow only where this process scores it. Prefect stores no arguments of a
-task whose result isn't cached, such as the open bucket.
+With `WINE_WORKERS` or `WINE_DASK`, workers score the files in parallel, and each loads the model once. They don't use
+Prefect: a file is a task of the flow only if this process scores it. Prefect doesn't store the arguments of a task
+whose result isn't cached, such as the open bucket.
 
 Run it with `make score`; the deployment `score-batches` runs it every hour.
 """
@@ -42,7 +42,7 @@ def list_incoming(bucket: Bucket) -> list[Entry]:
 
 @task(name="load the champion", task_run_name="load the champion", **RETRY_TRANSIENT)
 def load_champion(bucket: Bucket, in_process: bool) -> Shared:
-    """Return where the version that is in use scores: this process, which loads it now, or each worker."""
+    """Return the place where the champion scores: this process, which loads it now, or each worker."""
     config = settings()
     with tracking.store(config) as store:
         version = registry.champion(store)
@@ -62,7 +62,7 @@ def score(name: str, place: Shared, entry: Entry) -> Outcome:
 
 
 def score_each(engine: Engine, bucket: Bucket, entries: list[Entry]) -> list[Outcome]:
-    """Score the files, log each result and, where workers score, how far they are; return all in the order given."""
+    """Score the files, log each result and, with workers, the progress; return the results in the order given."""
     in_process = isinstance(engine, InProcess)
     place, work = load_champion(bucket, in_process), score if in_process else batches.process_on_worker
     outcomes: dict[int, Outcome] = {}
@@ -77,9 +77,9 @@ def score_each(engine: Engine, bucket: Bucket, entries: list[Entry]) -> list[Out
 
 
 def report(outcomes: list[Outcome]) -> None:
-    """Create a table artifact with a row for each file, log how many are in each state, and fail if a file failed."""
+    """Create a table artifact with a row per file, log how many are in each state, and raise if a file failed."""
     rows = [{"file": one.file, "rows": one.rows, "version": one.version, "state": one.state} for one in outcomes]
-    create_table_artifact(rows, key="scored-files", description="The result for each file under incoming/")
+    create_table_artifact(rows, key="scored-files", description="The result of each file under incoming/")
     states = Counter(one.state for one in outcomes)
     log.info("done      %s", ", ".join(f"{count} {state}" for state, count in states.items()))
     if failed := [one for one in outcomes if one.state == "failed"]:
@@ -88,7 +88,7 @@ def report(outcomes: list[Outcome]) -> None:
 
 @flow(name="score-wine-batches", flow_run_name=run_name)
 def score_wine_batches() -> list[Outcome]:
-    """Score every file under `incoming/`, and return the result for each."""
+    """Score every file under `incoming/`, and return the result of each."""
     config = settings()
     log.info("bucket    %s", bucket_line(config))
     with exclusive_lock(config.local / "batch.lock"), wine_bucket(config) as (bucket, _):

@@ -1,4 +1,4 @@
-"""The champion as it is served: looked up every few seconds, and swapped in while requests go on."""
+"""The champion: looked up by its alias every few seconds, and swapped in while requests are being answered."""
 
 import asyncio
 import ctypes
@@ -20,13 +20,13 @@ from wine_quality.scoring import Scorer, load_scorer
 
 log = logging.getLogger("wine_quality.champion")
 
-RETRY_SECONDS = 60  # seconds until a version that failed is tried again
+RETRY_SECONDS = 60  # until a version that failed to load is tried again
 NO_CHAMPION = "no version has the alias champion. Train one: make run."
 
 
 @dataclass(frozen=True)
 class FailedVersion:
-    """A version that failed, why, and until when (monotonic seconds) it is not tried again."""
+    """A version that failed to load, the reason, and when to try it again (monotonic seconds)."""
 
     version: tuple[str, str]
     why: str
@@ -34,12 +34,11 @@ class FailedVersion:
 
 
 class Champion:
-    """The version that has the alias `champion`, ready to score.
+    """The version with the alias `champion`, ready to score.
 
-    `scorer` is None until a champion is loaded. A request takes it once and stays with it: a swap puts another in its
-    place and changes nothing in the old one. `rows` are those that were logged with it, None where there are none, and
-    `since` is when it was loaded, or this object created. `problem` says why it is not the version of the alias; it is
-    empty when it is.
+    `scorer` is None until a version is loaded. A request takes it once and keeps it: a swap replaces the reference and
+    leaves the old scorer unchanged. `rows` are those logged with the version, or None, and `since` is when it was
+    loaded. `problem` says why the version that is serving isn't the one with the alias, and is empty if it is.
     """
 
     def __init__(self, config: Settings, seconds: float = 5) -> None:
@@ -47,41 +46,41 @@ class Champion:
         self.scorer: Scorer | None = None
         self.rows: RowIndex | None = None
         self.since = datetime.now(UTC)
-        self.problem = "the champion is being loaded"
+        self.problem = "the champion is still loading"
         self.failed: FailedVersion | None = None
 
-    async def watch(self) -> None:
-        """Refresh at once and then every `seconds`, on a thread, until cancelled."""
-        over = threading.Event()
+    async def poll(self) -> None:
+        """Refresh in a thread, at once and then every `seconds`, until cancelled."""
+        stopped = threading.Event()
 
-        def refresh_until_over() -> None:
-            while not over.is_set():
+        def refresh_until_stopped() -> None:
+            while not stopped.is_set():
                 self.refresh()
-                over.wait(self.seconds)
+                stopped.wait(self.seconds)
 
-        watcher = threading.Thread(target=refresh_until_over, name="champion", daemon=True)
-        watcher.start()
+        thread = threading.Thread(target=refresh_until_stopped, name="champion", daemon=True)
+        thread.start()
         try:
             await asyncio.Event().wait()
         finally:
-            over.set()
-            watcher.join(timeout=1)
+            stopped.set()
+            thread.join(timeout=1)
 
     def refresh(self) -> None:
-        """Load the version of the alias where that is another one, and swap. It takes long: not for the event loop."""
+        """Load and swap in the version with the alias if it changed. Don't call it in the event loop: it's slow."""
         try:
-            problem = self.follow()
+            problem = self.update()
         except WineError as error:
             problem = str(error)
-        except Exception:  # the watch goes on whatever happens
-            log.exception("the champion cannot be looked up")
-            problem = "the champion cannot be looked up. The log has the cause."
+        except Exception:  # polling continues whatever happens
+            log.exception("the champion can't be looked up")
+            problem = "the champion can't be looked up. See the log for the cause."
         if problem and problem != self.problem:
             log.warning("%s", problem)
         self.problem = problem
 
-    def follow(self) -> str:
-        """Serve the version of the alias; return why that cannot be, or an empty text."""
+    def update(self) -> str:
+        """Serve the version with the alias; return why that isn't possible, or an empty string."""
         with tracking.existing_store(self.config) as store:
             version = registry.champion(store)
         if version is None:
@@ -100,12 +99,12 @@ class Champion:
         return ""
 
     def swap(self, version: ModelVersion) -> None:
-        """Load a version and let it serve from now on."""
+        """Load a version and serve it from now on."""
         scorer, old = load_scorer(self.config, version), self.scorer
         if old and scorer.signature != old.signature:
             raise RegistryError(
-                f"{version.name} version {scorer.version} has another signature than version {old.version}, which "
-                "serves on. Give the alias champion to another version, or start the service anew."
+                f"{version.name} version {scorer.version} has another signature than version {old.version}, which is "
+                "still serving. Move the alias champion to another version, or restart the service."
             )
         try:
             rows = load_rows(self.config, version)
@@ -115,21 +114,21 @@ class Champion:
         self.rows, self.since, self.scorer = rows, datetime.now(UTC), scorer
         release_memory()
         if old is None:
-            change = f"version {scorer.version}, the first since the start"
+            change = f"version {scorer.version}, loaded at startup"
         elif old.version == scorer.version:
-            change = f"version {old.version} -> version {old.version} of another run, because the registry was replaced"
+            change = f"version {old.version} -> version {old.version} of another run: the registry was replaced"
         else:
-            change = f"version {old.version} -> version {scorer.version}, because the alias champion moved"
-        log.info("champion  %s %s. It scores by %s: %s", version.name, change, scorer.engine, scorer.why)
+            change = f"version {old.version} -> version {scorer.version}: the alias champion moved"
+        log.info("champion  %s %s. Engine: %s (%s)", version.name, change, scorer.engine, scorer.why)
 
 
 def release_memory() -> None:
-    """Return freed memory to the system: after a forest is loaded, glibc would hold on to hundreds of megabytes."""
+    """Return freed memory to the system: after loading a forest, glibc would retain hundreds of megabytes."""
     gc.collect()
     with suppress(AttributeError):  # other C libraries have no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def identity(one: ModelVersion | Scorer) -> tuple[str, str]:
-    """Return what a version is known by: its number alone may come again in a store that was made anew."""
+    """Return what identifies a version: a new store may reuse its number."""
     return str(one.version), str(one.run_id)

@@ -1,7 +1,7 @@
-"""Serve the champion on loopback: predictions, metrics and a page. Ctrl-C stops it.
+"""Serve the champion on loopback: predictions, metrics and a web page. Ctrl-C stops it.
 
-One process does it all: a score costs microseconds, and a request most of a hundred, so that a second one would only
-load the model again. Run it with `python -m deployment.serve`, or `make serve`.
+It runs as a single process: scoring takes microseconds and a whole request under a millisecond, so a second one would
+mostly add another copy of the model. Run it with `python -m deployment.serve`, or `make serve`.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ from wine_quality.processes import companion, module
 
 try:
     from uvloop import new_event_loop
-except ImportError:  # there is none for Windows
+except ImportError:  # not available on Windows
     from asyncio import new_event_loop
 
-MAX_CONNECTIONS = 512  # below the 1,024 files that a process may usually hold open
-GRACE_SECONDS = 3  # seconds that requests under way have when the service stops
+MAX_CONNECTIONS = 512  # below the usual limit of 1,024 open files per process
+GRACE_SECONDS = 3  # for requests in progress when the service stops
 
 
 def serve(config: Settings) -> None:
-    """Serve until Ctrl-C, with a line for each swap of the champion and each trouble."""
+    """Serve until Ctrl-C, and log each swap of the champion and each problem."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     check_port(config.serve_port)
     with shadowing(config):
@@ -45,7 +45,7 @@ def serve(config: Settings) -> None:
 
 @contextmanager
 def shadowing(config: Settings) -> Iterator[None]:
-    """Run the challenger in the shadow of the service, unless it is switched off."""
+    """Run the shadow next to the service, unless it's switched off."""
     if not config.shadow:
         yield
         return
@@ -75,12 +75,12 @@ def serve_until_stopped(config: Settings) -> None:
 
 
 def check_port(port: int) -> None:
-    """Raise where something listens on the port: the server itself would share the port with it.
+    """Check that the port is free, because the server itself would share it with another process.
 
     Raises
     ------
     SettingsError
-        The port is taken, or not ours to take.
+        The port is in use, or may not be used.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -88,13 +88,13 @@ def check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise SettingsError(
-                f"port {port} is not available ({error.strerror}). Stop what listens there (another make serve?) or "
-                "set WINE_SERVE_PORT."
+                f"port {port} is not available ({error.strerror}). Stop the process that uses it (another make serve?) "
+                "or set WINE_SERVE_PORT."
             ) from None
 
 
 def http_server(config: Settings) -> Server:
-    """Return the server: quiet but for errors, and with a limit to all that a client may hold on to."""
+    """Return the server, which logs only errors and limits what a client can occupy."""
     return Server(
         app(config),
         port=config.serve_port,
@@ -111,7 +111,7 @@ def http_server(config: Settings) -> Server:
 
 
 async def run(server: Server, stop: asyncio.Event) -> None:
-    """Serve until the event, say where as soon as it answers, and let requests under way end."""
+    """Serve until the event is set, print the address once the service is up, and let requests in progress finish."""
     serving, stopping = asyncio.create_task(server.serve()), asyncio.create_task(stop.wait())
     announcing = asyncio.create_task(announce(server.bind_port))
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -122,10 +122,10 @@ async def run(server: Server, stop: asyncio.Event) -> None:
 
 
 async def announce(port: int) -> None:
-    """Say where the service is once it answers."""
+    """Print the address of the service once it's up."""
     while not listens(port):
         await asyncio.sleep(0.05)
-    print(f"serve     http://127.0.0.1:{port}, and how to ask at /docs", flush=True)
+    print(f"serve     http://127.0.0.1:{port} (API documentation: /docs)", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The champion as a service: it scores a wine and stores the prediction.
+"""The service: it scores samples with the champion and stores the predictions.
 
-`limits` and `telemetry` see a request first. Its body is checked against the ranges of the schema (`schemas`) and
-scored by the current champion (`champion`), and the prediction is stored before the response leaves
-(`wine_quality.predictions`). The response names the version. The version may change between two requests but not within
-one, because each takes the champion once.
+A request first passes `limits` and `telemetry`. Its body is validated against the ranges of the schema (`schemas`) and
+scored by the current champion (`champion`), and the prediction is stored before the response is sent
+(`wine_quality.predictions`). The response names the version. It can't change during a request, because each request
+takes the champion once.
 
-Besides predictions there are endpoints for an operator (health, metrics, the model), and a page for people that
-compares a wine with the nearest rows of the dataset (`neighbours`).
+There are also endpoints for operations (health, metrics, the model), and a web page that compares a sample with the
+nearest rows of the dataset (`neighbours`).
 """
 
 import gc
@@ -34,7 +34,7 @@ from deployment import schemas
 from deployment.champion import Champion
 from deployment.limits import BodyLimit, HeadAsGet
 from deployment.neighbours import Curves, Neighbours, Ranges, RowIndex
-from deployment.openapi import DESCRIPTION, ERROR_RESPONSES, ONE_WINE, SOME_WINES
+from deployment.openapi import DESCRIPTION, ERROR_RESPONSES, ONE_OR_MORE_SAMPLES, ONE_SAMPLE
 from deployment.schemas import (
     CategoryColumn,
     ModelInfo,
@@ -44,8 +44,8 @@ from deployment.schemas import (
     PreviewResponse,
     Readiness,
     RequestError,
+    Sample,
     Score,
-    Wine,
 )
 from deployment.telemetry import MetricsMiddleware, Telemetry
 from wine_quality.config import Settings
@@ -55,13 +55,13 @@ from wine_quality.schema import FEATURES, MEASUREMENTS, TYPES
 from wine_quality.scoring import Scorer
 
 PAGE = Path(__file__).with_name("page")
-SMALL = 8 * 2**10  # bytes of a body, some 30 wines: a millisecond or so, too short for a thread
+SMALL = 8 * 2**10  # bytes of a body, some 30 samples: scored in a millisecond or so, not worth a thread
 FOLDERS = re.compile(r"(?<![\w.])(\w+:)?/[^\s'\"]*/")
 LIVE = {"status": "live"}
 
 
 class Service:
-    """What the routes share, and the routes themselves."""
+    """The routes and their shared state."""
 
     def __init__(self, config: Settings) -> None:
         self.name = config.registered_model
@@ -72,80 +72,80 @@ class Service:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        """Load the champion and watch it as long as the app runs; close the store of predictions at its end."""
+        """Load the champion and keep it up to date while the app runs; close the prediction store when it stops."""
         await run_in_threadpool(self.champion.refresh)
         gc.collect()
-        gc.freeze()  # looking through all that was imported would stop every request for a quarter of a second
+        gc.freeze()  # a collection of all imported objects would block requests for a quarter of a second
         with closing(self.predictions), self.threads:
             async with TaskGroup() as group:
-                watching = group.create_task(self.champion.watch())
+                polling = group.create_task(self.champion.poll())
                 yield
-                watching.cancel()
+                polling.cancel()
 
     async def predict(self, request: Request) -> Response:
-        """Score one wine, or a list of up to 5,000.
+        """Score one sample, or a list of up to 5,000, and store the predictions.
 
-        Every field must be there; a measurement that was not taken is null, and counts as the mean of the
-        wines that the model was trained on.
-        The response names the version of the model and each prediction, and says whether it is stored.
+        All fields are required. If a measurement wasn't taken, send null: the model uses the mean of its training set.
+        The response has the model version, the id of each prediction, and whether they are stored.
         """
         body, scorer = await json_body(request), self.scorer()
         if scorer.engine == "onnx" and len(body) <= SMALL:
-            answer = self.predict_json(body, scorer)
+            response = self.predict_json(body, scorer)
         else:
-            answer = await get_running_loop().run_in_executor(self.threads, self.predict_json, body, scorer)
-        return Response(answer, media_type="application/json")
+            response = await get_running_loop().run_in_executor(self.threads, self.predict_json, body, scorer)
+        return Response(response, media_type="application/json")
 
     def scorer(self) -> Scorer:
-        """Return the champion as it is now."""
+        """Return the current champion, or raise a `RequestError` if none is loaded."""
         if scorer := self.champion.scorer:
             return scorer
         raise RequestError(503, f"no model is loaded: {self.problem()}")
 
     def problem(self) -> str:
-        """Return what is wrong with the champion, without the folders of this machine, which the log alone tells."""
+        """Return what is wrong with the champion, without the folders of this machine; the log has those."""
         return FOLDERS.sub("", self.champion.problem)
 
     def predict_json(self, body: bytes, scorer: Scorer) -> bytes:
-        """Score the wines of a body, write the predictions down, and return what is answered, as JSON."""
+        """Score the samples in a body, store the predictions, and return the response as JSON."""
         many = schemas.is_list(body)
-        rows = schemas.some_wines(body) if many else [schemas.one_wine(body)]
-        scores, now = self.scores(rows, scorer), datetime.now(UTC)
+        samples = schemas.parse_samples(body) if many else [schemas.parse_sample(body)]
+        scores, now = self.scores(samples, scorer), datetime.now(UTC)
         predictions = [
-            Prediction(str(uuid4()), now, scorer.version, wine, score["score"], score["low"], score["high"])
-            for wine, score in zip(rows, scores, strict=True)
+            Prediction(str(uuid4()), now, scorer.version, sample, score["score"], score["low"], score["high"])
+            for sample, score in zip(samples, scores, strict=True)
         ]
         source = {"version": scorer.version, "stored": self.predictions.add(predictions)}
         self.telemetry.count_predictions(len(predictions), source["stored"])
         scored = [{**score, "id": one.id} for one, score in zip(predictions, scores, strict=True)]
         return to_json({"predictions": scored, **source} if many else {**scored[0], **source})
 
-    def scores(self, rows: list[Wine], scorer: Scorer) -> list[Score]:
-        """Score rows and count them."""
-        self.telemetry.count_rows(scorer.engine, len(rows))
-        return schemas.scores(scorer.score_with_interval(schemas.to_matrix(rows)))
+    def scores(self, samples: list[Sample], scorer: Scorer) -> list[Score]:
+        """Score samples and count them."""
+        self.telemetry.count_rows(scorer.engine, len(samples))
+        return schemas.scores(scorer.score_with_interval(schemas.to_matrix(samples)))
 
     async def preview(self, request: Request) -> PreviewResponse:
-        """Score one wine and store nothing, to try out what the model says.
+        """Score one sample without storing the prediction.
 
-        The page asks here. Monitoring sees what `/predict` stores, so nothing that is only tried out looks like drift.
+        Use it for experiments: monitoring only sees what `/predict` stores, so they can't look like drift. The web
+        page uses it, too.
         """
-        wine, scorer = schemas.one_wine(await json_body(request)), self.scorer()
-        (score,) = await get_running_loop().run_in_executor(self.threads, self.scores, [wine], scorer)
+        sample, scorer = schemas.parse_sample(await json_body(request)), self.scorer()
+        (score,) = await get_running_loop().run_in_executor(self.threads, self.scores, [sample], scorer)
         return {**score, "version": scorer.version, "stored": False}
 
     async def nearest(self, request: Request) -> Neighbours:
-        """Find the five rows of the champion's dataset that are the most like a wine."""
-        wine = schemas.one_wine(await json_body(request))
-        return await run_in_threadpool(self.rows().nearest, wine)
+        """Find the five rows of the champion's dataset that are most similar to a sample."""
+        sample = schemas.parse_sample(await json_body(request))
+        return await run_in_threadpool(self.rows().nearest, sample)
 
     async def curves(self, request: Request) -> Curves:
-        """Score a wine as it would be with other values of each measurement, one at a time, and store nothing."""
-        wine, scorer, rows = schemas.one_wine(await json_body(request)), self.scorer(), self.rows()
-        return await get_running_loop().run_in_executor(self.threads, rows.curves, wine, scorer)
+        """Score a sample while varying one measurement at a time, without storing the predictions."""
+        sample, scorer, rows = schemas.parse_sample(await json_body(request)), self.scorer(), self.rows()
+        return await get_running_loop().run_in_executor(self.threads, rows.curves, sample, scorer)
 
     async def ranges(self) -> Ranges:
-        """Return the usual range of each feature in the champion's dataset."""
+        """Return the typical range of each measurement in the champion's dataset."""
         return self.rows().ranges()
 
     def rows(self) -> RowIndex:
@@ -153,11 +153,11 @@ class Service:
         version = self.scorer().version
         if rows := self.champion.rows:
             return rows
-        line = f"version {version} was logged without its rows, so nothing can be compared. Train again: make run"
+        line = f"version {version} was logged without its rows, so there's nothing to compare. Train again: make run"
         raise RequestError(503, line)
 
     async def model(self) -> ModelInfo:
-        """Tell which version is serving, and what it takes."""
+        """Return which version is serving, and its input columns."""
         scorer = self.scorer()
         return {
             "name": self.name,
@@ -170,11 +170,11 @@ class Service:
         }
 
     async def health(self) -> dict[str, str]:
-        """Answer as long as the process runs."""
+        """Return 200 as long as the process is alive."""
         return LIVE
 
     async def ready(self, response: Response) -> Readiness:
-        """Tell whether wines can be scored, and by the version that they should be scored by."""
+        """Return whether the service can score, and whether it does so with the current champion."""
         problem = self.problem()
         if not self.champion.scorer:
             response.status_code = 503
@@ -182,24 +182,24 @@ class Service:
         return {"status": "amber", "reason": problem} if problem else {"status": "green"}
 
     async def metrics(self) -> Response:
-        """Tell Prometheus what happened since the start."""
+        """Return the metrics since the start, in the format of Prometheus."""
         return Response(self.telemetry.page(self.champion.scorer), media_type=CONTENT_TYPE_LATEST)
 
 
 class DirectEndpoint:
-    """Call the endpoint of one POST route past the framework, whose routing takes longer than all the rest.
+    """Call the endpoint of a POST route directly, because FastAPI's routing takes longer than everything else.
 
-    The framework has the same route, so that /docs describes it.
+    FastAPI has the same route, so that /docs describes it.
     """
 
     def __init__(self, app: ASGIApp, path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
         self.app, self.path, self.endpoint = app, path, endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request to the endpoint, and pass on any other."""
+        """Respond to a request to the endpoint, and pass on any other."""
         if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", self.path):
             return await self.app(scope, receive, send)
-        scope["route"] = self  # its path is what the metrics count by
+        scope["route"] = self  # the metrics are labelled by its path
         request = Request(scope, receive)
         try:
             response = await self.endpoint(request)
@@ -217,7 +217,7 @@ def app(config: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=service.running,
         swagger_ui_parameters={"validatorUrl": None},
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # each looks into the environment at a request
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # each reads the environment at every request
     )
     add_routes(api, service)
     api.exception_handler(RequestError)(on_request_error)
@@ -232,42 +232,42 @@ def app(config: Settings) -> FastAPI:
 
 
 def add_routes(api: FastAPI, service: Service) -> None:
-    """Name the paths, straight on the app: a router that is included costs each request 10 µs."""
-    wine: dict[str, Any] = {"tags": ["wine"]}
-    operation: dict[str, Any] = {"tags": ["operation"]}
-    post: dict[str, Any] = {**wine, "methods": ["POST"], "responses": ERROR_RESPONSES}
+    """Add the routes directly to the app: an included router would add 10 µs to each request."""
+    scoring: dict[str, Any] = {"tags": ["scoring"]}
+    operations: dict[str, Any] = {"tags": ["operations"]}
+    post: dict[str, Any] = {**scoring, "methods": ["POST"], "responses": ERROR_RESPONSES}
     either = PredictionResponse | PredictionsResponse
-    api.add_api_route("/predict", service.predict, response_model=either, openapi_extra=SOME_WINES, **post)
-    api.add_api_route("/preview", service.preview, response_model=PreviewResponse, openapi_extra=ONE_WINE, **post)
-    api.add_api_route("/nearest", service.nearest, response_model=Neighbours, openapi_extra=ONE_WINE, **post)
-    api.add_api_route("/curves", service.curves, response_model=Curves, openapi_extra=ONE_WINE, **post)
-    api.add_api_route("/wines/ranges", service.ranges, **wine)
-    api.add_api_route("/model", service.model, responses={503: ERROR_RESPONSES[503]}, **operation)
-    api.add_api_route("/health", service.health, **operation)
-    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Readiness}}, **operation)
-    api.add_api_route("/metrics", service.metrics, response_class=PlainTextResponse, **operation)
+    api.add_api_route("/predict", service.predict, response_model=either, openapi_extra=ONE_OR_MORE_SAMPLES, **post)
+    api.add_api_route("/preview", service.preview, response_model=PreviewResponse, openapi_extra=ONE_SAMPLE, **post)
+    api.add_api_route("/nearest", service.nearest, response_model=Neighbours, openapi_extra=ONE_SAMPLE, **post)
+    api.add_api_route("/curves", service.curves, response_model=Curves, openapi_extra=ONE_SAMPLE, **post)
+    api.add_api_route("/ranges", service.ranges, **scoring)
+    api.add_api_route("/model", service.model, responses={503: ERROR_RESPONSES[503]}, **operations)
+    api.add_api_route("/health", service.health, **operations)
+    api.add_api_route("/health/ready", service.ready, responses={503: {"model": Readiness}}, **operations)
+    api.add_api_route("/metrics", service.metrics, response_class=PlainTextResponse, **operations)
     for name in ("index.html", "page.css", "page.js", "icon.svg"):
         api.add_api_route(f"/{name}", file(name), include_in_schema=False)
     api.add_api_route("/", file("index.html"), include_in_schema=False)
 
 
 async def json_body(request: Request) -> bytes:
-    """Return the body of a request that says it is JSON: no page of another site can send such a one unasked."""
+    """Return the body of a request whose content type is JSON, which a page of another site can't send unnoticed."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        line = "the body is not said to be JSON. Send it with the header Content-Type: application/json"
+        line = "the content type isn't JSON. Send the header Content-Type: application/json"
         raise RequestError(415, line)
     return await request.body()
 
 
 def column(name: str) -> CategoryColumn | NumberColumn:
-    """Return what a column of the model may hold."""
+    """Return the description of an input column of the model."""
     if name == "type":
         return CategoryColumn(name=name, values=TYPES)
     return NumberColumn(name=name, **asdict(MEASUREMENTS[name]))
 
 
 def file(name: str) -> Callable[[], Awaitable[FileResponse]]:
-    """Return a route that gives one file of the page, which may ask this service alone for more."""
+    """Return a route that serves a file of the web page, which may only send requests to this service."""
 
     async def respond() -> FileResponse:
         return FileResponse(PAGE / name, headers={"Content-Security-Policy": "default-src 'self'"})
@@ -276,17 +276,17 @@ def file(name: str) -> Callable[[], Awaitable[FileResponse]]:
 
 
 async def on_request_error(_: Request, error: RequestError) -> Response:
-    """Answer what is wrong with a request."""
+    """Respond with the problems of a request."""
     return Response(error.body(), error.status, media_type="application/json")
 
 
 async def on_http_error(request: Request, error: HTTPException) -> Response:
-    """Answer a request to a path or by a method that there is not."""
-    line = {404: "nothing is here. The paths are in /docs", 405: f"{request.method} is not for this path. See /docs"}
+    """Respond to a request with an unknown path or method."""
+    line = {404: "no such path. See /docs", 405: f"this path doesn't allow {request.method}. See /docs"}
     response = RequestError(error.status_code, line.get(error.status_code, error.detail))
     return Response(response.body(), error.status_code, error.headers, media_type="application/json")
 
 
 async def on_error(request: Request, _: Exception) -> Response:
-    """Answer what should never happen; the cause is on the server's screen and not for the asker."""
-    return await on_request_error(request, RequestError(500, "the service failed. Its log has the cause"))
+    """Respond to an unexpected error; its cause is for the server's log, not for the client."""
+    return await on_request_error(request, RequestError(500, "internal error. See the log of the service"))

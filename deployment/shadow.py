@@ -1,8 +1,8 @@
-"""The challenger in the shadow of the champion: it scores what was answered, for comparison, and is never served.
+"""Shadow deployment: the challenger scores the champion's requests for comparison, and its scores are never returned.
 
-It is a process of its own beside the service, at the lowest priority, and takes the stored predictions from their
-database. So an answer never waits for it, and nothing is lost where it falls behind. `make serve` starts it, unless
-`WINE_SHADOW` is off; `wine_quality.shadow` has the comparison, and chapter 5 acts on it.
+It's a separate process with the lowest priority, which reads the stored predictions from their database. So no response
+waits for it, and it misses none if it falls behind. `make serve` starts it, unless `WINE_SHADOW` is off;
+`wine_quality.shadow` compares the versions, and chapter 5 acts on the result.
 """
 
 import logging
@@ -21,13 +21,13 @@ from wine_quality.scoring import Scorer, load_scorer
 
 log = logging.getLogger("wine_quality.shadow")
 
-LOWEST = 19  # priority, as `nice` has it
-ROWS = 1_000  # that are scored at once
-SECONDS = 2.0  # between two looks where nothing is to be done
+LOWEST = 19  # priority, as a nice value
+ROWS = 1_000  # scored at once
+SECONDS = 2.0  # between two checks if there's nothing to score
 
 
 class Shadow:
-    """Follows the alias `challenger`; `scorer` is its version, None if there is none."""
+    """Scores with the version that has the alias `challenger`; `scorer` is None if there is none."""
 
     def __init__(self, config: Settings) -> None:
         self.config, self.database = config, Database(config.predictions_uri)
@@ -35,7 +35,7 @@ class Shadow:
         self.outage = Outage("shadow")
 
     def run(self, seconds: float = SECONDS) -> None:
-        """Score for ever, at most half of the time; what fails is tried again."""
+        """Score forever, idle at least half of the time, and retry after an error."""
         while True:
             started = time.monotonic()
             try:
@@ -55,7 +55,7 @@ class Shadow:
             return 0
         if self.scorer is None or self.scorer.run_id != challenger.run_id:
             self.scorer = load_scorer(self.config, challenger)
-            log.info("shadow    %s version %s, by %s", challenger.name, challenger.version, self.scorer.engine)
+            log.info("shadow    %s version %s, engine: %s", challenger.name, challenger.version, self.scorer.engine)
         since, versions = registry.registered_at(challenger), (str(champion.version), self.scorer.version)
         rows = shadow.unscored(self.config.predictions_uri, *versions, since, ROWS)
         if len(rows):
@@ -65,7 +65,7 @@ class Shadow:
 
 
 def main() -> None:
-    """Score in the shadow until this process is ended."""
+    """Score in the shadow until this process is stopped."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     os.nice(LOWEST)
     Shadow(settings()).run()

@@ -49,15 +49,15 @@ PREFECT = {
     "prefect-details": Page("/runs/flow-run/{run}?tab=Details", "^Retries$", height=TALL, top="^Logs$"),
     "prefect-logs": Page("/runs/flow-run/{subflow}", r"score\s+on", height=TALL, top=r"baseline\s+cached"),
     "prefect-work-pool": Page("/work-pools/work-pool/wine", "Concurrency Limit"),
-    "prefect-block": Page("/blocks/block/{block}", "wine-credentials", 980, 480),
+    "prefect-block": Page("/blocks/block/{block}", "wine-credentials", 980, 496, grows=False),
 }
 REASON = "Its errors by slice are acceptable."  # of the approval
 APPROVAL = {"prefect-approval": Page("/runs/flow-run/{run}", "Paused", height=700, clicks=("Resume",))}
 MODEL_CARD = {"mlflow-model-card": Page("/#/models/wine-quality/versions/1", "champion", height=728, grows=False)}
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
-SERVICE = {"service-page": Page("/", "Tasters gave", height=980)}
+SERVICE = {"service-page": Page("/", "Largest difference", height=980)}
 MONITORED = "week 24"
-MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", 1600, 980)}
+MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", 1600, 1140)}
 DRIFT = {"evidently-report": Page("/drift-report.html", "Drift", 1100, 900)}  # a file that notebook 9 leaves
 
 DASK = {"dask-dashboard": Page("/status", "Status", 1280, 800, seconds=60)}

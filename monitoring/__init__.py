@@ -1,1 +1,1 @@
-"""Chapter 5: the model in use is monitored, and retrained if that may help."""
+"""Chapter 5: monitor the champion, and retrain when new labels may improve it."""

@@ -1,6 +1,6 @@
-"""Notify people: a line in the log and an artifact in Prefect each time, and a webhook if one is set.
+"""Notify people by a log line and a Prefect artifact for every alert, and by a webhook if one is set.
 
-The webhook is sent only what is new, because nobody reads an alert that repeats itself every week.
+The webhook is called only for new kinds of alerts, because people stop reading alerts that repeat every week.
 """
 
 import logging
@@ -17,13 +17,13 @@ from wine_quality.config import settings
 from wine_quality.errors import AlertError
 from wine_quality.templates import render
 
-TIMEOUT = 3.0  # seconds that a webhook has to respond
+TIMEOUT = 3.0  # seconds to wait for a webhook's response
 
 log = logging.getLogger("wine_quality.monitor")
 
 
 def publish(record: Record) -> None:
-    """Log the alerts of a run, and leave them as an artifact."""
+    """Log the alerts of a monitoring run and publish them as an artifact."""
     for alert in record.alerts:
         log.warning("%-9s %s", alert.kind, alert.message)
     text = render("alert.md.j2", record=record)
@@ -31,7 +31,7 @@ def publish(record: Record) -> None:
 
 
 def payload(record: Record) -> dict[str, object]:
-    """Return what a webhook is sent: `text`, which chat programs show, and the alerts for programs."""
+    """Return the JSON for a webhook: `text` for chat apps, and the alerts as data for other programs."""
     lines = [f"wine-quality, {record.result.name}", *map(str, record.alerts), f"Outcome: {record.outcome}."]
     return {
         "text": "\n".join(lines),
@@ -50,10 +50,10 @@ def payload(record: Record) -> dict[str, object]:
     **UNCACHED,
 )
 def send_webhook(content: dict[str, object]) -> None:
-    """Post JSON to `WINE_WEBHOOK`. The address may contain a secret, so no parameter and no error shows it."""
+    """Post JSON to `WINE_WEBHOOK`. The URL may contain a secret, so it isn't a parameter and no error shows it."""
     try:
         httpx.post(settings().webhook.get_secret_value(), json=content, timeout=TIMEOUT).raise_for_status()
     except httpx.HTTPStatusError as error:
-        raise AlertError(f"the webhook answered {error.response.status_code}. Fix WINE_WEBHOOK.") from None
+        raise AlertError(f"the webhook answered {error.response.status_code}. Check WINE_WEBHOOK.") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise AlertError(f"the webhook does not answer ({type(error).__name__}). Fix WINE_WEBHOOK.") from None
+        raise AlertError(f"the webhook didn't answer ({type(error).__name__}). Check WINE_WEBHOOK.") from None

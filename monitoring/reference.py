@@ -1,7 +1,8 @@
-"""The reference of monitoring: the champion's own rows, or what it scored in its first weeks.
+"""The reference window of monitoring: the champion's training data, or the rows that it scored in its first weeks.
 
-A version that replaced another was trained on rows of before and after a shift, a mix that does not arrive any more. So
-for such a version the predictions of its first monitoring runs become the reference, once there are enough of these.
+A version that replaced an earlier champion was usually trained on rows from before and after a shift, so its training
+data no longer looks like the incoming data. The rows from its first monitoring runs therefore become its reference, as
+soon as there are enough runs.
 """
 
 from dataclasses import dataclass
@@ -20,16 +21,17 @@ from wine_quality.files import atomic_write
 from wine_quality.schema import TARGET, to_matrix
 from wine_quality.scoring import load_scorer
 from wine_quality.splits import row_keys
-from wine_quality.tables import read_table
+from wine_quality.tables import read_back, read_table
 from wine_quality.thresholds import REFERENCE_WEEKS
-from wine_quality.tracking import TRAINED_ON, WINES
+from wine_quality.tracking import ROWS_FILE, TRAINED_ON
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A version of the model, and the table of its training set and gate set with its `score`, NaN in the former.
+    """The champion's version, and a table of its training set and gate set.
 
-    `replaced` is the version that was champion before it, empty for the first.
+    The column `score` has its predictions for the gate set, and NaN for the training set. `replaced` is the previous
+    champion's version, empty if this is the first champion.
     """
 
     version: str
@@ -42,9 +44,9 @@ class Reference:
         return float(np.sqrt(((self.table[SCORE] - self.table[TARGET]) ** 2).mean()))
 
     def window(self, url: str, earlier: list[Record]) -> tuple[pd.DataFrame, str]:
-        """Return the table that new rows are compared with, and what it is.
+        """Return the reference window as a table, and its name.
 
-        `url` is the address of the predictions, and `earlier` has the records of the runs before.
+        `url` is the address of the predictions' database, and `earlier` has the records of earlier runs.
         """
         first = [record for record in earlier if record.result.version == self.version][:REFERENCE_WEEKS]
         if not self.replaced or len(first) < REFERENCE_WEEKS:
@@ -55,9 +57,9 @@ class Reference:
 
 
 def load_reference(config: Settings) -> Reference:
-    """Return the champion and its data, which are computed once for each version and cached as a file.
+    """Return the champion with its data, which is computed once for each version and then cached in a file.
 
-    Raise a `RegistryError` if there is no champion, or it does not load, or MLflow does not have its rows.
+    Raise `RegistryError` if there is no champion, if it can't be loaded, or if MLflow doesn't have its data.
     """
     with tracking.store(config) as store:
         version = registry.champion(store)
@@ -67,19 +69,18 @@ def load_reference(config: Settings) -> Reference:
     if not path.is_file():
         with atomic_write(path) as part:
             reference_table(config, version, part.parent).to_csv(part, index=False)
-    table = pd.read_csv(path, float_precision="round_trip")
-    return Reference(str(version.version), table, version.tags.get(registry.REPLACED, ""))
+    return Reference(str(version.version), read_back(path), version.tags.get(registry.REPLACED, ""))
 
 
 def reference_table(config: Settings, version: ModelVersion, folder: Path) -> pd.DataFrame:
-    """Return a version's rows, with its scores of those in the gate set."""
+    """Return the rows of a version's training set and gate set, with its scores for the gate set."""
     run_id = str(version.run_id)
     with tracking.store(config) as store:
         trained_on = store.read_text(run_id, TRAINED_ON).split()
-        if WINES not in {file.path for file in store.client.list_artifacts(run_id)}:
+        if ROWS_FILE not in {file.path for file in store.client.list_artifacts(run_id)}:
             about = f"{version.name} version {version.version}"
-            raise RegistryError(f"{about} has no {WINES} in MLflow. Train again: make run.")
-        path = store.download(f"runs:/{run_id}/{WINES}", folder)
+            raise RegistryError(f"{about} has no {ROWS_FILE} in MLflow. Train again: make run.")
+        path = store.download(f"runs:/{run_id}/{ROWS_FILE}", folder)
     table = read_table(path, both_types=False).reset_index(drop=True)
     gate_set = ~row_keys(table).isin(trained_on)
     scores = load_scorer(config, version).score(to_matrix(table.loc[gate_set]))

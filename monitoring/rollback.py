@@ -1,6 +1,7 @@
-"""Give the alias `champion` back to the version that had it before, if a new champion turns out to be a mistake.
+"""Roll back to the previous champion if promoting the current one was a mistake.
 
-The service loads it within ten seconds. Run it with `python -m monitoring.rollback`, or `make rollback`.
+The alias `champion` moves back, and the service loads that version within ten seconds. Run it with
+`python -m monitoring.rollback` or `make rollback`.
 """
 
 import sys
@@ -11,13 +12,13 @@ from wine_quality.config import settings
 
 
 def main() -> None:
-    """Roll back, and print from which version to which."""
+    """Roll back, and print which version is champion now and which was before."""
     config = settings()
     with tracking.store(config) as store:
         before = registry.champion(store)
         now = registry.rollback(store)
-    assert before, "else the rollback has failed"
-    print(f"rollback  {config.registered_model}: version {now} is champion again, version {before.version} was")
+    assert before, "a rollback without a champion raises an error"
+    print(f"rollback  {config.registered_model}: version {now} is champion again, in place of version {before.version}")
 
 
 if __name__ == "__main__":

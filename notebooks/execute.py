@@ -1,7 +1,7 @@
 """Execute the notebooks in order, on the dataset that `WINE_DATA` names: `make notebooks`.
 
-A notebook is written back only if every cell ran without an error and wrote nothing to stderr. What differs from
-machine to machine is removed, so the same code and the same dataset give the same bytes.
+A notebook is written back only if every cell runs without an error and writes nothing to stderr. Machine-specific
+metadata is removed, so the same code and the same dataset give the same bytes.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib.font_manager  # noqa: F401  (builds the font cache here, because in a notebook it would be reported on stderr)
+import matplotlib.font_manager  # noqa: F401  (builds the font cache here; in a notebook that would be reported on stderr)
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -25,7 +25,7 @@ from wine_quality.errors import NotebookError
 from wine_quality.files import atomic_write
 
 CHAPTERS = ("notebooks", "experiment_tracking", "orchestration", "deployment", "monitoring", "scaling")
-WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar, of no use once the notebook is stored
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar, useless in a stored notebook
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -33,14 +33,14 @@ METADATA = {
 
 
 def execute(notebook: NotebookNode, path: Path) -> None:
-    """Run all cells of a notebook in a fresh kernel in the notebook's folder, and store their outputs in it.
+    """Run all cells of a notebook in a fresh kernel, in the notebook's folder, and store their outputs in the notebook.
 
     Raises `NotebookError` if a cell fails or writes to stderr, or if the kernel dies.
     """
 
     def failure(cell: int, what: str) -> NotebookError:
         place = f"{path.name}, cell [{cell}]"
-        return NotebookError(f"{place}: {what}. The file is as it was; fix the cause and run again.")
+        return NotebookError(f"{place}: {what}. The notebook file is unchanged; fix the cause and run again.")
 
     started, on_interrupt = [], signal.getsignal(signal.SIGINT)
     log = settings().local / "notebooks.log"
@@ -74,7 +74,7 @@ def execute(notebook: NotebookNode, path: Path) -> None:
 
 
 def restore_interrupts(handler: Any) -> None:
-    """Let Ctrl-C stop this program again: nbclient's own handler only stops the kernel, which then looks dead."""
+    """Let Ctrl-C stop this program again: nbclient's handler only stops the kernel, which then seems to have died."""
     asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
     signal.signal(signal.SIGINT, handler)
 
@@ -85,7 +85,7 @@ def all_notebooks() -> list[Path]:
 
 
 def run() -> None:
-    """Execute the notebooks named on the command line, by default all, and write each back when it's done."""
+    """Execute the notebooks named on the command line, by default all, and write each back when it has run."""
     for path in [Path(name).resolve() for name in sys.argv[1:]] or all_notebooks():
         started = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)

@@ -1,8 +1,8 @@
-"""A person's approval before a promotion, where `WINE_APPROVAL=manual`.
+"""A person's approval before a promotion, if `WINE_APPROVAL=manual`.
 
 The training run pauses at its end, and Prefect's page shows the model card. If you resume the run, the version is
-promoted; if you cancel it or let the time run out, it is rejected. Meanwhile the registry isn't locked, so other runs
-go on.
+promoted; if you cancel it or let the time run out, it is rejected. The registry isn't locked in the meantime, so
+other runs can go on.
 """
 
 import logging

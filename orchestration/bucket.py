@@ -29,7 +29,7 @@ CLIENT = {
 
 @contextmanager
 def wine_bucket(config: Settings) -> Iterator[tuple[Bucket, str]]:
-    """Yield the bucket and a phrase that says where it is; the laptop's own server is started if necessary."""
+    """Yield the bucket and a phrase that says where it is; start the S3 server on this machine if necessary."""
     bucket, _ = chosen(config)
     with ExitStack() as servers:
         if bucket is None:
@@ -47,7 +47,7 @@ def bucket_line(config: Settings) -> str:
 
 
 def chosen(config: Settings) -> tuple[S3Bucket | None, str]:
-    """Return the bucket to use, None for the laptop's own, and why."""
+    """Return the bucket to use, or None for the local one, and why."""
     if saved := saved_bucket():
         endpoint, ignored = first_set(ENDPOINTS), []
         if is_named(config) and config.bucket != saved.bucket_name:
@@ -59,11 +59,11 @@ def chosen(config: Settings) -> tuple[S3Bucket | None, str]:
     if names := named_by(config):
         return bucket_of_environment(config), f"set by {names}"
     account = first_set(ACCOUNTS)
-    return None, f"{account} alone names no bucket; set WINE_BUCKET to use it" if account else "no other one is set"
+    return None, f"{account} alone names no bucket; set WINE_BUCKET to use it" if account else "no other bucket is set"
 
 
 def saved_bucket() -> S3Bucket | None:
-    """Return the bucket of the block, or None where there is no such block; raise a `StorageError` if it is broken."""
+    """Return the bucket of the block, or None if there is no such block; raise a `StorageError` if it is broken."""
     try:
         return S3Bucket.load(BLOCK)  # pyright: ignore[reportReturnType]
     except ValueError as error:
@@ -75,8 +75,8 @@ def saved_bucket() -> S3Bucket | None:
 def named_by(config: Settings) -> str | None:
     """Return the environment variables that name a bucket elsewhere.
 
-    Amazon is used only where `WINE_BUCKET` names the bucket: keys or a profile that you exported for other work must
-    not send a push to somebody's `wine-quality`.
+    Amazon is used only if `WINE_BUCKET` names the bucket. Keys or a profile that you exported for other work must not
+    push to somebody else's bucket `wine-quality`.
     """
     account = first_set(ACCOUNTS)
     return first_set(ENDPOINTS) or (f"WINE_BUCKET and {account}" if account and is_named(config) else None)
@@ -93,7 +93,7 @@ def first_set(names: tuple[str, ...]) -> str | None:
 
 
 def bucket_of_environment(config: Settings) -> S3Bucket | None:
-    """Return the bucket that the environment names, or None; boto3 looks up what is not set in its usual places."""
+    """Return the bucket that the environment names, or None; boto3 looks for missing values in its usual places."""
     if not named_by(config):
         return None
     return s3_bucket(
@@ -112,7 +112,7 @@ def bucket_at(server: Endpoint, config: Settings) -> S3Bucket:
 
 
 def s3_bucket(config: Settings, url: str | None, region: str = REGION, **keys: Any) -> S3Bucket:
-    """Return a bucket by the address of its server, None for Amazon's own."""
+    """Return a bucket on the server at `url`, or on Amazon if that is None."""
     client = AwsClientParameters(endpoint_url=url, config=CLIENT)
     credentials = AwsCredentials(region_name=region, aws_client_parameters=client, **keys)
     return S3Bucket(bucket_name=config.bucket, credentials=credentials)
@@ -124,12 +124,12 @@ def laptop(config: Settings) -> Endpoint:
 
 
 def address_of(bucket: S3Bucket) -> str | None:
-    """Return the address of a bucket's server, or None for Amazon's own."""
+    """Return the address of a bucket's server, or None for Amazon."""
     return bucket.credentials.aws_client_parameters.endpoint_url
 
 
 def whereabouts(config: Settings, bucket: S3Bucket | None) -> str:
-    """Return a phrase that says where a bucket is. Its random keys identify the laptop's own server."""
+    """Return a phrase that says where a bucket is. The local server is recognised by its random keys."""
     if bucket and getattr(bucket.credentials, "aws_access_key_id", None) != local_keys(config)[0]:
         return f"In the bucket `{bucket.bucket_name}` at {address_of(bucket) or 'Amazon S3'}"
     name = bucket.bucket_name if bucket else config.bucket

@@ -23,7 +23,7 @@ def main() -> None:
     """Emit the event, unless a version was trained on the same distinct rows: duplicates change no model."""
     prepare_home()
     if not PREFECT_API_URL.value():
-        raise DeploymentError("Prefect does not run, so the event would be lost. Start it: make up.")
+        raise DeploymentError("Prefect isn't running, so the event would be lost. Start it: make up.")
     config = connect_quietly()
     dataset = sources.load_dataset(config)
     checksum = sources.table_checksum(distinct_rows(dataset.table))

@@ -50,7 +50,7 @@ def make_pool() -> None:
 
 
 def save_blocks(config: Settings) -> None:
-    """Save the bucket and its credentials as blocks, where there is no such block yet."""
+    """Save the bucket and its credentials as blocks, if they don't exist yet."""
     prefect("block", "register", "--module", "prefect_aws")
     if saved_bucket():
         print(f"block     {BLOCK}, unchanged; delete it in the UI to have it created again")

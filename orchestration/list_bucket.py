@@ -1,4 +1,4 @@
-"""Inspect the bucket: list its runs, download each, and check it against its manifest. Run it with `make bucket`."""
+"""List the runs in the bucket, download each, and check it against its manifest. Run it with `make bucket`."""
 
 import sys
 import tempfile
@@ -36,7 +36,7 @@ def main() -> int:
                 broken.append(run_id)
     print(f"{len(runs)} run(s)")
     if broken:
-        print(f"push again what MLflow still has: make push RUN={broken[0]}")
+        print(f"to push a run again from MLflow: make push RUN={broken[0]}")
     return int(bool(broken))
 
 

@@ -26,7 +26,7 @@ from wine_quality.same_origin import SameOrigin
 
 ANSWER_SECONDS = 5
 TEMPORARY = "--temporary"
-NEXT = "Start that server, or take PREFECT_API_URL out of the environment, .env and Prefect's profile"
+NEXT = "Start that server, or remove PREFECT_API_URL from the environment, .env and Prefect's profile"
 
 
 def connect() -> None:
@@ -37,8 +37,8 @@ def connect() -> None:
 def start_connecting() -> Callable[[], None]:
     """Let this process report to a Prefect server, and return a function that waits until it answers.
 
-    It is the one at `PREFECT_API_URL`, or else one that this function starts and that ends with this process. That one
-    has no pages or schedules, and uses the project's Prefect home.
+    If `PREFECT_API_URL` is not set, this function starts a temporary server, which ends with this process. It has no
+    pages or schedules, and uses the project's Prefect home.
     """
     if url := PREFECT_API_URL.value():
         assert_answers(url)
@@ -77,7 +77,9 @@ def without_credentials(url: str) -> str:
 
 def serve(ephemeral: bool) -> None:
     """Serve until SIGINT or SIGTERM; `ephemeral` leaves out the pages and the services that schedule runs."""
-    from prefect.server.api.server import create_app  # takes a second, and a command needs only its client
+    from prefect.server.api.server import (
+        create_app,  # imported here because it takes a second, and most commands need only the client
+    )
 
     api = get_current_settings().server.api
     app = SameOrigin(create_app(final=True, ephemeral=ephemeral))

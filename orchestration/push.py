@@ -18,14 +18,14 @@ from wine_quality.command import exit_code
 from wine_quality.config import Settings
 from wine_quality.errors import RegistryError, SettingsError
 from wine_quality.files import exclusive_lock
-from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, WINES
+from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, ROWS_FILE
 
-FILES = (INTERVAL_FILE, WINES, REPORT, CARD)  # what is pushed beside the model
+FILES = (INTERVAL_FILE, ROWS_FILE, REPORT, CARD)  # what is pushed beside the model
 
 
 def rebuild(config: Settings, run_id: str) -> None:
     """Put a run's files from MLflow into the outbox, or raise a `RegistryError` if it lacks any of them."""
-    with tracking.store(config) as store, tempfile.TemporaryDirectory() as aside:
+    with tracking.store(config) as store, tempfile.TemporaryDirectory() as folder:
         try:
             run = store.client.get_run(run_id)
         except MlflowException as error:
@@ -37,8 +37,8 @@ def rebuild(config: Settings, run_id: str) -> None:
         missing = [name for name in FILES if name not in names] + ([] if models else [MODEL_FILE])
         if missing:
             raise RegistryError(f"run {run_id}: MLflow does not have its {', '.join(missing)}. Train again: make run.")
-        files: dict[str, Path | bytes] = {name: store.download(f"runs:/{run_id}/{name}", aside) for name in FILES}
-        model = tracking.download_model(store, models[0], Path(aside) / MODEL_FILE)
+        files: dict[str, Path | bytes] = {name: store.download(f"runs:/{run_id}/{name}", folder) for name in FILES}
+        model = tracking.download_model(store, models[0], Path(folder) / MODEL_FILE)
         storage.add_to_outbox(config.outbox, run_id, {**files, MODEL_FILE: model})
 
 

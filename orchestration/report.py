@@ -142,11 +142,11 @@ def create_artifacts(store: Store, config: Settings, trained: Trained, published
     with tempfile.TemporaryDirectory() as folder:
         figure = base64.b64encode(store.download(f"runs:/{run.run_id}/{FIGURE}", folder).read_bytes()).decode()
     create_image_artifact(
-        f"data:image/png;base64,{figure}",  # so that it shows without a server
+        f"data:image/png;base64,{figure}",  # in the link itself, so that it shows without a server
         key="predicted-against-actual",
-        description=f"What {name} predicts for the gate set, against the actual scores",
+        description=f"Predictions of {name} on the gate set against the actual scores",
     )
-    create_link_artifact(run_page(run, config), f"{name} in MLflow", key="mlflow-run", description="Its page")
+    create_link_artifact(run_page(run, config), f"{name} in MLflow", key="mlflow-run", description="The MLflow run")
 
 
 def print_report(text: str) -> None:

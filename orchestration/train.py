@@ -6,8 +6,9 @@ report says what happened and where to look. If an identical version exists, not
 
 Flows and tasks take plain parameters, which Prefect stores and shows. A task that needs an address or a key reads the
 settings itself. Tasks that use the network, the tracking store or the bucket retry transient failures. A task that only
-computes would fail the same way again, so it isn't retried. The results of the two slowest tasks are cached, and reused
-as long as nothing that they depend on has changed. One is the search, which resumes from its trials if interrupted.
+computes would fail the same way again, so it isn't retried. The results of the two slowest tasks of the training
+are cached, and reused as long as nothing that they depend on has changed. One of the two is the search. If it is
+interrupted, it resumes from its trials.
 
 Run it with `make run`.
 """
@@ -68,7 +69,7 @@ from wine_quality.slices import ALL, assert_measurement
 from wine_quality.sources import Dataset
 from wine_quality.tables import read_table
 from wine_quality.templates import render
-from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, WINES, Tracked
+from wine_quality.tracking import INTERVAL_FILE, MODEL_FILE, ROWS_FILE, Tracked
 from wine_quality.tuning import Candidate, Trial
 
 log = logging.getLogger("wine_quality.train")
@@ -86,7 +87,7 @@ def load(source: str) -> Dataset:
 
 @task(name="load two files", task_run_name="load two files", **UNCACHED)
 def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[Dataset, Split, list[str]]:
-    """Read a training and a validation file, and refuse them if a row is in both."""
+    """Read a training and a validation file, and raise a `LeakError` if a row is in both."""
     if not (train_file and validation_file):
         raise DataError("train_file and validation_file go together. Give both, or neither: the flow splits by itself.")
     split = read_table(train_file), read_table(validation_file)
@@ -161,7 +162,7 @@ def search(
     predicted = predicted.assign(**{name: one.predicted for name, one in candidates.items()})
     leaderboard = rank(train, predicted)
     best = str(leaderboard.index[0])
-    log.info("search    %d trials; the best of all is %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
+    log.info("search    %d trials; best overall: %s, RMSE %.4f", max_evals, best, leaderboard["rmse"].iloc[0])
     choice = candidates[best].candidate if best in candidates else Candidate(best, {})
     return leaderboard, choice, predicted[best].to_numpy()
 
@@ -197,11 +198,11 @@ def fit_intervals(train: pd.DataFrame, predicted: np.ndarray, seed: int) -> Pipe
 
 @task(name="evaluate on the gate set", task_run_name="evaluate on the gate set", **UNCACHED)
 def evaluate(pipeline: Pipeline, interval: Pipeline, gate_set: pd.DataFrame, seed: int) -> Evaluation:
-    """Score the gate set, by slice as well, and measure which features the scores depend on."""
+    """Score the gate set, as a whole and by slice, and measure how much each feature matters."""
     result = evaluation.evaluate(pipeline, interval, gate_set, seed, settings().slice)
     coverage = result.slices.loc[ALL, "coverage"]
     log.info("score     on the gate set: RMSE %.4f, R² %.3f", result.scores["rmse"], result.scores["r2"])
-    log.info("interval  at %.0f %%: it holds for %.1f %% of the gate set", 100 * intervals.LEVEL, 100 * coverage)
+    log.info("interval  at %.0f %%: covers %.1f %% of the gate set", 100 * intervals.LEVEL, 100 * coverage)
     return result
 
 
@@ -224,7 +225,7 @@ def track(prepared: Prepared, trained: Trained, seed: int, name: str, tags: dict
             trained.evaluation,
             prepared.whole,
         )
-        store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), WINES)
+        store.client.log_text(run.run_id, pd.concat(prepared.split).to_csv(index=False), ROWS_FILE)
     log.info("track     run %s", name)
     return run
 
@@ -268,10 +269,10 @@ def add_to_outbox(run: Tracked, split: Split, text: str, card: str) -> list[str]
     config = settings()
     with tracking.store(config) as store:
         model = tracking.download_model(store, run.model_id, config.models / "wine-quality.skops")
-        with tempfile.TemporaryDirectory() as aside:
-            interval = store.download(f"runs:/{run.run_id}/{INTERVAL_FILE}", aside)
+        with tempfile.TemporaryDirectory() as folder:
+            interval = store.download(f"runs:/{run.run_id}/{INTERVAL_FILE}", folder)
             rows = pd.concat(split).to_csv(index=False)
-            files = {MODEL_FILE: model, INTERVAL_FILE: interval, WINES: rows.encode()}
+            files = {MODEL_FILE: model, INTERVAL_FILE: interval, ROWS_FILE: rows.encode()}
             reports = {REPORT: text.encode(), CARD: card.encode()}
             return storage.add_to_outbox(config.outbox, run.run_id, {**files, **reports})
 
@@ -330,7 +331,7 @@ def delete_old_files() -> int:
             with wine_bucket(config) as (bucket, _):
                 for version in old:
                     retention.delete_files(store, bucket, version, config.mlruns)
-            log.info("delete    the files of %d older run(s); the newest %d keep theirs", len(old), config.keep_runs)
+            log.info("delete    the files of %d older run(s), all but the newest %d", len(old), config.keep_runs)
     return len(old)
 
 
@@ -384,7 +385,7 @@ def publish_model(prepared: Prepared, trained: Trained, seed: int, started: date
 
 
 def publish_new(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
-    """Track, compare, register, and promote the version if it is better: only after its files are safe."""
+    """Track, compare and register; promote the version if it is better, but only after its files are in the outbox."""
     table, whole = prepared.dataset.table, prepared.whole
     tags = {
         "data_source": prepared.dataset.source,
@@ -419,7 +420,7 @@ def train_wine_quality(
 ) -> str:
     """Train, score, register and push the wine model, and return the id of its MLflow run.
 
-    If nothing changed, that is the run of the identical version.
+    If nothing has changed, that is the run of the identical version.
 
     Args:
         data: Which dataset: auto, uci, kaggle, sample, or a folder. If empty, WINE_DATA decides.

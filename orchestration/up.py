@@ -54,12 +54,12 @@ def environment(config: Settings) -> dict[str, str]:
 def assert_free(config: Settings) -> None:
     """Raise a `SettingsError` that names each port that is already in use."""
     taken = [
-        f"port {port}, of {name}, is taken (WINE_{name.upper()}_PORT)"
+        f"port {port} for {name} is in use (WINE_{name.upper()}_PORT)"
         for name, port in ports(config).items()
         if listens(port)
     ]
     if taken:
-        raise SettingsError(f"{'; '.join(taken)}. Stop what listens there (another make up?) or change .env.")
+        raise SettingsError(f"{'; '.join(taken)}. Stop what uses it (another make up?) or change the port in .env.")
 
 
 def start_all() -> int:
@@ -81,7 +81,7 @@ def wait() -> None:
     waiting, deadline = ports(settings()), time.monotonic() + START_SECONDS
     while waiting:
         if time.monotonic() > deadline:
-            raise DeploymentError(f"{', '.join(waiting)} did not start in {START_SECONDS} s.")
+            raise DeploymentError(f"{', '.join(waiting)} did not start within {START_SECONDS} s.")
         for name, port in list(waiting.items()):
             if listens(port):
                 print(f"{name} is at http://127.0.0.1:{waiting.pop(name)}", flush=True)

@@ -1,1 +1,1 @@
-"""Chapter 6: more than one machine."""
+"""Chapter 6: scaling out."""

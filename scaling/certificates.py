@@ -1,7 +1,8 @@
-"""Certificates of a private authority, with which the processes of a Dask cluster know each other.
+"""TLS certificates that the processes of a Dask cluster use to authenticate each other.
 
-A Dask scheduler runs whatever code a client sends. So it must listen on TLS and take only those whose certificate the
-authority signed. The authority's own key is not stored: for a further machine make all certificates again, here.
+A Dask scheduler runs whatever code a client sends, so it must listen with TLS and accept only clients whose certificate
+was signed by the cluster's own authority. The authority's key isn't stored: to add a machine, make all certificates
+again.
 """
 
 import ssl
@@ -19,15 +20,15 @@ from wine_quality.files import write_private
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
 FILES = (AUTHORITY, CERTIFICATE, KEY)
-DAYS, RENEWED = 365, timedelta(days=30)  # how long they are valid, and how long before that ends they are made again
+DAYS, RENEWED = 365, timedelta(days=30)  # validity, and how long before expiry they are renewed
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def certificates(folder: Path, hosts: tuple[str, ...] = LOOPBACK) -> Path:
-    """Return `folder` with `ca.pem`, `cert.pem` and `key.pem`, made if they are missing, expire soon, or lack a host.
+    """Return `folder`, with `ca.pem`, `cert.pem` and `key.pem`; make them if missing, expiring or without a host.
 
-    One certificate serves scheduler, workers and clients, because each of Dask's processes is server and client to the
-    others. Only you can read the folder. Raise `DataError` if a file in it is not a certificate or cannot be written.
+    Scheduler, workers and clients share one certificate, because each Dask process is both server and client. Only you
+    can read the files. Raise `DataError` if one of them isn't a certificate or can't be written.
     """
     if not is_valid(folder, hosts):
         for name, content in zip(FILES, new_certificates(hosts), strict=True):
@@ -36,7 +37,7 @@ def certificates(folder: Path, hosts: tuple[str, ...] = LOOPBACK) -> Path:
 
 
 def is_valid(folder: Path, hosts: tuple[str, ...]) -> bool:
-    """Say whether a folder holds all files, for these hosts and for longer than `RENEWED`."""
+    """Return whether a folder has all files, valid for these hosts and for longer than `RENEWED`."""
     paths = [folder / name for name in FILES]
     if not all(path.exists() for path in paths):
         return False
@@ -44,14 +45,14 @@ def is_valid(folder: Path, hosts: tuple[str, ...]) -> bool:
         ssl.create_default_context().load_cert_chain(paths[1], paths[2])
         certificate = x509.load_pem_x509_certificate(paths[1].read_bytes())
     except (ValueError, OSError) as error:
-        raise DataError(f"{folder}: holds no usable certificates ({error}). Delete it; it is made anew.") from None
+        raise DataError(f"{folder}: holds no usable certificates ({error}). Delete the folder and run again.") from None
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     lives = certificate.not_valid_after_utc - datetime.now(UTC)
     return lives > RENEWED and set(alternative_names(hosts)) <= set(names)
 
 
 def new_certificates(hosts: tuple[str, ...]) -> tuple[bytes, bytes, bytes]:
-    """Return the certificate of a new authority, one that it signed for hosts, and the key of the latter, as PEM."""
+    """Return, as PEM, the certificate of a new authority, a certificate that it signed for hosts, and its key."""
     signer, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer, subject = name("wine-quality authority"), name("wine-quality cluster")
     authority = builder(issuer, issuer, signer).add_extension(x509.BasicConstraints(True, 0), critical=True)
@@ -66,19 +67,19 @@ def new_certificates(hosts: tuple[str, ...]) -> tuple[bytes, bytes, bytes]:
 
 
 def builder(issuer: x509.Name, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    """Return what two certificates have in common, still unsigned; they are valid from yesterday on."""
-    start = datetime.now(UTC) - timedelta(days=1)  # the clock of another machine may be behind
+    """Return an unsigned certificate with the fields that both need, valid from yesterday."""
+    start = datetime.now(UTC) - timedelta(days=1)  # another machine's clock may be behind
     number, end = x509.random_serial_number(), start + timedelta(days=DAYS)
     return x509.CertificateBuilder(issuer, subject, key.public_key(), number, start, end)
 
 
 def name(common: str) -> x509.Name:
-    """Return a name with one part."""
+    """Return an X.509 name that has only a common name."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
 def alternative_names(hosts: tuple[str, ...]) -> list[x509.GeneralName]:
-    """Return hosts as a certificate lists them: addresses, or names of the domain name system."""
+    """Return hosts as the alternative names of a certificate: IP addresses or DNS names."""
     names: list[x509.GeneralName] = []
     for host in hosts:
         try:

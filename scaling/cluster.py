@@ -1,9 +1,9 @@
-"""Start on loopback what a team runs on several machines, with passwords and TLS as there. Ctrl-C stops all of it.
+"""Start on loopback what a team runs on several machines, with passwords and TLS. Ctrl-C stops everything.
 
-The commands are in the `Procfile` beside this file. PostgreSQL holds MLflow's database and Prefect's, S3 the artifacts
-and the bucket. Dask has a scheduler and two workers, and two Prefect workers take runs from the pool; the workers of a
-machine have a home of its own. A process that ends by itself is started again. Each gets the passwords that it needs
-and no others; all lie under `.local/cluster`, and only you can read them.
+The commands are in the `Procfile` next to this file. PostgreSQL stores the databases of MLflow and Prefect; S3 stores
+the artifacts and the bucket. Dask has a scheduler and two workers, and two Prefect workers take runs from the pool.
+Each of the two "machines" has its own home folder. A process that exits is restarted. Each process only gets the
+passwords that it needs. They are stored under `.local/cluster`, where only you can read them.
 """
 
 import os
@@ -31,13 +31,13 @@ from wine_quality.processes import companion, last_line, module, run_to_end, wai
 
 PROCFILE = Path(__file__).with_name("Procfile")
 START_SECONDS = 120
-RESTARTS = 20  # of one process, before all are stopped
+RESTARTS = 20  # of one process before the whole cluster stops
 ENCRYPTED = {"DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true"}
-READY = {"dask-": "Registered to", "prefect-": "started!"}  # what a worker's log says once it takes work
+READY = {"dask-": "Registered to", "prefect-": "started!"}  # what a worker logs when it is ready
 
 
 class Cluster:
-    """The environments of the processes, over one folder, and whether they are healthy."""
+    """The environment and the health of each process of a cluster, whose files are in one folder."""
 
     def __init__(self, config: Settings, folder: Path) -> None:
         self.config, self.folder, self.tls = config, folder, certificates(folder / "tls").resolve()
@@ -48,23 +48,23 @@ class Cluster:
         self.admin = os.environ.get("WINE_POSTGRES") or own
 
     def secret(self, name: str) -> str:
-        """Return a password, made at random the first time and kept in a file that only you can read."""
+        """Return a random password, created on first use and stored in a file that only you can read."""
         path = self.folder / "secrets" / name
         if not path.exists():
             write_private(path, secrets.token_hex(20).encode())
         return path.read_text()
 
     def account(self, server: str) -> tuple[str, str]:
-        """Return the user and the password that MLflow's or Prefect's server asks for."""
+        """Return the user name and the password of MLflow's or Prefect's server."""
         return "wine", self.secret(f"{server}-server")
 
     def s3_keys(self, user: str) -> dict[str, str]:
-        """Return the settings of S3 with the keys of one of its users."""
+        """Return the S3 settings with the keys of one of its users."""
         keys = {"AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": self.secret(f"s3-{user}")}
         return {"AWS_ENDPOINT_URL_S3": self.url["s3"], "AWS_DEFAULT_REGION": "us-east-1", **keys}
 
     def client(self) -> dict[str, str]:
-        """Return what a command needs in order to work with the cluster."""
+        """Return the environment that a command needs to use the cluster."""
         user, password = self.account("mlflow")
         return {
             "MLFLOW_TRACKING_URI": self.url["mlflow"],
@@ -78,14 +78,14 @@ class Cluster:
         }
 
     def machine(self, number: str) -> dict[str, str]:
-        """Return the environment of a worker: a client's, and a home of its own."""
+        """Return the environment of a worker: that of a client, with a separate home folder."""
         home = self.folder / f"machine-{number}"
         (home / ".local").mkdir(parents=True, exist_ok=True)
         own = {"WINE_HOME": str(home.resolve()), "PREFECT_HOME": str(home.resolve() / ".local" / "prefect")}
         return {**self.client(), **own, "WINE_CHECKOUT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "2"}
 
     def environment(self, name: str) -> dict[str, str]:
-        """Return what the command of a process needs."""
+        """Return the environment that a process needs."""
         kind, _, number = name.partition("-")
         if number:
             limits = {**ENCRYPTED, **ONE_THREAD, "WORKER_MEMORY": str(int(self.config.memory))}
@@ -107,7 +107,7 @@ class Cluster:
         return {**prefect_at(self.ports[name]), **own, "PREFECT_HOME": str(self.folder / "prefect")}
 
     def is_healthy(self, name: str) -> bool:
-        """Say whether a process answers, or says in its log that it takes work."""
+        """Return whether a server answers, or a worker has logged that it is ready."""
         kind, worker, _ = name.partition("-")
         if worker:
             return READY[f"{kind}-"] in self.log(name).read_text(errors="replace")
@@ -127,7 +127,7 @@ class Cluster:
 
 
 class Process:
-    """A process of the cluster; it ends with this one."""
+    """A process of the cluster, which ends when this one does."""
 
     def __init__(self, cluster: Cluster, name: str, command: str) -> None:
         self.cluster, self.name, self.restarts, self.running = cluster, name, 0, ExitStack()
@@ -148,7 +148,7 @@ class Process:
         self.running.close()
 
     def restart_if_ended(self) -> None:
-        """Start it again if it has ended, or raise `DeploymentError` if it did so too often."""
+        """Restart the process if it has exited; raise `DeploymentError` if that happened too often."""
         if (code := self.process.poll()) is None:
             return
         self.restarts += 1
@@ -160,7 +160,7 @@ class Process:
 
 
 def prepare(config: Settings) -> Cluster:
-    """Make the folder with its passwords and certificates, and PostgreSQL's data; raise `WineError` if that fails."""
+    """Create the folder with passwords, certificates and PostgreSQL's data; raise `WineError` if that fails."""
     up.assert_free(config)
     folder = config.local / "cluster"
     with translate_disk_errors(folder):
@@ -174,7 +174,7 @@ def prepare(config: Settings) -> Cluster:
 
 
 def start(cluster: Cluster, until_end: ExitStack) -> list[Process]:
-    """Start one process after the other, each once the one before is healthy, and return them."""
+    """Start the processes one by one, each when the previous one is healthy, and return them."""
     processes, commands = [], dict(parse_procfile(PROCFILE.read_text()).processes)
     if os.environ.get("WINE_POSTGRES"):
         del commands["postgres"]
@@ -183,27 +183,27 @@ def start(cluster: Cluster, until_end: ExitStack) -> list[Process]:
             database.create_database(cluster.admin, "mlflow", cluster.secret("mlflow"))
             database.create_database(cluster.admin, "prefect", cluster.secret("prefect"), "pg_trgm")
         if name == "prefect-1" and run_to_end(module("orchestration.deploy"), cluster.machine("1")):
-            raise DeploymentError("The deployments were not made.")
+            raise DeploymentError("The deployments could not be created.")
         processes.append(until_end.enter_context(Process(cluster, name, command)))
         print(f"{name:9} is healthy", flush=True)
     return processes
 
 
 def report(cluster: Cluster) -> None:
-    """Print the addresses, and write the file with the settings and passwords of a client."""
+    """Print the addresses, and write the settings and passwords of a client to a file."""
     path = cluster.folder / "client.env"
     lines = [f"export {name}='{value}'\n" for name, value in cluster.client().items()]
     write_private(path, "".join(lines).encode())
     where = {**cluster.url, "dask": cluster.client()["WINE_DASK"], "postgres": database.without_password(cluster.admin)}
     for name, url in where.items():
         print(f"{name:9} {url}")
-    print(f"In another shell: . {path}\nLogs are in {cluster.folder}. Ctrl-C stops all of it.", flush=True)
+    print(f"In another terminal: . {path}\nLogs are in {cluster.folder}. Ctrl-C stops everything.", flush=True)
 
 
 def main() -> None:
-    """Start the cluster, and see that it stays up until this process is stopped."""
+    """Start the cluster, and restart processes that exit, until this process is stopped."""
     config = prepare_home()
-    os.umask(0o077)  # what the servers write, others on this machine cannot read
+    os.umask(0o077)  # other users of this machine cannot read what the servers write
     cluster = prepare(config)
     with ExitStack() as until_end:
         processes = start(cluster, until_end)

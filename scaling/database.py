@@ -1,6 +1,6 @@
-"""PostgreSQL for several machines: a server of our own or one that `WINE_POSTGRES` names, a role and database a tool.
+"""PostgreSQL for a cluster: our own server or that of `WINE_POSTGRES`, with a role and a database for each tool.
 
-A tool's role owns its database and may not enter that of the other. Passwords reach the server as SCRAM verifiers only.
+Each role owns its database and can't connect to the other one. The server only receives SCRAM verifiers of passwords.
 """
 
 import os
@@ -24,7 +24,7 @@ INSTALL = "Install it (on Debian and Ubuntu: sudo apt install postgresql), or na
 
 
 def programs() -> Path:
-    """Return the folder of the newest version that is installed."""
+    """Return the program folder of the newest PostgreSQL that is installed."""
     found = DEBIAN.glob("*/bin/initdb")
     newest = max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))], default=None)
     if newest is None:
@@ -33,7 +33,7 @@ def programs() -> Path:
 
 
 def create_cluster(folder: Path, password: str) -> None:
-    """Make the data of a server in `folder/data`, if there is none yet; raise `DeploymentError` if that fails."""
+    """Create the data of a server in `folder/data` unless it exists; raise `DeploymentError` if that fails."""
     if (folder / "data").exists():
         return
     part, file, user = folder / "part", folder / "password", unprivileged()
@@ -54,13 +54,13 @@ def create_cluster(folder: Path, password: str) -> None:
 
 
 def unprivileged() -> str | None:
-    """Return a user that PostgreSQL accepts, as it does not accept root; None where the present one is."""
+    """Return the user to run PostgreSQL as if the current one is root, which it refuses; otherwise None."""
     known = {user.pw_name for user in pwd.getpwall()}
     return None if os.geteuid() else next(name for name in ("postgres", "nobody") if name in known)
 
 
 def as_unprivileged() -> list[str]:
-    """Return the words before a command that run it as that user."""
+    """Return the prefix that makes a command run as that user."""
     if not (user := unprivileged()):
         return []
     return ["setpriv", "--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid), "--clear-groups"]
@@ -83,7 +83,7 @@ def without_password(url: str) -> str:
 
 
 def answers(url: str) -> bool:
-    """Say whether a server takes a connection."""
+    """Return whether a server accepts connections."""
     try:
         psycopg.connect(url, connect_timeout=3).close()
     except psycopg.OperationalError:
@@ -92,9 +92,9 @@ def answers(url: str) -> bool:
 
 
 def create_database(admin: str, name: str, password: str, *extensions: str) -> None:
-    """Create a role and a database of one name if they are missing, and give the role its password.
+    """Create a role and a database with the same name if they are missing, and set the password of the role.
 
-    Raise `DeploymentError` if the administrator's address does not work, or its role may not do so.
+    Raise `DeploymentError` if the administrator can't connect or lacks the privileges.
     """
     role = sql.Identifier(name)
     try:
@@ -104,7 +104,9 @@ def create_database(admin: str, name: str, password: str, *extensions: str) -> N
             verifier = server.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
             server.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, verifier))
             if not server.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount:
-                server.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))  # else only a superuser can go on
+                server.execute(
+                    sql.SQL("GRANT {} TO CURRENT_USER").format(role)
+                )  # else only a superuser could create the database
                 server.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
             server.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
         with psycopg.connect(admin, dbname=name, autocommit=True, connect_timeout=5) as database:

@@ -1,9 +1,9 @@
-"""Make a dataset of many rows, so that there is something to scale to: `make rows ROWS=10000000 ROWS_AT=folder`.
+"""Generate a dataset that is large enough to need scaling: `make rows ROWS=10000000 ROWS_AT=folder`.
 
-The first rows are the real ones of `WINE_DATA`. Every other is one of them with each measurement moved a little,
-within its physical bounds, and with its quality. Some are exact copies of the row before, and a few cells are blank, as
-often as in Kaggle's file. The same data, seed and number of rows give the same parts, which are marked as synthetic: a
-model of them never replaces one of real data.
+The first rows are those of `WINE_DATA`. Every further row is one of them with a little noise on each measurement,
+within its physical bounds, and the same target. Some rows are exact copies of the previous one, and a few cells are
+blank, as often as in Kaggle's file. The same data, seed and number of rows give the same parts. They are marked as
+synthetic, so that a model trained on them never replaces one trained on real data.
 """
 
 import sys
@@ -25,9 +25,9 @@ from wine_quality.schema import MEASUREMENTS
 from wine_quality.sources import KAGGLE_BLANKS, load_dataset
 
 PART = 250_000  # rows
-NOISE = 0.05  # standard deviations of a column
+NOISE = 0.05  # in standard deviations of the column
 COPIES = 0.01  # the share of rows that are exact copies
-DIGITS = 8  # significant: a row key has no more
+DIGITS = 8  # significant digits, as many as a row key uses
 
 
 def make_part(real: pd.DataFrame, rows: int, number: int, seed: int) -> pd.DataFrame:
@@ -53,12 +53,12 @@ def significant(values: np.ndarray) -> np.ndarray:
 
 
 def write_rows(real: pd.DataFrame, rows: int, folder: Path, seed: int) -> None:
-    """Write a dataset of some rows into a new folder, which appears whole or not at all.
+    """Write a dataset into a new folder, which appears complete or not at all.
 
     Raise `DataError` if the folder exists or the disk is full.
     """
     if folder.exists():
-        raise DataError(f"{folder}: is there already. Delete it, or name another folder: ROWS_AT=…")
+        raise DataError(f"{folder}: already exists. Delete it, or choose another folder: ROWS_AT=…")
     schema = pa.Schema.from_pandas(real, preserve_index=False).with_metadata({SYNTHETIC: b"true"})
     with translate_disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -77,14 +77,14 @@ def write_rows(real: pd.DataFrame, rows: int, folder: Path, seed: int) -> None:
 
 
 def main() -> None:
-    """Write as many rows as the first argument says into the folder that the second one names."""
+    """Write the number of rows in the first argument into the folder in the second one."""
     count, folder = sys.argv[1:]
     if not count.isdecimal() or int(count) == 0:
         raise SettingsError(f"ROWS={count}: not a number of rows. Give one, such as ROWS=1000000.")
     config = settings()
     dataset = load_dataset(config)
     write_rows(dataset.collection, int(count), ROOT / Path(folder).expanduser(), config.seed)
-    print(f"rows      {int(count):,} in {folder}, made from {dataset.why}")
+    print(f"rows      {int(count):,} in {folder}, generated from {dataset.why}")
 
 
 if __name__ == "__main__":

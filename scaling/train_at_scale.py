@@ -1,10 +1,10 @@
-"""Train on more rows than memory holds, from Parquet parts to a version in the registry, behind the same gate.
+"""Train on more rows than fit into memory: from Parquet parts to a registered version, through the same gate.
 
-The parts are checked, and their duplicates, gate set and leakage found, with a byte of memory for each row. What the
-rest needs is estimated: the training set is loaded if it fits into `WINE_MEMORY`, else XGBoost reads it from the disk.
-From there on the flow is that of `make run`, on samples: some training rows that are left out of the fit give the
-prediction intervals, some gate rows the comparison with the champion. Both samples are the rows with the lowest keys,
-so they follow from the data alone.
+The flow checks the parts, removes duplicates, splits the rows and looks for leakage, and holds one byte of memory per
+row. It then estimates how much memory the training needs. If the training set fits into `WINE_MEMORY`, it's loaded;
+otherwise XGBoost reads it from disk. The rest is the flow of `make run`, on a sample of each set: the prediction
+intervals come from training rows that the fit leaves out, and the comparison with the champion uses gate rows. The
+samples are the rows with the lowest keys, so they depend on the data alone.
 
 Run it with `make train-at-scale ROWS_AT=folder`.
 """
@@ -40,16 +40,15 @@ from wine_quality.tuning import Candidate
 
 log = logging.getLogger("wine_quality.train")
 
-SAMPLE, WHOLE = 20_000, 100_000  # rows of each sample; a training set up to the latter is its own sample
+SAMPLE, WHOLE = 20_000, 100_000  # rows of each sample; up to WHOLE, the training set is its own sample
 MODEL_FOLDERS = "model-*"
-START_BYTES = 700_000_000  # of memory, whatever the rows: the flow, its libraries, and the samples
-TABLE_BYTES, TREE_BYTES, CACHED_BYTES = 900, 150, 50  # a row in tables, in each tree of a forest, in external memory
-IN_MEMORY, EXTERNAL = "in memory", "external memory"
+START_BYTES = 700_000_000  # of memory for any dataset: the flow, its libraries, and the samples
+TABLE_BYTES, TREE_BYTES, CACHED_BYTES = 900, 150, 50  # per row: in tables, in each tree of a forest, in external memory
 
 
 @contextmanager
 def work_folder(config: Settings) -> Iterator[Path]:
-    """Yield the folder of this training, which holds the checkpoint of one that was ended; it goes after a good end."""
+    """Yield the folder of this training; after a failure, its checkpoint stays there, else the folder is removed."""
     folder = config.local / "at-scale"
     with exclusive_lock(config.local / "at-scale.lock"):
         folder.mkdir(exist_ok=True)
@@ -61,24 +60,24 @@ def work_folder(config: Settings) -> Iterator[Path]:
 
 
 def remove(folders: Iterable[Path]) -> None:
-    """Remove folders with all that they hold."""
+    """Remove folders and their contents."""
     for folder in folders:
         shutil.rmtree(folder)
 
 
 @task(name="check the parts", task_run_name="check the parts", **RETRY_TRANSIENT)
 def check_parts(data: str, folder: Path) -> Rows:
-    """Check each part, and find duplicates, the training set and the gate set."""
+    """Check each part, remove duplicates, and split the rows into a training set and a gate set."""
     parts, keys = list_parts(data), folder / "keys"
     keys.mkdir(exist_ok=True)
     with open_engine(settings()) as engine:
-        log.info("check     %d part(s) of %s, %d at a time", len(parts), data, engine.workers)
+        log.info("check     %d part(s) in %s, %d at a time", len(parts), data, engine.workers)
         return chunked.split_parts(parts, keys, engine, sample=SAMPLE)
 
 
 @task(name="sample", task_run_name="sample", **RETRY_TRANSIENT)
 def sample(rows: Rows, data: str) -> Prepared:
-    """Read the samples of both sets, and assert that no sampled row of the gate set is in the training set."""
+    """Read the sample of each set, and assert that no sampled gate row is in the training set."""
     sampled = rows.table(SAMPLED, SAMPLED)
     of_gate = splits.in_gate_set(splits.key_numbers(sampled.index))
     gate_set = sampled.loc[of_gate]
@@ -92,7 +91,7 @@ def sample(rows: Rows, data: str) -> Prepared:
         f"{total:,} rows, of which {total - distinct:,} are duplicates: {distinct:,} distinct rows",
         f"{rows.count(TRAIN):,} rows in the training set, {rows.count(GATE):,} in the gate set, none in both "
         f"(chi-squared test of type and quality: p = {chunked.balance(rows.strata):.2f})",
-        f"all that follows is measured on {len(train):,} and {len(gate_set):,} of these, the rows with the lowest keys",
+        f"evaluated on a sample of each set (the rows with the lowest keys): {len(train):,} and {len(gate_set):,}",
     ]
     for note in notes:
         log.info("check     %s", note)
@@ -104,46 +103,46 @@ def sample(rows: Rows, data: str) -> Prepared:
 
 
 def memory_needed(name: str, rows: int) -> int:
-    """Return how many bytes it takes to load and fit on some distinct rows."""
+    """Return how many bytes of memory it takes to load some distinct rows and fit a model to them."""
     return START_BYTES + rows * (TABLE_BYTES + model_bytes(name, rows))
 
 
 def model_bytes(name: str, rows: int) -> int:
-    """Return the bytes that a model holds of each of its rows."""
+    """Return how many bytes of memory a model needs for each row."""
     if name == BLEND:
         return sum(model_bytes(member, rows) for member in MEMBERS)
     model = MODELS[name]
-    if model.scaler:  # a kernel: each row with every other
+    if model.scaler:  # a kernel matrix: rows by rows
         return 8 * rows
     return TREE_BYTES * model.params.get("n_estimators", 100) if "trees" in name or "forest" in name else 0
 
 
-def choose_way(name: str, rows: int, memory: int) -> tuple[str, str]:
-    """Return how a model is fitted on some distinct rows, and why; raise `SettingsError` if memory is too small."""
+def choose_mode(name: str, rows: int, memory: int) -> tuple[str, str]:
+    """Return the training mode for some distinct rows, and the reason; raise `SettingsError` if memory is too small."""
     needed, cached = memory_needed(name, rows), START_BYTES + rows * CACHED_BYTES
-    sizes = f"{rows:,} rows take some {needed / 1e9:.1f} GB in memory, and WINE_MEMORY is {memory / 1e9:.1f} GB"
+    sizes = f"{rows:,} rows need about {needed / 1e9:.1f} GB in memory, and WINE_MEMORY is {memory / 1e9:.1f} GB"
     if needed <= memory:
-        return IN_MEMORY, sizes
+        return external_memory.IN_MEMORY, sizes
     if name not in external_memory.MODEL_NAMES:
         fitting = " or ".join(external_memory.MODEL_NAMES)
-        raise SettingsError(f"{name} must hold all rows: {sizes}. Choose {fitting}, give fewer rows or more memory.")
+        raise SettingsError(f"{name} holds all rows in memory: {sizes}. Choose {fitting}, or raise WINE_MEMORY.")
     if cached > memory:
-        raise SettingsError(f"{sizes}; external memory takes some {cached / 1e9:.1f} GB. Give more memory.")
-    return EXTERNAL, f"{sizes}; external memory takes some {cached / 1e9:.1f} GB"
+        raise SettingsError(f"{sizes}; external memory needs about {cached / 1e9:.1f} GB. Raise WINE_MEMORY.")
+    return external_memory.EXTERNAL_MEMORY, f"{sizes}; external memory needs about {cached / 1e9:.1f} GB"
 
 
-@task(name="fit", task_run_name="fit {name}, {way}", **RETRY_TRANSIENT)
+@task(name="fit", task_run_name="fit {name}, {mode}", **RETRY_TRANSIENT)
 def fit_model(
-    rows: Rows, train: pd.DataFrame, name: str, seed: int, way: str, folder: Path
+    rows: Rows, train: pd.DataFrame, name: str, seed: int, mode: str, folder: Path
 ) -> tuple[Pipeline, np.ndarray, int]:
-    """Fit a model; return it, its scores of the sample of the training set, and after which round it was resumed.
+    """Fit a model; return it, its predictions for the training sample, and the round that it resumed after, or 0.
 
-    The sample is left out of the fit, unless it is all of the training set: then it is scored by cross-validation.
+    The sample is left out of the fit. If it is the whole training set, the predictions come from cross-validation.
     """
     if len(train) == rows.count(TRAIN):
         predicted = cross_predict(build(name, seed), train, splits.folds(train, seed))
         return fit(build(name, seed), train), predicted, 0
-    if way == IN_MEMORY:
+    if mode == external_memory.IN_MEMORY:
         pipeline, resumed = fit(build(name, seed), rows.table(TRAIN, ROLE | SAMPLED)), 0
     else:
         pipeline, resumed = fit_from_disk(rows, name, seed, folder)
@@ -151,34 +150,34 @@ def fit_model(
 
 
 def fit_from_disk(rows: Rows, name: str, seed: int, folder: Path) -> tuple[Pipeline, int]:
-    """Cache the training rows without the sample, and fit on them, from the checkpoint of these if there is one."""
+    """Cache the training rows without the sample, and fit a model to them, from its last checkpoint if there is one."""
     model, cached = folder / f"model-{checksum(rows.checksum, name, seed)[:16]}", folder / "rows"
     remove(path for path in [*folder.glob(MODEL_FOLDERS), *folder.glob(cached.name)] if path != model)
     cached.mkdir()
     cache = external_memory.write_cache(rows.batches(TRAIN, ROLE | SAMPLED), cached, rows.count(TRAIN, ROLE | SAMPLED))
-    log.info("fit       the rows are cached; XGBoost trains on %d thread(s)", settings().workers)
+    log.info("fit       the rows are cached; XGBoost trains with %d thread(s)", settings().workers)
     return external_memory.fit_cached(name, seed, cache, model, settings().workers)
 
 
-def describe(rows: Rows, train: pd.DataFrame, way: str, why: str, resumed: int) -> Whole:
-    """Return what MLflow gets of a dataset that is too large to log."""
+def describe(rows: Rows, train: pd.DataFrame, mode: str, why: str, resumed: int) -> Whole:
+    """Return what is logged to MLflow for a dataset that is too large to log itself."""
     parts = [
         {"part": part, "rows": one.rows, "sha256": one.checksum}
         for part, one in zip(rows.parts, rows.scans, strict=True)
     ]
     manifest = {"sha256": rows.checksum, "rows": len(rows.roles), "parts": parts}
-    tags = {"way": f"{way}: {why}", "resumed_after_round": str(resumed)}
+    tags = {external_memory.MODE: f"{mode}: {why}", "resumed_after_round": str(resumed)}
     return Whole(rows.count(TRAIN), rows.checksum, manifest, len(train) < rows.count(TRAIN), tags)
 
 
 @flow(name="train-at-scale", flow_run_name=run_name, on_cancellation=[reject_cancelled])
 def train_at_scale(data: str | None = None, model: str = "xgboost_tuned", seed: int | None = None) -> str:
-    """Train a model on Parquet parts, register it behind the gate, and return the id of its MLflow run.
+    """Train a model on Parquet parts, register it, compare it with the champion, and return its MLflow run id.
 
     Args:
-        data: The folder of the parts, or s3://bucket/prefix. Left empty, WINE_DATA says.
-        model: The name of a model. All but those of XGBoost must hold all rows.
-        seed: The same seed and data give the same model, unless its training was resumed.
+        data: The folder of the parts, or s3://bucket/prefix. The default is WINE_DATA.
+        model: The name of a model. All models but XGBoost's need all rows in memory.
+        seed: The same seed and data give the same model, unless training was resumed from a checkpoint.
     """
     config = settings(data=data, seed=seed)
     assert_measurement(config.slice)
@@ -187,10 +186,10 @@ def train_at_scale(data: str | None = None, model: str = "xgboost_tuned", seed: 
     with one_heartbeat(), work_folder(config) as folder:
         rows = check_parts(config.data, folder)
         prepared = sample(rows, config.data)
-        way, why = choose_way(model, rows.count(TRAIN) + rows.count(GATE), config.memory)
-        log.info("way       %s: %s", way, why)
-        pipeline, predicted, resumed = fit_model(rows, prepared.train, model, config.seed, way, folder)
-        prepared = replace(prepared, whole=describe(rows, prepared.train, way, why, resumed))
+        mode, why = choose_mode(model, rows.count(TRAIN) + rows.count(GATE), config.memory)
+        log.info("mode      %s: %s", mode, why)
+        pipeline, predicted, resumed = fit_model(rows, prepared.train, model, config.seed, mode, folder)
+        prepared = replace(prepared, whole=describe(rows, prepared.train, mode, why, resumed))
         trained = evaluate_model(prepared, Candidate(model, {}), pipeline, predicted, config.seed)
         published = publish_model(prepared, trained, config.seed, scheduled_time())
     return conclude(prepared, trained, published)
@@ -199,7 +198,7 @@ def train_at_scale(data: str | None = None, model: str = "xgboost_tuned", seed: 
 def evaluate_model(
     prepared: Prepared, choice: Candidate, pipeline: Pipeline, predicted: np.ndarray, seed: int
 ) -> Trained:
-    """Fit the intervals on the sample of the training set, and evaluate on that of the gate set."""
+    """Fit the intervals to the training sample, and evaluate on the gate sample."""
     leaderboard = rank(prepared.train, pd.DataFrame({choice.name: predicted}))
     interval = fit_intervals(prepared.train, predicted, seed)
     return Trained(leaderboard, choice, pipeline, interval, evaluate(pipeline, interval, prepared.gate_set, seed))

@@ -16,7 +16,7 @@ SWITCHES = """
 headless=new no-sandbox disable-gpu disable-quic no-first-run
 disable-background-networking disable-component-update disable-sync
 """
-ELSEWHERE = "attacker.example"  # a name that leads to this machine, as after DNS rebinding
+ELSEWHERE = "attacker.example"  # a name that resolves to this machine, as after DNS rebinding
 FETCH = """
 const [url, options, done] = [arguments[0], arguments[1], arguments[arguments.length - 1]];
 fetch(url, options).then(answer => answer.text()).then(text => done(text), error => done("blocked: " + error));
@@ -31,7 +31,7 @@ socket.onerror = () => done("blocked");
 
 @contextmanager
 def chromium_without_screen(profile: Path) -> Iterator[webdriver.Chrome]:
-    """Yield Debian's Chromium; it notes what its pages ask for and what they complain of."""
+    """Yield Debian's Chromium, which logs the requests and the errors of its pages."""
     driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
     if not (driver and browser):
         pytest.skip("no chromium with its chromedriver: apt install chromium chromium-driver")
@@ -61,5 +61,5 @@ def fetch(page: webdriver.Chrome, url: str, **options: object) -> str:
 
 
 def can_open_socket(page: webdriver.Chrome, url: str) -> bool:
-    """Say whether JavaScript of the open page can open a WebSocket."""
+    """Return whether JavaScript of the open page can open a WebSocket."""
     return page.execute_async_script(SOCKET, url) == "open"

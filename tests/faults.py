@@ -1,4 +1,4 @@
-"""A process that runs the flow, and in which a fault may strike. It is started from a server that has all imported."""
+"""Run the flow in another process and inject a fault. A fork server that has imported everything starts the process."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ SERVER.set_forkserver_preload(["orchestration.train"])
 
 
 def start(log: Path, fault: tuple[str, Any] = ("none", None), **parameters: Any) -> BaseProcess:
-    """Start the flow in another process under the environment of this one, its lines in a log."""
+    """Start the flow in another process with the environment of this one, and write its output to a log."""
     process = SERVER.Process(target=run, args=(dict(os.environ), log, fault, parameters))
     process.start()
     return process
@@ -48,7 +48,7 @@ def run(environment: dict[str, str], log: Path, fault: tuple[str, Any], paramete
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow over a size in the block, as on a disk that is full."""
+    """Limit the size of files inside the block, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -58,7 +58,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def killed_after(name: str, places: dict[str, Any]) -> None:
-    """Let SIGKILL strike when a function has done its work but not yet returned: `module.function`."""
+    """Kill the process with SIGKILL when a function, `module.function`, has done its work but not yet returned."""
 
     def work_and_die(function: Callable, *args: Any, **kwargs: Any) -> None:
         function(*args, **kwargs)
@@ -68,7 +68,7 @@ def killed_after(name: str, places: dict[str, Any]) -> None:
 
 
 def slow_after(name: str, places: dict[str, Any]) -> None:
-    """Let the process stand still for seconds when a function has done its work."""
+    """Let the process sleep for a few seconds when a function has done its work."""
 
     def work_and_sleep(function: Callable, *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
@@ -89,7 +89,7 @@ def full_disk_at(name: str, places: dict[str, Any]) -> None:
 
 
 def replace(name: str, places: dict[str, Any], around: Callable) -> None:
-    """Let `around` call a function, or that of a task, in its place."""
+    """Replace a function, or the function of a task, by `around`, which calls it."""
     place, _, name = name.partition(".")
     target = getattr(places[place], name)
     owner, attribute = (target, "fn") if hasattr(target, "fn") else (places[place], name)
@@ -98,7 +98,7 @@ def replace(name: str, places: dict[str, Any], around: Callable) -> None:
 
 
 def keys_refused_at(name: str, places: dict[str, Any]) -> None:
-    """Let the bucket refuse what a function asks, as for a user who may not do it."""
+    """Let the bucket reject the requests of a function, as for a user without the permission."""
     from botocore.exceptions import ClientError
 
     def refuse(_function: Callable, bucket: Any, *_: Any) -> None:
@@ -109,7 +109,7 @@ def keys_refused_at(name: str, places: dict[str, Any]) -> None:
 
 
 def midnight(seconds: int, _places: dict[str, Any]) -> None:
-    """Live in a time zone where the day ends in so many seconds."""
+    """Use a time zone in which the day ends in a number of seconds."""
     now = time.gmtime()
     till = 86400 - seconds - (now.tm_hour * 3600 + now.tm_min * 60 + now.tm_sec)
     sign, ahead = ("-", till) if till >= 0 else ("+", -till)

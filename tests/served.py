@@ -1,4 +1,4 @@
-"""The service of a test: a home, a server on a free port, and questions to it."""
+"""A service for tests: a home, a server on a free port, and helpers to query it."""
 
 import asyncio
 import os
@@ -21,37 +21,37 @@ from deployment.serve import http_server, new_event_loop, run
 from wine_quality.config import Settings, settings
 from wine_quality.ports import free_port, listens
 
-WINE = dict(EXAMPLE)
+SAMPLE = dict(EXAMPLE)
 
 
 @contextmanager
-def own_home(home: Path, wines: Path) -> Iterator[Settings]:
-    """Yield the settings of a service with a home, wine and port of its own; MLflow names its store until the end."""
+def own_home(home: Path, data: Path) -> Iterator[Settings]:
+    """Yield settings for a service with its own home, data and port; MLflow uses its store until the end."""
     with mock.patch.dict(os.environ):
-        config = settings(home=home, data=str(wines), serve_port=free_port())
+        config = settings(home=home, data=str(data), serve_port=free_port())
         mlflow.set_tracking_uri(config.mlflow_uri)
         yield config
 
 
 @contextmanager
-def two_versions(home: Path, wines: Path) -> Iterator[Settings]:
-    """Yield settings of a home with two versions: the first scores by its pipeline, the second by an ONNX graph."""
-    with own_home(home, wines) as config:
+def two_versions(home: Path, data: Path) -> Iterator[Settings]:
+    """Yield settings of a home with two versions: the first scores with its pipeline, the second with an ONNX graph."""
+    with own_home(home, data) as config:
         crown(register_model(config, "linear", intervals=True))
         register_model(config, "extra_trees", intervals=True, n_estimators=10)
         yield config
 
 
 @contextmanager
-def watchful_service(config: Settings) -> Iterator[str]:
-    """Serve with a look at the alias five times a second, and yield the address."""
+def fast_polling_service(config: Settings) -> Iterator[str]:
+    """Start a service that checks the alias five times a second, and yield its address."""
     with mock.patch.object(module, "Champion", partial(module.Champion, seconds=0.2)), service(config) as url:
         yield url
 
 
 @contextmanager
 def alias_moved(config: Settings, url: str) -> Iterator[Callable[[str], None]]:
-    """Yield what gives the alias to a version by its number; at the end the first one has it again, and serves."""
+    """Yield a function that moves the alias to a version; at the end, move it back to the first and wait for that."""
     yield lambda number: crown(version(config, number))
     crown(version(config, "1"))
     wait_for(url, "1")
@@ -59,7 +59,7 @@ def alias_moved(config: Settings, url: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def service(config: Settings) -> Iterator[str]:
-    """Serve in a thread, and yield the address."""
+    """Start the service in a thread, and yield its address."""
     server, stop, loop = http_server(config), asyncio.Event(), new_event_loop()
     thread = Thread(target=loop.run_until_complete, args=[run(server, stop)])
     thread.start()
@@ -74,12 +74,12 @@ def service(config: Settings) -> Iterator[str]:
 
 
 def get_json(url: str) -> dict[str, Any]:
-    """Return the response of a path, whatever its status."""
+    """Return the JSON of a response, whatever its status."""
     return requests.get(url, timeout=30).json()
 
 
 def wait_for(url: str, version: str) -> None:
-    """Return once a version serves and all is well."""
+    """Wait until a version is serving and the service is ready."""
 
     def serves() -> bool:
         return get_json(f"{url}/health/ready")["status"] == "green" and get_json(f"{url}/model")["version"] == version

@@ -1,4 +1,4 @@
-"""Alerts and records. The webhook is a real receiver on loopback, which may refuse, or not be there."""
+"""Alerts and records. The webhook is a real server on loopback that may fail or be down."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,7 +29,7 @@ def chat(monkeypatch) -> Iterator[Receiver]:
         yield server
 
 
-def test_a_webhook_is_sent_the_alerts_as_text_and_as_data(chat):
+def test_the_webhook_gets_the_alerts_as_text_and_as_data(chat):
     alerts.send_webhook.fn(alerts.payload(RECORD))
     (sent,) = chat.got
     assert sent["text"].splitlines() == [
@@ -42,19 +42,19 @@ def test_a_webhook_is_sent_the_alerts_as_text_and_as_data(chat):
     assert (sent["name"], sent["version"], sent["trigger"]) == ("week 14", "2", "quality")
 
 
-def test_a_webhook_that_refuses_or_is_away_is_reported_without_its_address(chat, monkeypatch):
+def test_a_webhook_that_fails_or_is_down_is_reported_without_its_url(chat, monkeypatch):
     chat.answers = [503]
     with pytest.raises(AlertError) as caught:
         alerts.send_webhook.fn({})
-    assert str(caught.value) == "the webhook answered 503. Fix WINE_WEBHOOK."
+    assert str(caught.value) == "the webhook answered 503. Check WINE_WEBHOOK."
     for address in (f"http://127.0.0.1:{free_port()}/a-secret-path", "not an address"):
         monkeypatch.setenv("WINE_WEBHOOK", address)
-        with pytest.raises(AlertError, match="the webhook does not answer") as caught:
+        with pytest.raises(AlertError, match="the webhook didn't answer") as caught:
             alerts.send_webhook.fn({})
         assert "secret" not in str(caught.value)
 
 
-def test_records_come_oldest_first_and_one_of_the_same_name_is_replaced():
+def test_records_are_sorted_by_time_and_replaced_by_name():
     config = settings()
     assert load_records(config) == []
     save_record(config, RECORD)
@@ -69,7 +69,7 @@ def test_records_come_oldest_first_and_one_of_the_same_name_is_replaced():
         load_records(config)
 
 
-def test_counters_are_those_since_the_last_run():
+def test_counts_are_those_since_the_last_run_or_a_restart():
     now = RequestCounters(1.5, 150, 24)
     assert now.since(RequestCounters(1.5, 100, 4)) == RequestCounters(1.5, 50, 20)
     assert now.since(None) == now

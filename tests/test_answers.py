@@ -1,4 +1,4 @@
-"""The judge of a notebook's exercises takes any answer and always ends in one line."""
+"""The answer checker accepts any answer and always prints one line."""
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ BEYOND = [0.92, 1, 93, -0.9317, float("nan"), float("inf")]
      (1, True, False), (["b", "a"], ["a", "b"], True), (("a",), ["a"], True), (["a"], ["a", "b"], False),
      ("a", ["a"], False)],
 )  # fmt: skip
-def test_a_number_within_the_tolerance_and_an_equal_count_text_truth_or_list_are_right(answer, solution, right):
+def test_an_answer_is_right_if_it_is_equal_or_within_the_tolerance(answer, solution, right):
     within = {"within": 0.005} if isinstance(solution, float) else {}
     line = verdict(answer, solution, HINT, **within)
     assert (line == "right") is right
@@ -40,7 +40,7 @@ def test_a_number_within_the_tolerance_and_an_equal_count_text_truth_or_list_are
 
 @pytest.mark.parametrize("solution", [0.93, True, "pH", ["pH"]])
 @pytest.mark.parametrize("answer", ODD, ids=lambda odd: type(odd).__name__)
-def test_an_answer_of_another_type_gets_a_hint_and_raises_nothing(capsys, answer, solution):
+def test_an_answer_of_the_wrong_type_gets_a_hint_instead_of_an_exception(capsys, answer, solution):
     check_answer(answer, solution, HINT)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == "no answer yet" if answer is None else line.startswith("Not yet: ") or line == "right"
@@ -53,7 +53,7 @@ def test_an_answer_of_another_type_gets_a_hint_and_raises_nothing(capsys, answer
     [
         (None, "no answer yet"),
         (lambda a, b: a + b, "right"),
-        (lambda a, b: 2 * a, "Not yet: look again."),  # right for the first call alone
+        (lambda a, b: 2 * a, "Not yet: look again."),  # right for the first call only
         (0.5, "Not yet: give a function, not a float."),
         (lambda a: a, "Not yet: your function raises TypeError: "),
         (lambda a, b: None, "Not yet: your function returns nothing."),

@@ -31,7 +31,7 @@ def config(few_wines, tmp_path, monkeypatch) -> Settings:
 
 @pytest.fixture
 def client(tmp_path) -> Iterator[SyncPrefectClient]:
-    """Asks the Prefect to which a process that serves the flow reports."""
+    """A client of the Prefect server that a process serving the flow reports to."""
     log, api = (
         tmp_path / "serve.log",
         {"PREFECT_API_URL": PREFECT_API_URL.value(), "PREFECT_RUNNER_POLL_FREQUENCY": "1"},
@@ -63,7 +63,7 @@ def the_version(config: Settings):
         return registry.champion(store), store.client.get_model_version(version.name, version.version)
 
 
-def test_who_resumes_the_run_promotes_the_version_and_may_say_why(client, config):
+def test_resuming_the_run_promotes_the_version_and_records_the_reason(client, config):
     run = paused_run(client)
     champion, version = the_version(config)
     assert champion is None
@@ -79,7 +79,7 @@ def test_who_resumes_the_run_promotes_the_version_and_may_say_why(client, config
     assert "approved: the slices look right." in version.description
 
 
-def test_who_cancels_the_run_rejects_the_version(client, config):
+def test_cancelling_the_run_rejects_the_version(client, config):
     run = paused_run(client)
     client.set_flow_run_state(run.id, Cancelling())
     assert wait_for_run(client, run).state.is_cancelled()

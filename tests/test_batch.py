@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 
 
 def command() -> subprocess.CompletedProcess:
-    """Run the flow as a reader would, who has not set up any bucket."""
+    """Run the flow as a reader would who hasn't set up a bucket."""
     return servers.command(*servers.SCORE, PREFECT_API_URL=PREFECT_API_URL.value())
 
 
@@ -48,13 +48,13 @@ def last_table() -> list[dict]:
     return json.loads(artifact.data)
 
 
-def test_the_command_scores_what_lies_in_the_bucket_of_this_laptop(config, wines):
+def test_the_command_scores_the_files_in_the_bucket_on_this_laptop(config, wines):
     crown(register_model(config, "linear"))
     bucket = incoming(config.home, bad="a;b\n1;2\n", good=wines.to_csv(index=False))
     done = command()
     assert (done.returncode, done.stderr) == (0, "")
     where, listed, champion, rejected, scored, total = done.stdout.splitlines()
-    assert where == f"bucket    on this laptop, in the folder `{bucket}`: no other one is set"
+    assert where == f"bucket    on this laptop, in the folder `{bucket}`: no other bucket is set"
     assert listed == "list      2 file(s) under incoming/"
     assert champion == "champion  version 1"
     assert rejected.startswith("rejected  bad.csv: 1 problem: row 1, columns missing: type, fixed_acidity, ")
@@ -94,7 +94,7 @@ def test_with_two_workers_the_command_scores_the_same_logs_progress_and_shows_no
     assert not any(secret.encode() in path.read_bytes() for path in databases)
 
 
-def test_without_a_champion_the_command_ends_with_one_line_and_the_files_stay(config, wines):
+def test_without_a_champion_the_command_fails_with_one_line_and_the_files_stay(config, wines):
     bucket = incoming(config.home, good=wines.to_csv())
     done = command()
     assert done.returncode == 1
@@ -102,7 +102,7 @@ def test_without_a_champion_the_command_ends_with_one_line_and_the_files_stay(co
     assert [path.name for path in bucket.rglob("*.*")] == ["good.csv"]
 
 
-def test_prefect_keeps_its_state_in_the_home_of_the_settings(tmp_path):
+def test_prefect_stores_its_state_in_the_home_of_the_settings(tmp_path):
     code = (
         "import deployment.batch; from orchestration.startup import prepare_home; prepare_home();"
         "from prefect.settings import PREFECT_HOME; print(PREFECT_HOME.value())"
@@ -112,7 +112,7 @@ def test_prefect_keeps_its_state_in_the_home_of_the_settings(tmp_path):
     assert done.stdout == f"{tmp_path / '.local' / 'prefect'}\n"
 
 
-def test_files_are_scored_once_a_version_and_without_files_no_champion_is_needed(moto_bucket, config, wines):
+def test_files_are_scored_once_per_version_and_without_files_no_champion_is_needed(moto_bucket, config, wines):
     assert score_wine_batches() == []
     crown(register_model(config, "linear"))
     put(moto_bucket, "wines.parquet", wines)
@@ -151,7 +151,7 @@ def test_a_champion_that_scores_by_an_onnx_graph_logs_no_error(moto_bucket, conf
     assert not [entry.message for entry in entries if entry.level >= logging.ERROR]
 
 
-def test_a_bucket_that_is_away_is_named(store, set_aws):
+def test_an_unreachable_bucket_is_reported(store, set_aws):
     set_aws(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageUnavailable, match="nothing listens"):
         score_wine_batches()

@@ -1,4 +1,4 @@
-"""Batches on real S3 servers, scored by a champion that was registered."""
+"""Batches on real S3 servers, scored by a registered champion."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def champion(config: Settings) -> Scorer:
 
 
 def run(bucket, config: Settings, scorer: Scorer | None = None) -> dict[str, str]:
-    """Process all files that wait, and return the state of each."""
+    """Process all incoming files, and return the state of each."""
     scorer, folder = scorer or champion(config), config.local / "batch"
     entries = batches.list_incoming(bucket)
     outcomes = [batches.process(bucket, entry, scorer, folder, config.predictions_uri) for entry in entries]
@@ -66,7 +66,7 @@ def stored_predictions(config: Settings) -> pd.DataFrame:
     return predictions.load(config.predictions_uri).set_index("id")
 
 
-def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
+def test_files_are_scored_with_version_and_time_and_stay_under_incoming(bucket, config, wines):
     put(bucket, "wines.csv", wines[FEATURES].assign(id="a"))
     put(bucket, "folder/wein rot ü.parquet", wines[FEATURES])
     assert run(bucket, config) == {"folder/wein rot ü.parquet": "scored", "wines.csv": "scored"}
@@ -85,7 +85,7 @@ def test_files_are_scored_with_version_and_time_and_stay(bucket, config, wines):
 
 
 @pytest.mark.parametrize(("suffix", "read"), [("csv", pd.read_csv), ("parquet", pd.read_parquet)])
-def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(moto_bucket, config, wines, suffix, read):
+def test_every_scored_row_is_a_stored_prediction_that_can_be_labelled(moto_bucket, config, wines, suffix, read):
     put(moto_bucket, f"wines.{suffix}", wines[FEATURES].assign(pH=[None, *wines["pH"].iloc[1:]]))
     run(moto_bucket, config)
     scored = read(io.BytesIO(contents(moto_bucket)[f"scored/wines.{suffix}"])).set_index("prediction_id")
@@ -98,12 +98,12 @@ def test_every_scored_row_is_a_stored_prediction_that_a_label_can_be_added_to(mo
     assert labels.labelled_predictions(config.predictions_uri)["id"].tolist() == [scored.index[0]]
 
 
-def test_the_id_of_a_row_is_the_uuid_of_its_file_and_number():
+def test_the_id_of_a_row_is_the_uuid_of_its_file_and_row_number():
     names = [f"wein ü.csv abc 1 {row}" for row in range(7, 1_007)]
     assert batches.row_ids("wein ü.csv abc 1", range(7, 1_007)) == [str(uuid5(NAMESPACE_URL, name)) for name in names]
 
 
-def test_a_failure_leaves_the_file_to_the_next_run_and_stores_each_row_once_a_version(
+def test_after_a_failure_the_next_run_scores_the_file_and_stores_each_row_once_per_version(
     moto_bucket, config, wines, monkeypatch
 ):
     put(moto_bucket, "wines.csv", wines)
@@ -124,7 +124,7 @@ def test_a_failure_leaves_the_file_to_the_next_run_and_stores_each_row_once_a_ve
     assert stored_predictions(config)["version"].value_counts().to_dict() == {"1": 6, "2": 6}
 
 
-def test_rows_and_files_alike_are_stored_each_and_those_of_a_rejected_file_not(moto_bucket, config, wines, monkeypatch):
+def test_identical_rows_and_files_are_all_stored_but_a_rejected_file_is_not(moto_bucket, config, wines, monkeypatch):
     monkeypatch.setattr("wine_quality.table_files.CHUNK", 2)
     put(moto_bucket, "bad.csv", wines.assign(pH=[*wines["pH"].iloc[:5], 99.0]))
     assert run(moto_bucket, config) == {"bad.csv": "rejected"}
@@ -174,7 +174,7 @@ def test_bad_files_are_moved_with_their_reasons_and_the_good_ones_scored(bucket,
 
 
 @pytest.mark.parametrize("name", ["../../up.csv", "/etc/root.csv", "a/./b.csv", "a//b.csv", "a\u202eb.csv", "x" * 900])
-def test_a_name_that_is_no_plain_path_goes_no_further(moto_bucket, config, wines, name):
+def test_a_name_that_is_not_a_plain_path_is_replaced(moto_bucket, config, wines, name):
     put(moto_bucket, name, wines)
     ((safe_name, state),) = run(moto_bucket, config).items()
     assert state == "rejected"
@@ -183,7 +183,7 @@ def test_a_name_that_is_no_plain_path_goes_no_further(moto_bucket, config, wines
     assert not list(config.home.rglob("*.csv"))
 
 
-def test_a_bad_file_whose_place_another_took_meanwhile_is_left_to_the_next_run(bucket, config, wines, monkeypatch):
+def test_a_bad_file_that_was_replaced_in_the_meantime_is_left_to_the_next_run(bucket, config, wines, monkeypatch):
     def slowly(*args):
         put(bucket, "wines.csv", wines)
         return score_once(*args)
@@ -200,13 +200,13 @@ def test_a_bad_file_whose_place_another_took_meanwhile_is_left_to_the_next_run(b
 def test_a_full_disk_is_an_error_and_rejects_nothing(moto_bucket, config, wines):
     put(moto_bucket, "wines.csv", wines)
     scorer = champion(config)
-    for size in (100, 500):  # while it is fetched, and while it is scored
+    for size in (100, 500):  # during the download, and during scoring
         with faults.largest_file(size), pytest.raises(DataError, match=r"batch: cannot be used \(File too large\)"):
             run(moto_bucket, config, scorer)
     assert set(contents(moto_bucket)) == {"incoming/wines.csv"}
 
 
-def test_a_bucket_without_files_and_one_that_is_missing(moto_bucket, config, monkeypatch):
+def test_an_empty_bucket_and_a_missing_one(moto_bucket, config, monkeypatch):
     assert batches.list_incoming(moto_bucket) == []
     monkeypatch.setenv("WINE_BUCKET", "no-such-wine")
     with pytest.raises(StorageError, match="bucket no-such-wine: there is no such bucket"):
@@ -214,7 +214,7 @@ def test_a_bucket_without_files_and_one_that_is_missing(moto_bucket, config, mon
 
 
 def killed_run(environment: dict[str, str], changes: int) -> None:
-    """Process the files in another process, which SIGKILL ends after some changes of the bucket."""
+    """Process the files in another process, which is killed by SIGKILL after some changes to the bucket."""
     os.environ.clear()
     os.environ.update(environment)
     config, call, done = settings(), BaseClient._make_api_call, []
@@ -232,9 +232,7 @@ def killed_run(environment: dict[str, str], changes: int) -> None:
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_each_a_change_later_leave_nothing_half_and_the_next_one_completes(
-    moto_bucket, config, wines
-):
+def test_a_run_killed_after_any_change_leaves_nothing_incomplete_and_the_next_one_finishes(moto_bucket, config, wines):
     scorer, killed, changes = champion(config), True, 0
     while killed:
         put(moto_bucket, "good.csv", wines)
@@ -254,11 +252,11 @@ def test_runs_that_are_killed_each_a_change_later_leave_nothing_half_and_the_nex
         assert set(objects) == {"incoming/good.csv", "scored/good.csv", "scored/good.csv.json"} | rejected
         assert json.loads(objects["scored/good.csv.json"])["rows"] == 3
         assert objects["scored/good.csv"].count(b"\n") == 4
-    assert changes == 7  # three to score the one, three to move the other, and a run that ended
+    assert changes == 7  # three to score one file, three to move the other, and a run that completed
 
 
 def assert_nothing_half(objects: dict[str, bytes]) -> None:
-    """Assert that the scored file is whole, that its marker speaks of it, and that the bad one is somewhere."""
+    """Assert that the scored file is complete, that its marker matches, and that the bad file isn't lost."""
     rows = objects["scored/good.csv"].count(b"\n") - 1
     assert rows in (3, 6)
     assert json.loads(objects["scored/good.csv.json"]).get("rows", rows) == rows

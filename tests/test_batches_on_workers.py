@@ -69,7 +69,7 @@ def run(bucket: Any, config: Settings, engine: Engine, version: str = "1") -> di
 
 
 def without_time(bucket: Any) -> dict[str, Any]:
-    """Return what lies in the bucket, tables as tables, without the times of scoring."""
+    """Return the objects in the bucket, with tables parsed, without the times of scoring."""
     found: dict[str, Any] = contents(bucket)
     for key, content in found.items():
         if key.startswith("scored/") and key.endswith(".csv"):
@@ -127,7 +127,7 @@ def pids(engine: Any) -> list[int]:
     return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_a_worker_killed_while_it_stores_predictions_loses_and_doubles_nothing(engine, bucket, config):
+def test_a_worker_killed_while_storing_predictions_loses_and_duplicates_nothing(engine, bucket, config):
     rows = sources.sample("a test").table[FEATURES]
     large = pd.concat([rows] * 4, ignore_index=True)
     for n in range(3):
@@ -164,7 +164,7 @@ def test_an_error_of_a_worker_ends_the_run_with_its_line_and_leaves_the_file(buc
         assert run(bucket, config, engine) == {"wines.csv": "scored"}
 
 
-def test_a_file_that_is_gone_fails_alone(bucket, config, wines):
+def test_a_file_that_was_deleted_fails_without_affecting_others(bucket, config, wines):
     for name in ("a.csv", "b.csv"):
         put(bucket, name, wines)
     entries = batches.list_incoming(bucket)

@@ -1,4 +1,4 @@
-"""Break it: whatever strikes a run, nothing is lost or registered half, and the next run completes.
+"""Break it: whatever fault hits a run, nothing is lost or half registered, and the next run completes.
 
 Each run is a real process that reports to a real Prefect server, with MLflow on SQLite and a real S3 server.
 """
@@ -49,12 +49,12 @@ def log_at_end(run, log: Path, code: int = 0) -> str:
 
 
 def next_run(**parameters: int) -> str:
-    """Run the flow undisturbed in this process."""
+    """Run the flow in this process, without a fault."""
     return train_wine_quality(max_evals=1, **parameters)
 
 
 def assert_whole(versions: int | None = None, pushed: int | None = None) -> None:
-    """Assert that there is a champion, that every version loads, and that all the bucket holds is complete."""
+    """Assert that there is a champion, that every version loads, and that everything in the bucket is complete."""
     config = settings()
     assert_registry_whole(versions)
     with tracking.store(config) as store:
@@ -66,7 +66,7 @@ def assert_whole(versions: int | None = None, pushed: int | None = None) -> None
 
 
 def assert_registry_whole(number: int | None = None) -> None:
-    """Assert that every version loads, among them the champion where there is one."""
+    """Assert that every version loads, the champion included, if there is one."""
     with tracking.store(settings()) as store:
         versions = store.client.search_model_versions(f"name = '{settings().registered_model}'")
         for version in versions:
@@ -92,7 +92,7 @@ train.promote train.tag_inputs storage.push train.push train.delete_old_files tr
 """.split()  # noqa: SIM905
 
 
-def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_one_completes(
+def test_runs_killed_after_each_step_in_turn_leave_nothing_incomplete_and_the_next_one_completes(
     tmp_path, write_uci, monkeypatch
 ):
     distinct = splits.distinct_rows(sources.sample("a test").table)
@@ -112,7 +112,7 @@ def test_runs_that_are_killed_each_a_step_later_leave_nothing_half_and_the_next_
 
 @pytest.fixture
 def named_s3(set_aws) -> int:
-    """A free port that the AWS settings name, with the keys of the laptop's server; nothing listens there yet."""
+    """A free port that the AWS settings name, with the keys of the local server; nothing listens there yet."""
     with local_s3(settings()) as endpoint:
         key, secret = endpoint.access_key, endpoint.secret_key
     port = free_port()
@@ -203,7 +203,7 @@ def test_two_runs_at_once_both_complete_and_one_is_champion(tmp_path):
     assert_whole(versions=2, pushed=2)
 
 
-def test_a_disk_that_is_full_at_the_model_registers_nothing(log):
+def test_a_disk_that_is_full_when_the_model_is_saved_registers_nothing(log):
     run = faults.start(log, ("full disk at", "tracking.save_model"), max_evals=1)
     assert "File too large" in log_at_end(run, log, 1)
     assert_registry_whole(0)

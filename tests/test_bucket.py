@@ -1,4 +1,4 @@
-"""Which bucket is used, why, and what is said about it; against blocks of a real Prefect API and S3 servers."""
+"""Which bucket is used, why, and how that is reported; with a real Prefect API and real S3 servers."""
 
 from collections.abc import Iterator
 from threading import Thread
@@ -21,7 +21,7 @@ ACCOUNTS = ["AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN"]
 @pytest.mark.parametrize("account", ACCOUNTS)
 def test_an_account_alone_does_not_send_anything_to_amazon(account, monkeypatch, tmp_path):
     folder = tmp_path / ".local" / "s3" / "wine-quality"
-    assert bucket_line(settings()) == f"on this laptop, in the folder `{folder}`: no other one is set"
+    assert bucket_line(settings()) == f"on this laptop, in the folder `{folder}`: no other bucket is set"
     assert not folder.parent.exists(), "nothing is made by saying so"
     monkeypatch.setenv(account, "of-other-work")
     assert bucket_of_environment(settings()) is None, "nor does make deploy save a block for it"
@@ -41,13 +41,13 @@ def test_amazon_is_used_if_the_bucket_is_named_as_well(account, name, monkeypatc
     assert bucket_line(settings()) == f"in the bucket `{name}` at Amazon S3: set by WINE_BUCKET and {account}"
 
 
-def test_an_endpoint_names_the_server_and_the_laptops_own_is_known_at_whichever_port(rclone, set_aws):
+def test_an_endpoint_names_the_server_and_the_local_one_is_recognised_at_any_port(rclone, set_aws):
     assert bucket_line(settings()).startswith("on this laptop, ")
     set_aws("http://127.0.0.1:9")
     assert bucket_line(settings()) == "in the bucket `wine-quality` at http://127.0.0.1:9: set by AWS_ENDPOINT_URL_S3"
 
 
-def test_a_block_wins_and_what_it_overrules_is_said(set_aws, monkeypatch):
+def test_a_block_wins_and_the_settings_that_it_overrides_are_named(set_aws, monkeypatch):
     block = bucket_at(laptop(settings()), settings())
     block.credentials.save("wine-credentials")
     block.save(BLOCK)

@@ -1,4 +1,4 @@
-"""Certificates: who has one of the authority's may connect, and nobody else."""
+"""Certificates: only clients with one from the cluster's authority can connect."""
 
 import socket
 import ssl
@@ -30,7 +30,7 @@ def context(folder: Path, side: ssl.Purpose) -> ssl.SSLContext:
 
 
 def greeting(server: Path, client: ssl.SSLContext, host: str = "127.0.0.1") -> bytes:
-    """Return what a TLS server with the certificates of a folder says to a client."""
+    """Return the response of a TLS server that uses the certificates of a folder."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -49,7 +49,7 @@ def greeting(server: Path, client: ssl.SSLContext, host: str = "127.0.0.1") -> b
             thread.join(10)
 
 
-def test_whoever_has_the_certificates_connects(tmp_path):
+def test_a_client_with_the_certificates_connects(tmp_path):
     folder = tls.certificates(tmp_path / "tls")
     for host in tls.LOOPBACK:
         assert greeting(folder, context(folder, ssl.Purpose.SERVER_AUTH), host) == b"hello"
@@ -79,7 +79,7 @@ def test_only_you_can_read_them_and_no_key_of_the_authority_is_stored(tmp_path):
     assert {path.name: mode(path) for path in folder.iterdir()} == dict.fromkeys(tls.FILES, 0o600)
 
 
-def test_they_are_made_once_and_again_when_they_expire_lack_a_host_or_a_file(tmp_path, monkeypatch):
+def test_they_are_made_once_and_renewed_if_they_expire_or_lack_a_host_or_a_file(tmp_path, monkeypatch):
     folder = tls.certificates(tmp_path / "tls")
     first = contents(folder)
     assert contents(tls.certificates(folder)) == first
@@ -94,8 +94,10 @@ def test_they_are_made_once_and_again_when_they_expire_lack_a_host_or_a_file(tmp
     assert contents(tls.certificates(folder)) != third
 
 
-def test_files_that_are_no_certificates_are_named(tmp_path):
+def test_files_that_are_not_certificates_are_reported(tmp_path):
     folder = tls.certificates(tmp_path / "tls")
     (folder / tls.KEY).write_text("no key")
-    with pytest.raises(DataError, match=rf"^{folder}: holds no usable certificates .* Delete it; it is made anew\.$"):
+    with pytest.raises(
+        DataError, match=rf"^{folder}: holds no usable certificates .* Delete the folder and run again\.$"
+    ):
         tls.certificates(folder)

@@ -1,4 +1,4 @@
-"""The champion is followed wherever its alias goes; what cannot be served leaves the old one, and is reported."""
+"""The champion follows its alias; if a version can't be loaded, the old one keeps serving and the reason is given."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ def served(config, first) -> Champion:
 
 
 @pytest.fixture(scope="module")
-def wine():
+def matrix():
     return to_matrix(few_sides()[1].head(1))
 
 
@@ -49,9 +49,9 @@ def serves(champion: Champion, number: str, problem: str = "") -> bool:
     return problem in champion.problem if problem else champion.problem == ""
 
 
-def test_without_a_store_or_a_champion_there_is_nothing_to_serve_and_no_store_is_made(tmp_path, empty_store):
+def test_without_a_store_or_a_champion_there_is_nothing_to_serve_and_no_store_is_created(tmp_path, empty_store):
     champion = Champion(settings())
-    assert (champion.scorer, champion.problem) == (None, "the champion is being loaded")
+    assert (champion.scorer, champion.problem) == (None, "the champion is still loading")
     champion.refresh()
     assert champion.scorer is None
     assert "no MLflow store" in champion.problem
@@ -63,33 +63,33 @@ def test_without_a_store_or_a_champion_there_is_nothing_to_serve_and_no_store_is
     assert champion.problem == "no version has the alias champion. Train one: make run."
 
 
-def test_a_swap_is_logged_and_a_request_that_holds_the_old_version_finishes_with_it(config, first, wine, caplog):
+def test_a_swap_is_logged_and_a_request_that_holds_the_old_version_finishes_with_it(config, first, matrix, caplog):
     caplog.set_level(logging.INFO, "wine_quality")
     champion = Champion(config)
     champion.refresh()
     assert serves(champion, "1")
-    old, since, before = champion.scorer, champion.since, load_scorer(config, first).score(wine)
+    old, since, before = champion.scorer, champion.since, load_scorer(config, first).score(matrix)
     assert since.utcoffset().total_seconds() == 0
-    assert old.score(wine) == before
+    assert old.score(matrix) == before
     crown(register_model(config, "decision_tree"))
     for _ in range(2):
         champion.refresh()
         assert serves(champion, "2")
-    assert champion.scorer.score(wine) != before
-    assert old.score(wine) == before
+    assert champion.scorer.score(matrix) != before
+    assert old.score(matrix) == before
     assert champion.since > since
     crown(first)
     champion.refresh()
-    slow = "It scores by pipeline: no ONNX graph: it would gain nothing, or has no converter"
+    pipeline = "Engine: pipeline (no ONNX graph: it would be no faster, or there is no converter)"
     assert [record.getMessage() for record in caplog.records if record.name == "wine_quality.champion"] == [
-        f"champion  wine-quality version 1, the first since the start. {slow}",
-        "champion  wine-quality version 1 -> version 2, because the alias champion moved. "
-        "It scores by onnx: its ONNX graph was checked when it was promoted",
-        f"champion  wine-quality version 2 -> version 1, because the alias champion moved. {slow}",
+        f"champion  wine-quality version 1, loaded at startup. {pipeline}",
+        "champion  wine-quality version 1 -> version 2: the alias champion moved. "
+        "Engine: onnx (its ONNX graph was verified at promotion)",
+        f"champion  wine-quality version 2 -> version 1: the alias champion moved. {pipeline}",
     ]
 
 
-def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(config, first, monkeypatch):
+def test_loading_a_version_slowly_delays_no_request(config, first, monkeypatch):
     started, go_on = threading.Event(), threading.Event()
 
     def load_slowly(*args):
@@ -98,7 +98,7 @@ def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(config, firs
         return load_scorer(*args)
 
     async def longest_wait(champion: Champion) -> float:
-        watching, waits = asyncio.create_task(champion.watch()), []
+        polling, waits = asyncio.create_task(champion.poll()), []
         while len(waits) < 20:
             before = time.monotonic()
             await asyncio.sleep(0.01)
@@ -107,7 +107,7 @@ def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(config, firs
         go_on.set()
         while not champion.scorer:
             await asyncio.sleep(0.01)
-        watching.cancel()
+        polling.cancel()
         return max(waits)
 
     monkeypatch.setattr(deployment.champion, "load_scorer", load_slowly)
@@ -115,8 +115,8 @@ def test_a_version_that_takes_long_to_load_keeps_no_request_waiting(config, firs
 
 
 @contextmanager
-def trouble(kind: str, config) -> Iterator[None]:
-    """Let there be trouble with the version of the alias or its store in the block."""
+def failure(kind: str, config) -> Iterator[None]:
+    """Break the version with the alias, or its store, within the block."""
     store, away = config.home / "mlflow.db", config.home / "away.db"
     with closing(sqlite3.connect(store, isolation_level=None)) as other, pytest.MonkeyPatch.context() as patch:
         if kind == "tampered version":
@@ -133,40 +133,38 @@ def trouble(kind: str, config) -> Iterator[None]:
         else:
             store.rename(away)
         if kind == "no database":
-            store.write_text("no database, but some text in its place")
+            store.write_text("not a database")
         yield
     if away.exists():
-        assert store.exists() == (kind == "no database"), "no store is made anew"
+        assert store.exists() == (kind == "no database"), "no store is created"
         away.replace(store)
 
 
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
-        ("tampered version", "wine-quality version 2 cannot be used: model.skops is not the file that was noted"),
-        ("other signature", "wine-quality version 2 has another signature than version 1, which serves on."),
+        ("tampered version", "wine-quality version 2 cannot be used: model.skops isn't the registered file"),
+        ("other signature", "wine-quality version 2 has another signature than version 1, which is still serving."),
         ("no alias", "no version has the alias champion"),
         ("no store", "there is no MLflow store, or it was deleted."),
         ("no database", "MLflow: file is not a database"),
         pytest.param("locked store", "MLflow: database is locked", marks=pytest.mark.slow),
-        ("unexpected error", "The log has the cause."),
+        ("unexpected error", "See the log for the cause."),
     ],
 )
-def test_what_cannot_be_served_leaves_the_old_one_until_it_is_mended(served, config, wine, caplog, kind, problem):
-    before = served.scorer.score(wine)
-    with trouble(kind, config):
+def test_the_old_version_keeps_serving_until_the_problem_is_fixed(served, config, matrix, caplog, kind, problem):
+    before = served.scorer.score(matrix)
+    with failure(kind, config):
         served.refresh()
         assert serves(served, "1", problem)
-        assert served.scorer.score(wine) == before
+        assert served.scorer.score(matrix) == before
     assert ("ZeroDivisionError" in caplog.text) == (kind == "unexpected error")
     crown(version(config, "1"))
     served.refresh()
     assert serves(served, "1")
 
 
-def test_a_version_that_failed_is_tried_again_after_a_while_or_when_the_alias_comes_back(
-    served, config, first, monkeypatch
-):
+def test_a_version_that_failed_is_tried_again_later_or_when_the_alias_returns_to_it(served, config, first, monkeypatch):
     def load(config, version):
         loads.append(str(version.version))
         return load_scorer(config, version)
@@ -199,7 +197,7 @@ def test_a_version_that_failed_is_tried_again_after_a_while_or_when_the_alias_co
     assert loads == ["2", "2", "2"]
 
 
-def test_a_new_store_is_followed_though_its_versions_have_the_same_numbers(served, config, empty_store, caplog):
+def test_a_new_store_is_followed_although_its_versions_have_the_same_numbers(served, config, empty_store, caplog):
     caplog.set_level(logging.INFO, "wine_quality")
     old = served.scorer
     (config.home / "mlflow.db").unlink()
@@ -212,29 +210,29 @@ def test_a_new_store_is_followed_though_its_versions_have_the_same_numbers(serve
     assert serves(served, "1")
     assert served.scorer is not old
     assert served.scorer.engine == "onnx"
-    assert "version 1 -> version 1 of another run, because the registry was replaced" in caplog.text
+    assert "version 1 -> version 1 of another run: the registry was replaced" in caplog.text
 
 
 @pytest.mark.slow
-def test_requests_of_many_threads_get_whole_answers_while_versions_change(config, first, wine):
+def test_threads_get_consistent_scores_while_versions_change(config, first, matrix):
     second = register_model(config, "decision_tree")
-    scores = {str(one.version): load_scorer(config, one).score(wine)[0] for one in (first, second)}
-    champion, over, wrong, seen = Champion(config), threading.Event(), [], set()
+    scores = {str(one.version): load_scorer(config, one).score(matrix)[0] for one in (first, second)}
+    champion, stopped, wrong, seen = Champion(config), threading.Event(), [], set()
     champion.refresh()
 
-    def ask() -> None:
-        while not over.is_set():
+    def score() -> None:
+        while not stopped.is_set():
             scorer = champion.scorer
             seen.add(scorer.version)
-            if not np.array_equal(scorer.score(wine), [scores[scorer.version]]):
+            if not np.array_equal(scorer.score(matrix), [scores[scorer.version]]):
                 wrong.append(scorer.version)
 
     with ThreadPoolExecutor() as pool:
-        threads = [pool.submit(ask) for _ in range(4)]
+        threads = [pool.submit(score) for _ in range(4)]
         for number in range(6):
             crown((second, first)[number % 2])
             champion.refresh()
-        over.set()
+        stopped.set()
     assert [thread.exception() for thread in threads] == [None] * 4
     assert wrong == []
     assert seen == {"1", "2"}

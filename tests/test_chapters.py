@@ -1,4 +1,4 @@
-"""The help on the way: begin anywhere, see how far you are, clean up; each as a reader would call it."""
+"""Help with the chapters: start with any, check your progress, clean up; each called as a reader would."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ MAKE = ("make", "-o", ".venv/.ready")  # no test sets up the .venv that it runs 
 
 
 class Unknown:
-    """A type that no model of ours has."""
+    """A type that none of our models has."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def check_chapter(number: str) -> str:
 
 
 @pytest.mark.parametrize("words", [[], ["0"], ["7"], ["three"], ["3", "4"], ["-1"], ["²"]])
-def test_a_chapter_that_is_none_is_refused(words):
+def test_a_word_that_names_no_chapter_is_rejected(words):
     typed = " ".join(["make start", *(f"CH={word}" for word in words)])
     with pytest.raises(SettingsError) as caught:
         chapter_of(words, "start")
@@ -68,7 +68,8 @@ def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_
         assert f"\n{line}" in started.stdout
     assert not processes_at(tmp_path)
     then = check_chapter("4")
-    for line in ("done      champion: version 1", "missing   the service: away", "done      predictions stored: "):
+    service = "missing   the service: not running"
+    for line in ("done      champion: version 1", service, "done      predictions stored: "):
         assert line in then
     assert then.endswith("next      run make serve in another terminal\n")
     assert "orchestration.train" not in command("chapters.start", "3").stdout
@@ -77,9 +78,9 @@ def test_from_nothing_to_the_last_chapter_with_a_dead_proxy_and_what_is_left_to_
     assert third.endswith("next      run make up in another terminal\n")
 
 
-def test_the_first_chapters_are_looked_at_without_a_server_and_as_the_reader_left_them(tmp_path, own):
+def test_the_first_chapters_are_checked_without_a_server_and_as_the_reader_left_them(tmp_path, own):
     shutil.copytree(ROOT / "images", tmp_path / "images")  # what comes with the checkout is not the reader's
-    nothing = {"2": "runs in MLflow: 0", "5": "the simulation, complete", "6": "trainings on many rows: 0"}
+    nothing = {"2": "runs in MLflow: 0", "5": "the simulation, complete", "6": "training runs on many rows: 0"}
     for number, missing in nothing.items():
         assert f"missing   {missing}" in check_chapter(number)
     first = check_chapter("1")
@@ -102,7 +103,7 @@ def test_what_make_run_leaves_is_not_taken_for_the_runs_of_the_notebooks(config,
     assert "runs in MLflow: 2" in {item.what for item in check.experiment_tracking(config) if item.done}
 
 
-def test_a_model_of_ones_own_has_to_beat_the_linear_baseline(config):
+def test_a_model_of_your_own_has_to_beat_the_linear_baseline(config):
     rows = distinct_rows(sources.sample("a test").table).iloc[::4]
     rows["quality"] = np.where((rows["alcohol"] - rows["alcohol"].median()).abs() < 1, 5, 7)  # no line fits this
     assert check.own_model(config, rows).what == "a model of your own: none"
@@ -114,7 +115,7 @@ def test_a_model_of_ones_own_has_to_beat_the_linear_baseline(config):
     assert check.own_model(config, rows).next_step == "choose another regressor in notebook 3"
 
 
-def test_a_version_of_ones_own_needs_the_alias(config):
+def test_a_version_of_your_own_needs_the_alias(config):
     register_model(config, "linear")
     with tracking.store(config) as store:
         assert not check.own_version(store).done
@@ -127,7 +128,7 @@ def test_a_version_of_ones_own_needs_the_alias(config):
 
 
 @pytest.mark.usefixtures("prefect_api")
-def test_a_deployment_of_ones_own_needs_a_completed_run_with_a_task():
+def test_a_deployment_of_your_own_needs_a_completed_run_with_a_task():
     with get_client(sync_client=True) as client:
         flow = client.create_flow_from_name("my-flow")
         assert check.own_deployment(client, []).next_step == "finish the exercise at the end of notebook 7"
@@ -143,7 +144,7 @@ def test_a_deployment_of_ones_own_needs_a_completed_run_with_a_task():
 @pytest.mark.parametrize(
     ("rows", "blank", "stored", "done"), [(10, 1, 10, True), (9, 1, 9, False), (10, 0, 10, False), (10, 1, 9, False)]
 )
-def test_a_file_of_ones_own_has_ten_rows_a_blank_and_stored_predictions(rows, blank, stored, done, monkeypatch):
+def test_a_file_of_your_own_has_ten_rows_a_blank_and_stored_predictions(rows, blank, stored, done, monkeypatch):
     table = few_sides()[0][FEATURES].head(rows).assign(prediction_id=range(rows))
     table.loc[table.index[:blank], "pH"] = np.nan
     monkeypatch.setattr(check.predictions, "load", lambda uri: pd.DataFrame({"id": range(stored)}))
@@ -155,7 +156,7 @@ def test_a_file_of_ones_own_has_ten_rows_a_blank_and_stored_predictions(rows, bl
     ("weeks", "alarms", "detected", "done"),
     [(200, 0.05, 0.9, True), (199, 0.05, 0.9, False), (200, 0.06, 0.9, False), (200, 0.05, 0.05, False)],
 )
-def test_a_threshold_of_ones_own_has_few_false_alarms_and_detects_more(store, weeks, alarms, detected, done):
+def test_a_threshold_of_your_own_has_few_false_alarms_and_detects_more(store, weeks, alarms, detected, done):
     assert check.own_threshold(store).what == "runs drift-threshold: none"
     experiment = store.client.create_experiment("drift")
     run = store.client.create_run(experiment, run_name="drift-threshold").info.run_id
@@ -182,7 +183,7 @@ def test_every_chapter_has_its_check_and_its_page():
 
 @pytest.fixture
 def full_home(tmp_path) -> Path:
-    """A home with something of everything that is made, and a file of the reader's own."""
+    """A home with an example of each generated file, and a file of the reader's own."""
     for name in ("mlflow.db", "predictions.db", "models/mine.skops", "mlruns/1/meta", ".local/s3/object", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("something")

@@ -6,7 +6,7 @@ from wine_quality.models import build, fit, predict
 from wine_quality.schema import FEATURES
 
 
-def test_the_columns_of_one_wine_are_those_worked_out_by_hand(wines):
+def test_the_columns_of_one_row_are_those_calculated_by_hand(wines):
     extract = 2580 * (0.9968 + 0.00126 * 9.75 - 1)
     expected = {
         "molecular_sulfur_dioxide": 12 / (1 + 10 ** (3.45 - 1.81)),

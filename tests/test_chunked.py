@@ -17,14 +17,14 @@ from wine_quality.sources import load_pair
 
 
 def keys_by_column(rows: pd.DataFrame) -> pd.Index:
-    """The keys as they were first computed, a column at a time: every gate set so far follows from these."""
+    """The keys as they were first computed, column by column: every gate set so far depends on them."""
     digits = rows[list(MEASUREMENTS)].map(lambda value: f"{value + 0.0:.8g}")
     text = rows["type"].str.cat(digits, sep="|")
     return pd.Index(text.map(lambda row: hashlib.blake2b(row.encode(), digest_size=8).hexdigest()), name=splits.ROW)
 
 
 def odd_rows(count: int, seed: int) -> pd.DataFrame:
-    """Random rows with blanks, both zeros, numbers of any size and of too many digits."""
+    """Random rows with blanks, zeros of either sign, and numbers of any size with too many digits."""
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(count, len(MEASUREMENTS))) * 10.0 ** rng.integers(-12, 12, (count, len(MEASUREMENTS)))
     for special in (np.nan, 0.0, -0.0, 5.0, 1e300, -1e-300, np.inf, 0.1 + 0.2):
@@ -34,13 +34,13 @@ def odd_rows(count: int, seed: int) -> pd.DataFrame:
     return table
 
 
-def test_a_row_formatted_at_once_has_the_key_of_one_formatted_by_columns(wines):
+def test_formatting_row_by_row_gives_the_keys_of_formatting_column_by_column(wines):
     for rows in (wines, odd_rows(2000, seed=1), odd_rows(0, seed=2)):
         assert_index_equal(splits.row_keys(rows), keys_by_column(rows))
 
 
 def random_rows(count: int, seed: int) -> pd.DataFrame:
-    """Random tidy rows of few values, so that many are equal, with blanks and rows that complete ones agree with."""
+    """Random tidy rows with few distinct values, so that many are equal, some with blanks that complete rows match."""
     rng = np.random.default_rng(seed)
     digits = rng.choice([1, 2, 3])
     values = {m: rng.uniform(b.low, b.low + (b.high - b.low) / 10**digits, count) for m, b in MEASUREMENTS.items()}
@@ -61,7 +61,7 @@ def write_parts(folder: Path, table: pd.DataFrame, size: int) -> list[str]:
 
 
 def assert_as_in_memory(table: pd.DataFrame, folder: Path, size: int, limit: int, engine: Engine) -> None:
-    """Compare all that is made of a table in parts with the functions that hold it in memory."""
+    """Compare all results for a table in parts with those of the in-memory functions."""
     (keys := folder / "keys").mkdir(parents=True)
     rows = chunked.split_parts(write_parts(folder / "parts", table, size), keys, engine, limit, sample=5)
     train, gate_set = splits.train_gate_split(splits.distinct_rows(table))
@@ -75,21 +75,21 @@ def assert_as_in_memory(table: pd.DataFrame, folder: Path, size: int, limit: int
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_parts_of_any_size_give_row_by_row_what_the_functions_in_memory_give(tmp_path, seed):
+def test_parts_of_any_size_give_the_same_result_row_by_row_as_in_memory(tmp_path, seed):
     rng = np.random.default_rng(seed)
     table = random_rows(int(rng.integers(60, 900)), seed)
     size, limit = int(rng.integers(1, 400)), int(rng.choice([1, 7, 50, 10**6]))
     assert_as_in_memory(table, tmp_path / "data", max(size, len(table) // 30), limit, InProcess())
 
 
-def test_the_real_rows_in_parts_are_the_real_rows_in_memory(tmp_path, real_folder):
+def test_the_real_rows_give_the_same_result_in_parts_as_in_memory(tmp_path, real_folder):
     train, validation, _ = load_pair(settings(data=str(real_folder)))
     assert validation.isna().any(axis=None)
     assert_as_in_memory(pd.concat([validation, train], ignore_index=True), tmp_path / "data", 7000, 1000, InProcess())
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(tmp_path):
+def test_two_processes_give_the_same_result_as_one(tmp_path):
     engine = Processes(2)
     try:
         assert_as_in_memory(random_rows(2000, 5), tmp_path / "data", 150, 300, engine)
@@ -97,20 +97,20 @@ def test_two_processes_give_what_one_gives(tmp_path):
         engine.close()
 
 
-def test_a_set_that_cannot_be_split_is_refused(tmp_path, wines):
+def test_a_dataset_that_cannot_be_split_is_refused(tmp_path, wines):
     tmp_path.joinpath("keys").mkdir()
     with pytest.raises(DataError, match="1 distinct rows are too few to split"):
         chunked.split_parts(write_parts(tmp_path / "one", wines.head(1), 1), tmp_path / "keys", InProcess())
 
 
-def test_a_disk_that_is_full_while_keys_are_written_gives_a_line(tmp_path):
+def test_a_full_disk_while_writing_keys_gives_a_one_line_error(tmp_path):
     parts = write_parts(tmp_path / "parts", random_rows(500, 3), 100)
     tmp_path.joinpath("keys").mkdir()
     with largest_file(16), pytest.raises(DataError, match=r"keys: cannot be used \(File too large\). Free some space"):
         chunked.split_parts(parts, tmp_path / "keys", InProcess())
 
 
-def test_a_row_with_blanks_that_agrees_with_a_dropped_copy_alone_is_kept_as_in_memory(tmp_path):
+def test_a_row_with_blanks_stays_if_only_a_dropped_copy_matches_it_as_in_memory(tmp_path):
     whole = random_rows(100, seed=4).dropna().head(1)
     copy = whole.assign(alcohol=whole["alcohol"] * (1 + 1e-12))  # the same key, another number
     table = pd.concat([random_rows(100, seed=4).dropna(), copy, copy.assign(pH=np.nan)], ignore_index=True)

@@ -1,4 +1,4 @@
-"""`make cluster`: real servers with passwords and TLS; who lacks them gets nothing, and what is away comes back.
+"""`make cluster`: real servers with passwords and TLS, which reject clients without them and recover from failures.
 
 One cluster for the whole file, which takes some four minutes on two cores.
 """
@@ -40,7 +40,7 @@ ALL = ("postgres", "s3", "mlflow", "prefect", "dask", "dask-1", "dask-2", "prefe
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A home that PostgreSQL's user may enter, as pytest's own folders are not."""
+    """A home that PostgreSQL's user can access, unlike pytest's own folders."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="wine-tests-") as name:
@@ -59,7 +59,7 @@ def own(home, few_wines) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(home, own) -> Iterator[Path]:
-    """The folder of a cluster that runs; at its end, nothing is left."""
+    """The folder of a running cluster; afterwards, no process is left."""
     log, cluster = home / "screen.log", home / ".local" / "cluster"
     with mock.patch.dict(os.environ, own), running(["-m", "scaling.cluster"], log) as launcher:
         wait_until(lambda: launcher.poll() is not None or "Ctrl-C stops" in log.read_text(), "make cluster")
@@ -132,7 +132,7 @@ def test_all_is_healthy_and_only_you_can_read_the_passwords(folder, client_env):
     assert not [secret for secret in secrets if secret in logs]
 
 
-def test_without_a_password_prefect_mlflow_and_s3_give_nothing(folder, client_env):
+def test_prefect_mlflow_and_s3_reject_requests_without_a_password(folder, client_env):
     prefect, mlflow, s3 = (
         client_env[name] for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3")
     )
@@ -159,7 +159,7 @@ def listed(url: str, key: str, secret: str) -> list[str]:
     return sorted(one["Name"] for one in boto3.client("s3", endpoint_url=url, **keys).list_buckets()["Buckets"])
 
 
-def test_each_role_of_postgresql_enters_its_own_database_alone(folder):
+def test_each_postgresql_role_can_only_connect_to_its_own_database(folder):
     secret = {name: (folder / "secrets" / name).read_text() for name in ("postgres", "mlflow", "prefect")}
     port = re.search(r"postgres +postgresql://wine_admin:\*\*\*@127\.0\.0\.1:(\d+)/", screen(folder))[1]
 
@@ -184,7 +184,7 @@ def test_each_role_of_postgresql_enters_its_own_database_alone(folder):
                 connection.execute("COPY (SELECT 1) TO PROGRAM 'true'")
 
 
-def test_a_client_without_a_certificate_gets_nothing_from_dask(folder, client_env, tmp_path):
+def test_dask_rejects_a_client_without_a_certificate(folder, client_env, tmp_path):
     from distributed import Client, Security
 
     from scaling.certificates import certificates
@@ -226,7 +226,7 @@ def test_two_runs_at_once_on_two_machines_are_both_registered_and_no_promotion_i
     assert len(list((folder / "s3" / "wine-quality" / "runs").iterdir())) == 2
 
 
-def test_a_command_with_the_exports_trains_into_the_cluster(folder, client_env, tmp_path):
+def test_a_command_with_the_exported_settings_uses_the_cluster(folder, client_env, tmp_path):
     before = len(versions())
     done = command(*TRAIN, WINE_TRIALS="1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -244,7 +244,7 @@ def test_a_command_with_the_exports_trains_into_the_cluster(folder, client_env, 
 
 
 def answers(client: SyncPrefectClient) -> bool:
-    """Say whether Prefect's server answers, and not with an error of its database."""
+    """Return whether Prefect's server answers without a database error."""
     try:
         client.read_flow_runs(limit=1)
     except PrefectHTTPStatusError:
@@ -267,7 +267,7 @@ def test_postgresql_that_is_restarted_during_a_run_loses_nothing(folder, client)
     assert len(versions()) == before + 1
 
 
-def test_s3_that_is_away_at_the_push_has_the_run_pushed_by_the_next_one(folder, client):
+def test_if_s3_is_down_at_the_push_the_next_run_pushes_the_run(folder, client):
     pushed = folder / "s3" / "wine-quality" / "runs"
     before, waited = len(list(pushed.iterdir())), set(folder.glob("machine-*/.local/outbox/*"))
     moved = folder / "s3" / "gone"
@@ -285,7 +285,7 @@ def test_s3_that_is_away_at_the_push_has_the_run_pushed_by_the_next_one(folder, 
     assert len(list(pushed.iterdir())) > before
 
 
-def test_what_ends_by_itself_is_started_again(folder, client_env):
+def test_a_process_that_exits_is_restarted(folder, client_env):
     os.kill(pid_of(folder, "dask"), signal.SIGKILL)
     wait_until(lambda: "dask ended with exit code -9: starting it again" in screen(folder), "the end of the scheduler")
     from wine_quality.engines import OnDask
@@ -312,7 +312,7 @@ def test_a_launcher_that_is_killed_leaves_no_process(home, folder, own, tmp_path
         wait_until(lambda: processes_at(other) == [], "the end of all processes", 60)
 
 
-def test_a_server_that_does_not_let_us_in_is_named_in_one_line(tmp_path, monkeypatch):
+def test_a_server_that_refuses_access_is_named_in_one_line(tmp_path, monkeypatch):
     for name in ("PREFECT", "MLFLOW", "S3"):
         monkeypatch.setenv(f"WINE_{name}_PORT", str(free_port()))
     monkeypatch.setenv("WINE_POSTGRES", f"postgresql://admin:hush@127.0.0.1:{free_port()}/postgres")
@@ -328,5 +328,5 @@ def test_taken_ports_are_named_and_nothing_starts(tmp_path, monkeypatch):
         monkeypatch.setenv("WINE_S3_PORT", str(taken.getsockname()[1]))
         done = command("scaling.cluster")
     assert done.returncode == 1
-    assert "of S3, is taken (WINE_S3_PORT)" in done.stderr
+    assert "for S3 is in use (WINE_S3_PORT)" in done.stderr
     assert not (tmp_path / ".local" / "cluster").exists()

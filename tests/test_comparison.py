@@ -15,7 +15,7 @@ def sets():
     return few_sides()
 
 
-def test_all_comparisons_on_a_gate_set_together_may_promote_falsely_in_one_case_of_twenty():
+def test_the_probabilities_of_a_false_promotion_add_up_to_five_percent():
     spent = np.cumsum([tail(use) for use in range(1, 100_001)])
     assert spent[0] == 0.025
     assert spent[-1] == pytest.approx(0.05, abs=1e-6)
@@ -36,11 +36,11 @@ def test_all_comparisons_on_a_gate_set_together_may_promote_falsely_in_one_case_
         (0.01, -0.001, 20, "not better by more than chance (99.98 % level, comparison 20)"),
     ],
 )
-def test_what_blocks_a_promotion_is_said(gain, low, use, reason):
+def test_the_reason_for_a_rejection(gain, low, use, reason):
     assert rejection_reason(Gain(gain, low, 1), {}, use, 0.003) == reason
 
 
-def test_a_slice_on_which_a_challenger_is_worse_by_more_than_chance_and_the_minimum_blocks_it_and_is_named():
+def test_a_challenger_that_is_significantly_worse_on_a_slice_is_rejected_and_the_slice_is_named():
     better, noise, small = Gain(0.02, 0.01, 0.03), Gain(-0.05, -0.11, 0.01), Gain(-0.002, -0.003, -0.001)
     assert rejection_reason(better, {"red": noise, "white": better, "quality 5 or 6": small}, 1, 0.003) == ""
     worse = {"red": Gain(-0.051, -0.08, -0.02), "white": better, "quality 0 to 4": Gain(-0.2, -0.3, -0.1)}
@@ -48,7 +48,7 @@ def test_a_slice_on_which_a_challenger_is_worse_by_more_than_chance_and_the_mini
     assert rejection_reason(better, worse, 1, 0.003) == expected
 
 
-def test_each_slice_with_enough_rows_has_a_gain_over_a_champion_of_its_own_level(sets):
+def test_each_slice_with_enough_rows_has_a_gain_with_an_interval_of_its_own_level(sets):
     train, gate_set = sets
     white = train.loc[train["type"] == "white"]
     champion, challenger = fit(build("linear", 1), train), fit(build("linear", 1), white)
@@ -64,12 +64,12 @@ def test_each_slice_with_enough_rows_has_a_gain_over_a_champion_of_its_own_level
     assert gains(challenger, None, train, gate_set, 1, 1)[1] == {}
 
 
-def test_a_chain_of_equal_models_hardly_ever_promotes_though_the_rows_alone_often_call_one_better():
+def test_a_chain_of_equal_models_is_hardly_ever_promoted_though_an_interval_over_rows_often_excludes_zero():
     rng, rows = np.random.default_rng(5), 300
     promoted = by_rows_alone = 0
     for _ in range(100):
         actual = rng.normal(0, 0.7, rows)
-        champion, *challengers = rng.normal(0, 0.1, (21, rows))  # what seeds make of the same prediction
+        champion, *challengers = rng.normal(0, 0.1, (21, rows))  # what other seeds add to the same prediction
         variance = np.var(np.sqrt(np.mean((actual - np.array(challengers[:4])) ** 2, axis=1)), ddof=1)
         for use, challenger in enumerate(challengers, 1):
             gain, low, _ = gain_interval(actual, champion, challenger, 2 * variance, tail(use))
@@ -89,12 +89,14 @@ def test_the_variance_between_seeds_is_that_of_models_fitted_with_other_seeds(na
     spread = np.std([np.sqrt(np.mean((actual - one) ** 2)) for one in predictions], ddof=1)
     found = [seed_variance(build(name, 1, **params), train, gate_set, seed) for seed in range(5)]
     assert np.mean(found) ** 0.5 == pytest.approx(spread, rel=0.5)
-    assert found[0] == seed_variance(fit(build(name, 99, **params), train), train, gate_set, 0), "whatever its own seed"
-    for without_chance in ("linear", "svr"):
-        assert seed_variance(build(without_chance, 1), *sets, seed=1) == 0
+    assert found[0] == seed_variance(fit(build(name, 99, **params), train), train, gate_set, 0), (
+        "its own seed does not matter"
+    )
+    for without_seed in ("linear", "svr"):
+        assert seed_variance(build(without_seed, 1), *sets, seed=1) == 0
 
 
-def test_pipelines_that_differ_in_the_seed_alone_share_their_fits(sets, monkeypatch, tmp_path):
+def test_pipelines_that_differ_only_in_the_seed_share_their_refits(sets, monkeypatch, tmp_path):
     def count_fit(pipeline, train):
         fits.append(pipeline)
         return fit(pipeline, train)
@@ -119,9 +121,7 @@ def test_the_seeds_within_a_blend_are_changed_too():
     assert changed["model__svr__scale__random_state"] is None
 
 
-def test_the_variance_between_seeds_of_a_blend_is_that_of_whole_blends_although_only_its_forest_is_fitted_again(
-    sets, monkeypatch
-):
+def test_refitting_only_the_forest_of_a_blend_gives_the_variance_of_whole_blends(sets, monkeypatch):
     train, gate_set = sets
     parts = [("extra_trees", build("extra_trees", 1, n_estimators=5)), ("svr", build("svr", 1))]
     blend, actual = fit(weighted_mean(parts, [3.0, 1.0]), train), gate_set[TARGET].to_numpy()

@@ -21,7 +21,7 @@ from wine_quality.errors import SettingsError
 ODD_HOME = "a #1%20b'c\"d; $HOME é&"
 
 
-def test_without_any_setting_the_usual_ones_hold_wherever_the_reader_stands(tmp_path, monkeypatch):
+def test_the_defaults_do_not_depend_on_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("WINE_HOME")
     monkeypatch.setattr("wine_quality.config.env_file", lambda: None)
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def test_without_any_setting_the_usual_ones_hold_wherever_the_reader_stands(tmp_
         config.seed = 1
 
 
-def test_everything_a_run_makes_lies_in_its_home(tmp_path):
+def test_everything_that_a_run_writes_is_under_home(tmp_path):
     config = settings()
     assert config.home == tmp_path
     folders = (config.raw_data, config.models, config.local, config.outbox, config.prediction_queue)
@@ -45,7 +45,7 @@ def test_everything_a_run_makes_lies_in_its_home(tmp_path):
     assert config.predictions_uri == f"sqlite:///{tmp_path}/predictions.db"
 
 
-def test_databases_and_artifacts_lie_in_a_home_with_odd_letters(tmp_path, monkeypatch):
+def test_databases_and_artifacts_work_in_a_home_with_special_characters(tmp_path, monkeypatch):
     home = tmp_path / ODD_HOME
     home.mkdir()
     monkeypatch.setenv("WINE_HOME", str(home))
@@ -59,7 +59,7 @@ def test_databases_and_artifacts_lie_in_a_home_with_odd_letters(tmp_path, monkey
     assert files == {"mlflow.db", "predictions.db", "mlruns/artifact"}
 
 
-def test_a_shell_starts_the_servers_with_the_folders_of_such_a_home(tmp_path, monkeypatch):
+def test_a_shell_starts_the_servers_with_paths_in_such_a_home(tmp_path, monkeypatch):
     monkeypatch.setenv("WINE_HOME", str(tmp_path / ODD_HOME))
     config = settings()
     for command in parse_procfile(up.PROCFILE.read_text()).processes.values():
@@ -70,16 +70,16 @@ def test_a_shell_starts_the_servers_with_the_folders_of_such_a_home(tmp_path, mo
         assert len(words) == command.count('"$')
 
 
-def test_the_simulation_reads_back_its_settings_in_such_a_home(tmp_path, few_wines):
+def test_the_simulation_reads_its_settings_in_such_a_home(tmp_path, few_wines):
     home = tmp_path / ODD_HOME
     servers.create_home(home, "short", settings(data=str(few_wines)))
     assert servers.environment(home)["WINE_DATA"] == str(home / "wine")
 
 
-def test_an_override_wins_over_the_environment_and_that_over_the_file_which_a_command_reads(tmp_path, monkeypatch):
+def test_overrides_take_precedence_over_the_environment_and_that_over_the_env_file(tmp_path, monkeypatch):
     (tmp_path / ".env").write_text("WINE_DATA=uci\nWINE_SEED=1\nWINE_BUCKET=cellar\nAWS_PROFILE=ours\nWINE_UNKNOWN=1\n")
     monkeypatch.setenv("WINE_DATA", "kaggle")
-    monkeypatch.setenv("WINE_SEED", "")  # as if not set
+    monkeypatch.setenv("WINE_SEED", "")  # counts as not set
     before = dict(os.environ)
     assert settings().seed == 1
     assert os.environ == before
@@ -89,7 +89,7 @@ def test_an_override_wins_over_the_environment_and_that_over_the_file_which_a_co
     assert (config.data, config.seed, config.bucket) == ("sample", 2, "cellar")
 
 
-def test_the_stores_are_those_that_are_set(monkeypatch):
+def test_store_addresses_come_from_the_settings(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5500")
     monkeypatch.setenv("WINE_PREDICTIONS", "postgresql://wine:corked@127.0.0.1/wine")
     assert settings().mlflow_uri == "http://127.0.0.1:5500"
@@ -97,7 +97,7 @@ def test_the_stores_are_those_that_are_set(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["WINE_PREDICTIONS", "WINE_WEBHOOK"])
-def test_a_setting_that_may_contain_a_secret_is_shown_nowhere(monkeypatch, name):
+def test_a_setting_that_may_contain_a_secret_is_never_printed(monkeypatch, name):
     monkeypatch.setenv(name, "https://somebody:corked@127.0.0.1/wine")
     shown = [repr(settings()), str(settings()), settings().model_dump_json(), str(jsonable_encoder(settings()))]
     assert not [text for text in shown if "corked" in text]
@@ -115,7 +115,7 @@ def test_a_setting_that_may_contain_a_secret_is_shown_nowhere(monkeypatch, name)
         ("WINE_HOME", "/why?", r"a path with a \? cannot be used, because "),
     ],
 )
-def test_a_wrong_value_is_named_and_all_of_them_at_once(tmp_path, monkeypatch, name, value, why):
+def test_all_invalid_values_are_named_at_once(tmp_path, monkeypatch, name, value, why):
     monkeypatch.setenv(name, value)
     line = rf"^{name}='{re.escape(value)}': .*{why}.* Fix it in the environment or in \.env\.$"
     with pytest.raises(SettingsError, match=line):
@@ -127,13 +127,13 @@ def test_a_wrong_value_is_named_and_all_of_them_at_once(tmp_path, monkeypatch, n
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"WINE_DATA=\x00"])
-def test_a_dotenv_that_cannot_be_read_is_named(tmp_path, content):
+def test_an_unreadable_env_file_is_named(tmp_path, content):
     (tmp_path / ".env").write_bytes(content)
     with pytest.raises(SettingsError, match=rf"^{tmp_path}/\.env: cannot be read \(.*\)\. Fix it or delete it\.$"):
         settings()
 
 
-def test_a_dotenv_without_read_permission_is_named(open_folder, monkeypatch, without_rights):
+def test_an_env_file_without_read_permission_is_named(open_folder, monkeypatch, without_rights):
     (open_folder / ".env").touch(mode=0o644)
     monkeypatch.setenv("WINE_HOME", str(open_folder))
     settings()

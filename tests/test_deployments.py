@@ -37,7 +37,7 @@ RUNS = Path(".local", "s3", "wine-quality", "runs")
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory, few_wines) -> dict[str, str]:
-    """The environment of the servers: a home, free ports, a few hundred wines."""
+    """The environment of the servers: a home, free ports, a few hundred rows."""
     home = tmp_path_factory.mktemp("home")
     ports = {f"WINE_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "S3")}
     folders = {"WINE_HOME": str(home), "WINE_DATA": str(few_wines), "PREFECT_HOME": str(home / "prefect")}
@@ -52,7 +52,7 @@ def home(own, clean_environment) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def client(own) -> Iterator[SyncPrefectClient]:
-    """Asks the Prefect of a `make up` on which `make deploy` was run."""
+    """A client of the Prefect server of `make up`, after `make deploy`."""
     log = Path(own["WINE_HOME"], "up.log")
     with mock.patch.dict(os.environ, own), running(["-m", "orchestration.up"], log) as up:
         wait_until(lambda: up.poll() is not None or "Worker 'laptop' started" in log.read_text(), "make up")
@@ -89,14 +89,14 @@ def quick_run(client: SyncPrefectClient, name: str, **parameters: object) -> Flo
 
 
 def runs_of(client: SyncPrefectClient, name: str) -> list[FlowRun]:
-    """Return the runs of a deployment that began and were not left out for another one."""
+    """Return the runs of a deployment that started, without those cancelled in favour of another."""
     named = filters.DeploymentFilter(name=filters.DeploymentFilterName(any_=[name]))
     runs = client.read_flow_runs(deployment_filter=named)
     return [run for run in runs if run.start_time and not run.state.is_cancelled()]
 
 
 def assert_complete(client: SyncPrefectClient, flow_run: FlowRun) -> None:
-    """Assert that a run ended well, with its report, a champion, and all in the bucket."""
+    """Assert that a run completed, with its report, a champion, and all its files in the bucket."""
     done, config = wait_for_run(client, flow_run), settings()
     assert done.state.is_completed(), done.state
     assert artifact_keys(done) >= {"training-report", "models", "predicted-against-actual", "mlflow-run"}
@@ -170,7 +170,7 @@ def test_only_a_deployment_that_is_missing_or_was_changed_in_the_file_is_deploye
         assert deployment(client, "nightly").updated == before
 
 
-def test_what_is_deployed_as_the_file_says_is_unchanged():
+def test_a_deployment_that_matches_the_file_is_left_unchanged():
     def changed(versions):
         return [one["name"] for one in deploy.changed(file, versions)]
 
@@ -250,7 +250,7 @@ def test_the_secret_of_the_block_is_masked(client, home):
     assert AwsCredentials.load("wine-credentials").aws_secret_access_key.get_secret_value() == secret
 
 
-def test_the_batch_job_scores_what_lies_in_the_bucket(client, first_run, home, wines):
+def test_the_batch_job_scores_the_files_in_the_bucket(client, first_run, home, wines):
     assert first_run.state.is_completed()
     put(S3Bucket.load("wine-bucket"), "wines.csv", wines)
     batches = deployment(client, "score-batches", "score-wine-batches")
@@ -286,7 +286,7 @@ def test_a_schedule_starts_a_run(client):
     assert_complete(client, min(runs(), key=lambda run: run.start_time))
 
 
-def test_an_event_starts_a_run_on_the_wine_that_it_names(client, tmp_path, write_uci):
+def test_an_event_starts_a_run_on_the_data_that_it_names(client, tmp_path, write_uci):
     rows = splits.distinct_rows(sources.load_dataset(settings()).table).iloc[1:]
     more = write_uci(tmp_path / "more", rows)
     with_repeats = write_uci(tmp_path / "with repeats", pd.concat([rows, rows.head(3)]))
@@ -333,5 +333,5 @@ def test_one_file_can_serve_the_flow(client, home):
 
 def test_an_event_without_a_server_is_refused_in_one_line(tmp_path):
     with mock.patch.dict(os.environ, WINE_HOME=str(tmp_path)):
-        refused = "error: Prefect does not run, so the event would be lost. Start it: make up.\n"
+        refused = "error: Prefect isn't running, so the event would be lost. Start it: make up.\n"
         assert command("data_changed", code=1) == refused

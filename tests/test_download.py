@@ -22,7 +22,7 @@ TRY_LATER = "Try later, or set WINE_DATA=sample."
 
 @pytest.fixture
 def uci(monkeypatch) -> Iterator[Uci]:
-    """The server, its address in the settings, and the sums of its files taken for the published ones."""
+    """A server, with its address in the settings and the checksums of its files in place of the published ones."""
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
     monkeypatch.setattr(download, "UCI_SHA256", sums)
     with uci_server(CONTENTS | {"winequality.names": b""}) as uci:
@@ -32,7 +32,7 @@ def uci(monkeypatch) -> Iterator[Uci]:
 
 @pytest.fixture(autouse=True)
 def closed_connections(monkeypatch) -> Iterator[None]:
-    """Close what pooch leaves open after a failed download, which Python would do at any time, with a warning."""
+    """Close the connections that pooch leaves open after a failed download, because Python would warn about them."""
     responses, get = [], requests.get
     monkeypatch.setattr(
         requests, "get", lambda *args, **kwargs: responses.append(get(*args, **kwargs)) or responses[-1]
@@ -43,7 +43,7 @@ def closed_connections(monkeypatch) -> Iterator[None]:
 
 
 def refusal(kind: type[Exception], get: Callable[[Settings], Path] = download.uci, **overrides: str) -> str:
-    """Return the one line with which a download ends, after checking that it left no file."""
+    """Return the error line of a failed download, after checking that no file is left."""
     config = settings(**overrides)
     before = sorted(config.raw_data.rglob("*"))
     with pytest.raises(kind) as caught:
@@ -54,7 +54,7 @@ def refusal(kind: type[Exception], get: Callable[[Settings], Path] = download.uc
     return str(caught.value)
 
 
-def test_both_files_and_nothing_else_are_stored_and_a_second_run_reads_them(uci):
+def test_only_the_two_files_are_stored_and_a_second_run_reads_them(uci):
     assert not download.is_downloaded(settings())
     folder = download.uci(settings())
     assert folder == settings().raw_data / "uci"
@@ -66,10 +66,12 @@ def test_both_files_and_nothing_else_are_stored_and_a_second_run_reads_them(uci)
     assert uci.requests == 1
 
 
-@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"spoilt"), Path.unlink], ids=["spoilt", "gone"])
-def test_a_stored_file_that_is_spoilt_or_gone_is_downloaded_again_or_left_where_that_fails(uci, spoil):
+@pytest.mark.parametrize(
+    "corrupt", [lambda path: path.write_bytes(b"corrupt"), Path.unlink], ids=["corrupt", "missing"]
+)
+def test_a_corrupt_or_missing_file_is_downloaded_again_and_left_alone_if_that_fails(uci, corrupt):
     folder = download.uci(settings())
-    spoil(folder / WHITE)
+    corrupt(folder / WHITE)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert not download.is_downloaded(settings())
     uci.status = 500
@@ -81,7 +83,7 @@ def test_a_stored_file_that_is_spoilt_or_gone_is_downloaded_again_or_left_where_
     assert uci.requests == 3
 
 
-def test_progress_is_shown_on_a_terminal_only_and_taken_away_at_the_end_or_before_an_error(
+def test_progress_is_shown_only_on_a_terminal_and_cleared_at_the_end_or_before_an_error(
     uci, tmp_path, monkeypatch, capfd
 ):
     download.uci(settings(home=tmp_path / "log"))
@@ -99,17 +101,17 @@ def test_progress_is_shown_on_a_terminal_only_and_taken_away_at_the_end_or_befor
         assert screen.getvalue().endswith("\r")
 
 
-NO_ARCHIVE = f"{{url}}: not the wine archive, or cut short. {TRY_LATER}"
+NO_ARCHIVE = f"{{url}}: not the wine archive, or truncated. {TRY_LATER}"
 WRONG = {
     "other file": (
         {"body": packed(CONTENTS | {WHITE: b"other wine"})},
-        f"{{url}}: {WHITE} has another sha256 sum than published. {TRY_LATER}",
+        f"{{url}}: the SHA-256 checksum of {WHITE} differs from the published one. {TRY_LATER}",
     ),
     "truncated": ({"body": packed(CONTENTS)[:-100]}, NO_ARCHIVE),
-    "spoilt archive": ({"body": packed(CONTENTS).replace(b"PK\x05\x06", b"PK\x05\x07")}, NO_ARCHIVE),
+    "corrupt archive": ({"body": packed(CONTENTS).replace(b"PK\x05\x06", b"PK\x05\x07")}, NO_ARCHIVE),
     "file missing": ({"body": packed({RED: CONTENTS[RED]})}, NO_ARCHIVE),
     "HTML": ({"body": b"<html>come back tomorrow</html>"}, NO_ARCHIVE),
-    "nothing": ({"body": b""}, NO_ARCHIVE),
+    "empty": ({"body": b""}, NO_ARCHIVE),
     "500": (
         {"status": 500},
         f"UCI cannot be reached (500 Server Error: Internal Server Error for url: {{url}}). {TRY_LATER}",
@@ -120,12 +122,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("change", "line"), WRONG.values(), ids=WRONG)
-def test_what_is_not_the_archive_is_refused_and_leaves_no_file(uci, change, line):
+def test_a_wrong_archive_is_rejected_and_leaves_no_file(uci, change, line):
     vars(uci).update(change)
     assert refusal(DownloadError).startswith(line.format(url=uci.url))
 
 
-def test_a_server_that_is_away_or_silent_is_named(monkeypatch):
+def test_a_server_that_is_down_or_does_not_respond_is_named(monkeypatch):
     monkeypatch.setattr(download, "CONNECT_READ_SECONDS", (0.2, 0.2))
     line = refusal(DownloadError, uci_url=f"http://127.0.0.1:{free_port()}/wine.zip")
     assert re.fullmatch(rf"UCI cannot be reached \(\[Errno \d+\] Connection refused\)\. {re.escape(TRY_LATER)}", line)
@@ -137,7 +139,7 @@ def test_a_server_that_is_away_or_silent_is_named(monkeypatch):
 @pytest.mark.parametrize("url", ["http://uci.example/wine.zip", "https://uci.example/wine.zip"])
 @pytest.mark.parametrize("spelling", ["HTTP_PROXY HTTPS_PROXY", "http_proxy https_proxy", "ALL_PROXY", "all_proxy"])
 @pytest.mark.parametrize("answers", [True, False], ids=["hangs", "refuses"])
-def test_a_proxy_that_does_not_answer_is_named_without_its_password(monkeypatch, url, spelling, answers):
+def test_a_proxy_that_does_not_respond_is_named_without_its_password(monkeypatch, url, spelling, answers):
     monkeypatch.setattr(download, "CONNECT_READ_SECONDS", (0.2, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1] if answers else free_port()
@@ -151,19 +153,19 @@ def test_a_proxy_that_does_not_answer_is_named_without_its_password(monkeypatch,
 
 
 @pytest.mark.parametrize("url", ["", "wine.zip", "gopher://uci/wine.zip", "http://", "http://[::1"])
-def test_an_address_that_is_none_is_refused(monkeypatch, url):
+def test_an_invalid_address_is_rejected(monkeypatch, url):
     monkeypatch.setattr(download, "UCI_SHA256", dict.fromkeys(CONTENTS, "none"))
     assert refusal(DownloadError, uci_url=url).endswith(f"). {TRY_LATER}")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "[2001:db8::1]", "wine.example"])
-def test_no_test_reaches_beyond_this_machine(host):
+def test_tests_cannot_reach_other_machines(host):
     with pytest.raises(RuntimeError, match=rf"a test wants to reach {re.escape(host.strip('[]'))}, and tests have no "):
         download.uci(settings(uci_url=f"http://{host}/wine.zip"))
 
 
 @pytest.mark.parametrize("step", ["requests.Response.iter_content", "shutil.copyfileobj", "pathlib.Path.rename"])
-def test_a_full_disk_is_an_error_and_leaves_no_file(uci, monkeypatch, full_disk, step):
+def test_a_full_disk_raises_an_error_and_leaves_no_file(uci, monkeypatch, full_disk, step):
     def full(*_args, **_kwargs):
         raise full_disk
 
@@ -172,7 +174,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_file(uci, monkeypatch, full_disk,
     assert refusal(DataError) == f"{settings().raw_data}/uci: {why}"
 
 
-def test_a_home_without_write_permission_is_an_error(uci, open_folder, monkeypatch, without_rights):
+def test_a_home_without_write_permission_raises_an_error(uci, open_folder, monkeypatch, without_rights):
     monkeypatch.setenv("WINE_HOME", str(open_folder))
     open_folder.chmod(0o555)
     with without_rights():
@@ -181,7 +183,7 @@ def test_a_home_without_write_permission_is_an_error(uci, open_folder, monkeypat
     assert uci.requests == 0
 
 
-def test_both_kaggle_sets_are_stored_and_read_again_and_one_that_fails_leaves_no_file(monkeypatch):
+def test_both_kaggle_files_are_stored_and_reused_and_a_failed_download_leaves_no_file(monkeypatch):
     def from_kaggle(handle: str, path: str, output_dir: str) -> None:
         (Path(output_dir) / path).write_text(handle)
         handles.append(handle)
@@ -190,7 +192,7 @@ def test_both_kaggle_sets_are_stored_and_read_again_and_one_that_fails_leaves_no
 
     handles, refused = [], "rajyellow46/wine-quality"
     monkeypatch.setattr("kagglehub.dataset_download", from_kaggle)
-    why = "Kaggle set rajyellow46/wine-quality is not available ('403 Forbidden')."
+    why = "the Kaggle dataset rajyellow46/wine-quality is not available ('403 Forbidden')."
     assert refusal(DownloadError, download.kaggle) == f"{why} {TRY_LATER}"
     handles, refused = [], ""
     folder = download.kaggle(settings())

@@ -1,4 +1,4 @@
-"""Drift between two tables of wine, compared with scipy and with cases of known outcome."""
+"""Drift between two tables, checked against scipy and on cases with a known outcome."""
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,13 @@ from wine_quality.splits import distinct_rows
 
 @pytest.fixture(scope="module")
 def wines() -> pd.DataFrame:
-    """The complete wines of the sample, in random order."""
+    """The complete rows of the sample, in random order."""
     return distinct_rows(sources.sample("a test").table).dropna().sample(frac=1, random_state=1)
 
 
 @pytest.fixture(scope="module")
 def reds(wines) -> pd.DataFrame:
-    """Some 1,300 red wines."""
+    """About 1,300 rows of red wine."""
     return wines[wines["type"] == "red"]
 
 
@@ -54,18 +54,18 @@ def test_two_samples_of_one_population_do_not_drift(before, after, tmp_path):
     result.save_html(path)
     page = path.read_text()
     assert "alcohol" in page
-    assert 'src="http' not in page, "it is one file that needs no server"
+    assert 'src="http' not in page, "the page is self-contained"
     assert 'href="http' not in page.replace('href="https://plotly.com/', "")
     assert [file.name for file in path.parent.iterdir()] == ["week-01.html"]
 
 
-def test_a_column_that_moved_is_named_and_no_other(before, after):
+def test_only_the_column_that_shifted_is_listed(before, after):
     moved = drift(before, after.assign(alcohol=after["alcohol"] + 1)).drifted
     assert "alcohol (red)" in moved
     assert set(moved) - {"alcohol (red)"} == set(drift(before, after).drifted)
 
 
-def test_in_a_large_sample_a_trivial_shift_is_no_drift_though_its_p_value_is_small(reds):
+def test_a_trivial_shift_in_a_large_sample_is_no_drift_despite_a_small_p_value(reds):
     many = pd.concat([reds] * 20)
     result = drift(many, many.assign(alcohol=many["alcohol"] + 0.1)).columns.loc["alcohol (red)"]
     assert result["p_value"] < 1e-6
@@ -74,13 +74,13 @@ def test_in_a_large_sample_a_trivial_shift_is_no_drift_though_its_p_value_is_sma
 
 
 @pytest.mark.parametrize(("white", "drifted"), [(0, False), (2, False), (4, True), (50, True)])
-def test_a_type_that_is_not_in_the_reference_is_drift_from_four_in_a_hundred_on(before, after, white, drifted):
+def test_a_new_type_is_drift_from_four_rows_in_a_hundred(before, after, white, drifted):
     mixed = after.assign(type=["white"] * white + ["red"] * (100 - white))
     result = drift(before, mixed)
     assert result.type_drift == ("type" in result.drifted) == drifted
 
 
-def test_another_mix_of_colours_moves_the_type_and_no_measurement(reds, whites):
+def test_a_changed_colour_mix_is_drift_of_the_type_and_not_of_measurements(reds, whites):
     before, after = pd.concat([reds[:400], whites[:400]]), pd.concat([reds[400:450], whites[400:600]])
     result = drift(before, after)
     assert result.type_drift
@@ -89,7 +89,7 @@ def test_another_mix_of_colours_moves_the_type_and_no_measurement(reds, whites):
     assert result.share <= 1 / 11
 
 
-def test_the_share_is_that_of_the_colour_that_drifted_most(reds, whites):
+def test_the_share_is_that_of_the_colour_with_the_most_drift(reds, whites):
     before, after = pd.concat([reds[:400], whites[:400]]), pd.concat([reds[400:500], whites[400:500]])
     white = after["type"] == "white"
     moved = {name: after[name] * (1 + white) for name in list(MEASUREMENTS)[:5]}
@@ -99,7 +99,7 @@ def test_the_share_is_that_of_the_colour_that_drifted_most(reds, whites):
     assert not result.type_drift
 
 
-def test_scores_are_compared_with_those_of_the_gate_set(reds, before, after):
+def test_scores_are_compared_with_those_on_the_gate_set(reds, before, after):
     scores = pd.Series(np.random.default_rng(1).normal(5.6, 0.5, len(reds)), reds.index)
     before = before.assign(score=scores[:600].where(np.arange(600) < 120))
     same = drift(before, after.assign(score=scores[600:700]))
@@ -110,7 +110,7 @@ def test_scores_are_compared_with_those_of_the_gate_set(reds, before, after):
     assert higher.share == same.share
 
 
-def test_missing_values_are_left_out(before, after):
+def test_missing_values_are_ignored(before, after):
     blank = after.assign(pH=after["pH"].where(np.arange(100) >= 20))
     expected = ks_2samp(before["pH"], after["pH"][20:]).pvalue
     assert drift(before, blank).columns["p_value"]["pH (red)"] == pytest.approx(expected)
@@ -118,7 +118,7 @@ def test_missing_values_are_left_out(before, after):
 
 @pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("table", "rows"), [("reference", "600 reference rows"), ("current", "100 rows")])
-def test_a_column_without_values_is_left_out_and_named_and_the_rest_compared(before, after, table, rows, nothing):
+def test_a_column_without_values_is_reported_and_the_others_are_compared(before, after, table, rows, nothing):
     tables = {"reference": before, "current": after.assign(alcohol=after["alcohol"] + 1)}
     whole = drift(**tables)
     result = drift(**tables | {table: tables[table].assign(sulphates=nothing)})
@@ -127,13 +127,13 @@ def test_a_column_without_values_is_left_out_and_named_and_the_rest_compared(bef
     assert result.share == pytest.approx(result.columns["drifted"].drop("type").mean())
 
 
-def test_a_column_without_values_in_one_colour_is_named_with_it(reds, whites):
+def test_a_column_without_values_in_one_colour_is_reported_with_the_colour(reds, whites):
     both = pd.concat([reds[:100], whites[:100]])
     result = drift(both, both.assign(pH=both["pH"].where(both["type"] == "red")))
     assert result.missing == ["pH (white): measured in 0 of 200 rows"]
 
 
-def test_rows_without_a_value_leave_nothing_to_compare_and_constant_columns_are_compared(before, after):
+def test_empty_columns_leave_nothing_to_compare_and_constant_columns_are_compared(before, after):
     blank = after.assign(**dict.fromkeys(MEASUREMENTS, np.nan), type=None, score=np.nan)
     result = drift(before.assign(score=5.5), blank)
     assert (len(result.columns), len(result.missing), result.share) == (0, 13, 0.0)

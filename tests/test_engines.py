@@ -1,4 +1,4 @@
-"""Engines with real processes and a real Dask cluster: order, one thread, killed workers, a scheduler that goes away.
+"""Engines on real processes and a real Dask cluster: order, threads, killed workers, a scheduler that goes away.
 
 The tests that kill take up to 20 seconds each, because what they wait for is a time limit.
 """
@@ -46,7 +46,7 @@ def results(engine, count: int) -> dict:
     return dict(engine.next_done() for _ in range(count))
 
 
-def test_units_run_in_this_process_in_the_order_of_their_submission():
+def test_in_process_units_run_in_the_order_they_are_submitted():
     with open_engine(settings()) as engine:
         assert isinstance(engine, InProcess)
         for number in (3, 1, 2):
@@ -54,7 +54,7 @@ def test_units_run_in_this_process_in_the_order_of_their_submission():
         assert [engine.next_done() for _ in range(3)] == [(3, 9), (1, 1), (2, 4)]
 
 
-def test_a_shared_value_is_made_once_and_again_after_another_one():
+def test_a_shared_value_is_computed_once_and_again_after_another_one():
     made = []
     first, second = (Shared(key, lambda key=key: made.append(key) or key) for key in ("first", "second"))
     assert [first.get(), first.get(), second.get(), first.get()] == ["first", "first", "second", "first"]
@@ -70,7 +70,7 @@ def test_an_address_without_encryption_is_refused_unless_it_is_on_loopback(addre
         on_dask(address)
 
 
-def test_certificates_that_are_not_there_are_named(tmp_path):
+def test_missing_certificates_are_listed(tmp_path):
     pytest.importorskip("dask", reason="needs the group scaling")
     (tmp_path / "ca.pem").touch()
     with pytest.raises(SettingsError, match=r"WINE_DASK_TLS=.*there is no cert\.pem, key\.pem"):
@@ -94,7 +94,7 @@ def test_two_processes_run_units_side_by_side_each_on_one_thread(processes):
 
 
 @pytest.mark.slow
-def test_an_error_of_a_unit_is_raised_as_it_is_and_the_others_go_on(processes):
+def test_an_error_in_a_unit_is_raised_unchanged_and_the_others_continue(processes):
     processes.submit(1, units.fail, "a.csv")
     with pytest.raises(DataError, match=r"^a\.csv: is not a wine\. Fix it\.$"):
         processes.next_done()
@@ -113,7 +113,7 @@ def test_a_unit_whose_process_is_killed_runs_again_and_no_other_is_lost_or_done_
 
 
 @pytest.mark.slow
-def test_a_unit_that_ends_its_process_each_time_ends_in_a_line(processes):
+def test_a_unit_that_always_ends_its_process_gives_a_one_line_error(processes):
     processes.submit(4, units.die)
     with pytest.raises(EngineError, match=r"^unit 4 of the work ended its process 3 times\. Is there enough memory\?"):
         processes.next_done()
@@ -141,7 +141,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_the_processes_end_with_a_client_that_is_killed(tmp_path):
+def test_the_processes_end_when_their_client_is_killed(tmp_path):
     script, mark = tmp_path / "client.py", tmp_path / "pid"
     script.write_text(SCRIPT)
     client = subprocess.Popen([sys.executable, script, TESTS, mark], env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -154,7 +154,7 @@ def test_the_processes_end_with_a_client_that_is_killed(tmp_path):
 
 
 @pytest.mark.slow
-def test_closing_ends_units_that_are_under_way(tmp_path):
+def test_closing_the_engine_ends_running_units(tmp_path):
     engine, mark = Processes(1), tmp_path / "pid"
     engine.submit(0, units.write_pid, mark)
     wait_until(lambda: mark.exists() and mark.read_text(), "the unit", 60)
@@ -183,7 +183,7 @@ def test_on_dask_units_run_on_one_thread_and_errors_come_back_and_a_killed_worke
 
 
 @pytest.mark.slow
-def test_without_a_worker_the_engine_waits_and_goes_on_when_one_joins_or_ends_in_a_line(cluster):
+def test_without_a_worker_the_engine_waits_for_one_and_then_fails_with_a_one_line_error(cluster):
     from dask_cluster import kill
 
     with cluster() as running:
@@ -201,7 +201,7 @@ def test_without_a_worker_the_engine_waits_and_goes_on_when_one_joins_or_ends_in
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_ends_in_a_line_within_15_seconds(cluster):
+def test_a_scheduler_that_goes_away_gives_a_one_line_error_within_15_seconds(cluster):
     from dask_cluster import kill
 
     with cluster(workers=1) as running:
@@ -215,7 +215,7 @@ def test_a_scheduler_that_goes_away_ends_in_a_line_within_15_seconds(cluster):
 
 
 @pytest.mark.slow
-def test_where_no_scheduler_listens_or_no_worker_is_there_nothing_starts(cluster):
+def test_without_a_scheduler_or_a_worker_nothing_starts(cluster):
     with cluster(workers=0) as running, pytest.raises(EngineError, match=r"had no worker for 1 s"):
         on_dask(running.address, patience=1)
     with pytest.raises(EngineError, match=r"^WINE_DASK=tcp://.*: no scheduler answers .*Start it"):
@@ -223,7 +223,7 @@ def test_where_no_scheduler_listens_or_no_worker_is_there_nothing_starts(cluster
 
 
 @pytest.mark.slow
-def test_a_worker_with_other_code_is_refused_and_named(cluster, tmp_path):
+def test_a_worker_with_different_code_is_refused_and_named(cluster, tmp_path):
     shutil.copytree(ROOT / "wine_quality", tmp_path / "old" / "wine_quality", ignore=shutil.ignore_patterns("*.pyc"))
     with (tmp_path / "old" / "wine_quality" / "schema.py").open("a") as file:
         file.write("# another release\n")

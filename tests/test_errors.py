@@ -8,7 +8,7 @@ from wine_quality.errors import DataError, WineError
 
 
 @pytest.fixture(autouse=True)
-def usual_interrupt():
+def restored_interrupt():
     usual = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, usual)
@@ -24,19 +24,19 @@ def test_a_command_has_the_exit_code_it_returns(returned, code, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_an_error_of_ours_is_one_line_and_exit_code_1(capsys):
+def test_a_wine_error_is_printed_as_one_line_with_exit_code_1(capsys):
     assert exit_code(lambda: fail(DataError("wine.csv: gone. Get it again."))) == 1
     assert capsys.readouterr() == ("", "error: wine.csv: gone. Get it again.\n")
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault of ours"), KeyboardInterrupt()])
-def test_an_error_that_is_none_of_ours_is_not_hidden(error):
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
+def test_any_other_error_is_raised(error):
     with pytest.raises(type(error)):
         exit_code(lambda: fail(error))
 
 
 @pytest.mark.parametrize("last_words", [None, OSError("the server stopped first")])
-def test_ctrl_c_is_one_line_and_exit_code_130(last_words, capsys):
+def test_ctrl_c_prints_one_line_and_exits_with_code_130(last_words, capsys):
     def command() -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -57,5 +57,5 @@ def test_ctrl_c_is_one_line_and_exit_code_130(last_words, capsys):
         ("http://127.0.0.1:5500/api, models:/wine@champion", "http://127.0.0.1:5500/api, models:/wine@champion"),
     ],
 )
-def test_a_line_stays_one_plain_line_and_a_password_in_an_address_is_masked(line, shown):
+def test_an_error_is_one_printable_line_with_passwords_in_addresses_masked(line, shown):
     assert str(WineError(line)) == str(DataError(line)) == shown

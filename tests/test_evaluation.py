@@ -1,4 +1,4 @@
-"""What is known of a model on the gate set: importance, partial dependence, errors by slice."""
+"""The evaluation of a model on the gate set: importance, partial dependence, errors by slice."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from wine_quality.splits import distinct_rows
 
 @pytest.fixture(scope="module")
 def rows():
-    """Rows whose quality is their alcohol, three tenths of the type, and nothing else."""
+    """Rows whose quality depends on the alcohol and a little on the type, and on nothing else."""
     table = distinct_rows(sources.sample("a test").table).dropna().iloc[::9]
     return table.assign(**{TARGET: 0.6 * table["alcohol"] + 0.3 * (table["type"] == "red")})
 
@@ -23,7 +23,7 @@ def linear(rows):
     return fit(build("linear", 1), rows)
 
 
-def test_the_features_that_the_quality_comes_from_are_the_important_ones(rows, linear):
+def test_the_features_that_the_quality_depends_on_are_the_important_ones(rows, linear):
     importance = feature_importance(linear, rows, 1)
     assert list(importance.index[:2]) == ["alcohol", "type"]
     assert sorted(importance.index) == sorted(FEATURES)

@@ -45,7 +45,7 @@ def small_batches(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_model_of_cached_rows_is_the_model_of_all_rows_at_once(tmp_path, small_batches, real_folder):
+def test_training_on_cached_rows_gives_the_model_of_all_rows_at_once(tmp_path, small_batches, real_folder):
     train, validation, _ = load_pair(settings(data=str(real_folder)))
     rows = with_some_blanks(splits.distinct_rows(pd.concat([validation, train], ignore_index=True)))
     cache = cached(rows, tmp_path / "rows")
@@ -59,17 +59,15 @@ def test_a_model_of_cached_rows_is_the_model_of_all_rows_at_once(tmp_path, small
 
 
 @pytest.mark.slow
-def test_a_training_that_was_killed_goes_on_from_its_checkpoint_to_as_good_a_model(
-    tmp_path, small_batches, rows, caplog
-):
+def test_a_killed_training_resumes_from_its_checkpoint_and_the_model_is_as_good(tmp_path, small_batches, rows, caplog):
     folder = tmp_path / "model"
     killer = threading.Thread(target=kill_training, args=(folder,))
     killer.start()
     with caplog.at_level("INFO", "wine_quality.train"):
         pipeline, resumed = fit_cached(NAME, 42, cached(rows, tmp_path / "rows"), folder)
     killer.join()
-    assert "the training was killed" in caplog.text
-    assert f"goes on after round {resumed} of 250, from a checkpoint" in caplog.text
+    assert "the training process was killed" in caplog.text
+    assert f"resumes from the checkpoint of round {resumed} of 250" in caplog.text
     assert resumed % external_memory.CHECKPOINT == 0 < resumed
     assert pipeline["model"].get_booster().num_boosted_rounds() == 250
     assert len(set(pipeline["model"].get_booster().get_dump())) == 250  # nothing is drawn twice
@@ -78,7 +76,7 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint_to_as_good_a_mod
 
 
 def kill_training(folder: Path) -> None:
-    """Kill the training as soon as it has a checkpoint."""
+    """Kill the training process as soon as it has written a checkpoint."""
     while not (folder / external_memory.MODEL).exists():
         time.sleep(0.005)
     for child in psutil.Process().children(recursive=True):
@@ -87,14 +85,14 @@ def kill_training(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_again_and_again_ends_in_a_line(tmp_path, rows, monkeypatch):
+def test_a_training_that_is_killed_repeatedly_gives_a_one_line_error(tmp_path, rows, monkeypatch):
     monkeypatch.setattr(external_memory, "module", lambda *_: ["sh", "-c", "kill -9 $$"])
-    with pytest.raises(EngineError, match=r"the training was killed 3 times\. Is there enough memory"):
+    with pytest.raises(EngineError, match=r"the training process was killed 3 times\. Is there enough memory"):
         fit_cached(NAME, 42, cached(rows, tmp_path / "rows"), tmp_path / "model")
 
 
 @pytest.mark.slow
-def test_a_training_ends_with_the_process_that_started_it(tmp_path, rows):
+def test_a_training_process_ends_with_its_parent(tmp_path, rows):
     cached(pd.concat([rows] * 50), tmp_path / "rows")
     code = (
         "import sys, pandas as pd; from pathlib import Path; from wine_quality.external_memory import *;"
@@ -114,7 +112,7 @@ def test_a_training_ends_with_the_process_that_started_it(tmp_path, rows):
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_while_xgboost_writes_gives_a_line(tmp_path, rows):
+def test_a_full_disk_while_xgboost_writes_gives_a_one_line_error(tmp_path, rows):
     cache = cached(rows, tmp_path / "rows")
     with largest_file(5000), pytest.raises(DataError) as caught:
         fit_cached(NAME, 42, cache, tmp_path / "model")
@@ -124,11 +122,11 @@ def test_a_disk_that_is_full_while_xgboost_writes_gives_a_line(tmp_path, rows):
     assert rounds_done(tmp_path / "model") == 0
 
 
-def test_a_disk_that_is_full_while_rows_are_cached_gives_a_line(tmp_path, rows):
+def test_a_full_disk_while_caching_gives_a_one_line_error(tmp_path, rows):
     with largest_file(1000), pytest.raises(DataError, match=r"rows: cannot be used \(.*\). Free some space"):
         cached(rows, tmp_path / "rows")
 
 
-def test_a_disk_that_is_too_small_gives_a_line_before_anything_is_written(tmp_path):
-    with pytest.raises(DataError, match=r"needs 8e\+14 GB, and .* GB are free. Free some space"):
+def test_too_little_disk_space_is_reported_before_anything_is_written(tmp_path):
+    with pytest.raises(DataError, match=r"needs 8e\+14 GB, but only .* GB are free. Free some space"):
         write_cache([], tmp_path, 10**22)

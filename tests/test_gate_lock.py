@@ -1,4 +1,4 @@
-"""The lock at the gate between machines: two homes that share MLflow's server and Prefect's, and no file."""
+"""The gate's lock between machines: two homes that share MLflow's and Prefect's servers, but no file."""
 
 import multiprocessing
 import os
@@ -35,7 +35,7 @@ def prefect(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture
 def shared(prefect, store, few_wines, tmp_path, monkeypatch) -> Iterator[None]:
-    """MLflow's server and Prefect's, as the environment names them, and a dataset."""
+    """MLflow's and Prefect's servers, set in the environment, and a dataset."""
     port = free_port()
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = module("mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri")
@@ -79,7 +79,7 @@ def hold(config_home: str, prefect: str, holds: Event) -> None:
         time.sleep(600)
 
 
-def test_the_slot_of_a_machine_that_dies_at_the_gate_is_free_again(shared, prefect, tmp_path):
+def test_the_lock_of_a_machine_that_dies_at_the_gate_is_released(shared, prefect, tmp_path):
     holds = PROCESSES.Event()
     holder = PROCESSES.Process(target=hold, args=(str(tmp_path / "other"), prefect, holds))
     holder.start()

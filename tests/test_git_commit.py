@@ -1,4 +1,4 @@
-"""The commit that a run is tagged with is that of this checkout, or none."""
+"""The commit that a run is tagged with: that of this checkout, or `unknown`."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> Path:
-    """A repository with one commit, in a path that only UTF-8 can spell, taken for the checkout."""
+    """A repository with one commit, with a path that needs UTF-8, in place of the checkout."""
     folder = tmp_path / "Grüner Veltliner"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "file").write_text("one")
@@ -32,7 +32,7 @@ def repository(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_it_is_the_commit_of_the_checkout_and_says_where_files_differ(repository):
+def test_it_is_the_commit_of_the_checkout_marked_as_dirty_if_files_were_changed(repository):
     head = git(repository, "rev-parse", "HEAD")
     assert tracking.git_commit() == head
     (repository / "inner" / "file").write_text("two")
@@ -49,7 +49,7 @@ def test_it_is_the_commit_of_the_checkout_and_says_where_files_differ(repository
         ("Grüner Veltliner", "PATH", ""),  # git is absent
     ],
 )
-def test_elsewhere_and_where_git_refuses_it_is_unknown(repository, monkeypatch, folder, variable, value):
+def test_outside_the_checkout_or_if_git_fails_it_is_unknown(repository, monkeypatch, folder, variable, value):
     monkeypatch.setattr(tracking, "ROOT", repository.parent / folder)
     if variable:
         monkeypatch.setenv(variable, str(repository.parent / value) if variable == "GIT_DIR" else value)

@@ -1,4 +1,4 @@
-"""A pipeline as an ONNX graph: which pipelines have one, and how it compares with a threshold."""
+"""Export to ONNX: which pipelines have a graph, and how its trees compare with a threshold."""
 
 import numpy as np
 import onnx
@@ -26,7 +26,7 @@ def test_a_graph_takes_one_matrix_and_returns_a_column_for_each_pipeline(train):
 
 
 @pytest.mark.parametrize("name", ["linear", "k_neighbors", "random_forest_classifier", "xgboost", "kernel_ridge"])
-def test_a_pipeline_with_a_step_that_is_not_written_here_has_no_graph(name, train):
+def test_a_pipeline_with_a_step_that_cannot_be_exported_has_no_graph(name, train):
     assert to_onnx(fit(build(name, 1), train)) is None
 
 
@@ -46,7 +46,7 @@ def test_a_rounded_threshold_decides_the_same_for_every_float32():
         assert np.array_equal(columns <= float32_at_most(thresholds), columns.astype("float64") <= thresholds)
 
 
-def test_a_forest_of_more_trees_than_one_operator_holds_predicts_what_its_pipeline_does(train):
+def test_the_graph_of_a_forest_with_more_trees_than_one_operator_takes_predicts_like_its_pipeline(train):
     forest = fit(build("extra_trees", 1, n_estimators=2 * GROUP + 5), train)
     session = onnxruntime.InferenceSession(to_onnx(forest), providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, {ROWS: to_matrix(train)})

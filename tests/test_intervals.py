@@ -1,4 +1,4 @@
-"""Prediction intervals: how many rows they hold for, and for which they are wide."""
+"""Prediction intervals: their coverage, and the rows for which they are wide."""
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from wine_quality.splits import distinct_rows
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    """Rows whose quality is 6 and an error, three times as large for red wine."""
+    """Rows whose quality is 6 plus noise, which is three times as large for red wine."""
     table = distinct_rows(sources.sample("a test").table).iloc[::3]
     sizes = np.where(table["type"] == "red", 0.9, 0.3)
     return table.assign(**{TARGET: 6 + np.random.default_rng(1).normal(0, sizes)})
@@ -22,7 +22,7 @@ def coverage(rows: pd.DataFrame, low: np.ndarray, high: np.ndarray) -> float:
     return float(intervals.covered(rows[TARGET].to_numpy(), low, high).mean())
 
 
-def test_an_interval_holds_for_nine_rows_of_ten_and_is_wider_where_errors_are_larger(rows):
+def test_nine_of_ten_intervals_contain_the_quality_and_they_are_wider_for_rows_with_larger_errors(rows):
     train, scored = rows.iloc[::2], rows.iloc[1::2]
     half_widths = predict(intervals.fit_half_width(train, np.full(len(train), 6.0), 1), scored)
     low, high = intervals.bounds(np.full(len(scored), 6.0), half_widths)
@@ -46,7 +46,7 @@ def test_a_model_without_errors_has_intervals_without_width(rows):
 
 
 @pytest.mark.parametrize(("count", "expected"), [(9, 9), (10, 10), (19, 18), (20, 19), (99, 90), (100, 91)])
-def test_the_quantile_counts_the_row_to_come(count, expected):
+def test_the_quantile_accounts_for_the_next_row(count, expected):
     ratios = np.random.default_rng(1).permutation(np.arange(1.0, count + 1))
     assert intervals.conformal_quantile(ratios) == expected
 

@@ -5,13 +5,13 @@ from wine_quality.metrics import gain_interval, r2_interval, rmse_gain, scores
 
 
 def models(rows, champion=1.0, challenger=0.5):
-    """Return labels and what two models predict, with errors of a standard deviation each."""
+    """Return labels and the predictions of two models, whose errors have the given standard deviations."""
     rng = np.random.default_rng(0)
     actual = rng.normal(6, 1, rows)
     return actual, actual + rng.normal(0, champion, rows), actual + rng.normal(0, challenger, rows)
 
 
-def test_each_score_is_the_best_for_a_perfect_prediction_and_that_by_hand_for_another():
+def test_each_metric_is_the_best_for_a_perfect_prediction_and_otherwise_as_calculated_by_hand():
     actual = np.array([3, 5, 6, 8])
     assert scores(actual, actual * 1.0) == {"rmse": 0, "mae": 0, "r2": 1, "accuracy": 1, "within_1": 1, "qwk": 1}
     by_hand = {
@@ -25,7 +25,7 @@ def test_each_score_is_the_best_for_a_perfect_prediction_and_that_by_hand_for_an
     assert scores(np.array([4, 5, 6, 7]), np.array([4.4, 6.4, 5.9, 4.0])) == pytest.approx(by_hand)
 
 
-def test_the_gain_of_a_better_model_is_above_zero_of_an_equal_one_zero_and_of_a_like_one_not_sure():
+def test_the_interval_of_the_gain_excludes_zero_for_a_better_model_but_not_for_one_that_is_as_good():
     actual, champion, better = models(500)
     gain, low, high = rmse_gain(actual, champion, better, seed=1)
     assert 0 < low < gain < high
@@ -48,7 +48,7 @@ def test_the_intervals_cover_the_true_value_as_often_as_they_say():
     assert ((covered / 200 >= 0.90) & (covered / 200 <= 0.99)).all()
 
 
-def test_the_interval_of_r2_holds_it_and_is_narrower_for_more_wines():
+def test_the_interval_of_r2_contains_it_and_is_narrower_for_more_rows():
     actual, _, predicted = models(4000)
     r2, low, high = r2_interval(actual, predicted, seed=1)
     assert r2 == pytest.approx(0.75, abs=0.03)
@@ -57,7 +57,7 @@ def test_the_interval_of_r2_holds_it_and_is_narrower_for_more_wines():
     assert high - low < (high_of_few - low_of_few) / 3
 
 
-def test_the_interval_of_the_gate_is_that_of_the_bootstrap_and_widens_with_the_seeds_and_the_level():
+def test_the_interval_of_the_gate_agrees_with_the_bootstrap_and_widens_with_the_seeds_and_the_level():
     table = models(1000, 0.7, 0.65)
     gain, low, high = gain_interval(*table, 0, 0.025)
     assert (gain, low, high) == pytest.approx(rmse_gain(*table, seed=1), rel=0.1)

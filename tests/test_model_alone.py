@@ -1,4 +1,4 @@
-"""A logged model where nothing but its own requirements is installed: no checkout, no package of ours."""
+"""A logged model in an environment with only its requirements: no checkout, and not our package."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, rows) -> dict[str, tuple[Path, np.ndarray]]:
-    """The folder of each logged model with engineered features, and what it predicts for a few rows."""
+    """The folder of each logged model with engineered features, and its predictions for a few rows."""
     found = {}
     with mock.patch.dict(os.environ, {"WINE_HOME": str(tmp_path_factory.mktemp("home"))}):
         config = settings()
@@ -50,7 +50,7 @@ def models(tmp_path_factory, rows) -> dict[str, tuple[Path, np.ndarray]]:
 
 
 def requirements(lines: list[str]) -> dict[str, Distribution]:
-    """Return what pip would install for requirements, out of what is installed here; fail where one is not."""
+    """Return the installed distributions that pip would install for some requirements; fail if one is missing."""
     found: dict[str, Distribution] = {}
     wanted = [Requirement(line) for line in lines]
     while wanted:
@@ -65,7 +65,7 @@ def requirements(lines: list[str]) -> dict[str, Distribution]:
 
 @pytest.fixture(scope="module")
 def python(models, tmp_path_factory) -> Path:
-    """The Python of an environment that has what the first model requires, and nothing else."""
+    """The Python of an environment with the requirements of the first model, and nothing else."""
     home = tmp_path_factory.mktemp("alone")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
     (packages,) = home.glob("lib/python*/site-packages")
@@ -81,7 +81,7 @@ def python(models, tmp_path_factory) -> Path:
 
 
 def options(python: Path) -> dict[str, Any]:
-    """Return where a command of that Python runs, and its environment."""
+    """Return the working folder and the environment for a command of that Python."""
     home, quiet = python.parent.parent, {"MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1"}
     return {"cwd": home, "env": {"PATH": f"{home}/bin:/usr/bin:/bin", "HOME": str(home), **quiet}}
 
@@ -99,7 +99,7 @@ for folder in folders:
 """
 
 
-def test_a_logged_model_loads_and_predicts_with_its_requirements_and_its_own_code_alone(python, models, rows, tmp_path):
+def test_a_logged_model_loads_and_predicts_with_only_its_requirements_and_its_code(python, models, rows, tmp_path):
     assert run(python, "-c", "import wine_quality").stderr.endswith("No module named 'wine_quality'\n")
     file = tmp_path / "rows.parquet"
     rows.to_parquet(file)  # bit for bit, unlike JSON
@@ -114,12 +114,12 @@ def test_a_logged_model_loads_and_predicts_with_its_requirements_and_its_own_cod
     assert "wine_quality" in done.stderr.splitlines()[-1]
 
 
-def test_a_logged_model_carries_only_the_modules_that_a_file_may_name(models):
+def test_a_logged_model_contains_only_the_modules_that_its_file_may_refer_to(models):
     for folder, _ in models.values():
         assert {path.name for path in (folder / "code").rglob("*.py")} == set(tracking.OWN_CODE)
 
 
-def test_mlflow_predicts_from_the_command_line_with_its_requirements_alone(python, models, rows, tmp_path):
+def test_mlflow_predicts_from_the_command_line_with_only_its_requirements(python, models, rows, tmp_path):
     folder, expected = models["extra_trees"]
     rows.to_csv(tmp_path / "rows.csv", index=False)
     files = ["-i", tmp_path / "rows.csv", "-o", tmp_path / "out.json", "-t", "csv", "--env-manager", "local"]
@@ -128,7 +128,7 @@ def test_mlflow_predicts_from_the_command_line_with_its_requirements_alone(pytho
     assert json.loads((tmp_path / "out.json").read_text())["predictions"] == pytest.approx(expected)
 
 
-def test_mlflow_serves_a_model_with_its_requirements_alone(python, models, rows, tmp_path):
+def test_mlflow_serves_a_model_with_only_its_requirements(python, models, rows, tmp_path):
     def answers() -> bool:
         with suppress(requests.ConnectionError):
             return requests.get(f"{url}/ping", timeout=10).ok

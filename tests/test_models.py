@@ -27,11 +27,11 @@ from wine_quality.splits import distinct_rows, folds
 
 
 @pytest.fixture(scope="module")
-def some_wines() -> pd.DataFrame:
+def some_rows() -> pd.DataFrame:
     return distinct_rows(sources.sample("a test").table).iloc[::20].reset_index(drop=True)
 
 
-def test_red_is_one_white_is_zero_and_an_unknown_type_is_refused(wines):
+def test_red_is_one_white_is_zero_and_an_unknown_type_is_rejected(wines):
     fitted = preprocessor().fit(wines[FEATURES])
     encoded = fitted.transform(wines[FEATURES])
     assert encoded.shape == (len(wines), 12)
@@ -40,7 +40,7 @@ def test_red_is_one_white_is_zero_and_an_unknown_type_is_refused(wines):
         fitted.transform(wines.assign(type="rosé")[FEATURES])
 
 
-def test_a_blank_gets_the_mean_of_the_wines_fitted_on_and_not_of_those_scored(wines):
+def test_a_blank_gets_the_mean_of_the_rows_fitted_on_and_not_of_those_scored(wines):
     fitted_on = wines.assign(pH=[3.0, 3.2, *[np.nan] * (len(wines) - 2)])
     scored = wines.assign(pH=[np.nan, *[3.9] * (len(wines) - 1)])
     column = 1 + list(MEASUREMENTS).index("pH")
@@ -48,20 +48,20 @@ def test_a_blank_gets_the_mean_of_the_wines_fitted_on_and_not_of_those_scored(wi
 
 
 @pytest.mark.parametrize("name", [*MODELS, BLEND])
-def test_the_same_seed_gives_the_same_numbers_to_the_last_bit_and_another_one_another_model(name, some_wines):
-    first, second, other = (predict(fit(build(name, s), some_wines.iloc[::2]), some_wines) for s in (3, 3, 4))
+def test_the_same_seed_gives_bit_identical_predictions_and_another_seed_another_model(name, some_rows):
+    first, second, other = (predict(fit(build(name, s), some_rows.iloc[::2]), some_rows) for s in (3, 3, 4))
     assert np.array_equal(first, second)
     assert first.dtype == "float64"
-    assert first.shape == (len(some_wines),)
+    assert first.shape == (len(some_rows),)
     if name in ("random_forest", "extra_trees", "xgboost_tuned", BLEND):
         assert not np.array_equal(first, other)
 
 
-def test_every_wine_is_scored_by_a_model_that_never_saw_it(some_wines):
-    predicted = cross_predict(build("decision_tree", 1), some_wines, folds(some_wines, 1))
-    memory = predict(fit(build("decision_tree", 1), some_wines), some_wines)
-    assert (memory == some_wines[TARGET]).all()
-    assert (predicted == some_wines[TARGET]).mean() < 0.8
+def test_cross_validation_scores_every_row_by_a_model_that_was_not_fitted_on_it(some_rows):
+    predicted = cross_predict(build("decision_tree", 1), some_rows, folds(some_rows, 1))
+    memory = predict(fit(build("decision_tree", 1), some_rows), some_rows)
+    assert (memory == some_rows[TARGET]).all()
+    assert (predicted == some_rows[TARGET]).mean() < 0.8
 
 
 def test_a_model_has_its_librarys_defaults_unless_its_name_says_tuned_or_engineered():
@@ -87,22 +87,22 @@ def test_kernel_ridge_predicts_as_scikit_learns_does():
     assert ExponentialKernelRidge(0.3, 2.0).fit(X[:40], y[:40]).predict(X[40:]) == pytest.approx(expected)
 
 
-def test_a_blend_is_the_plain_mean_of_its_members_each_fitted_on_all_cores_and_predicting_on_one(some_wines):
-    blend = fit(build(BLEND, 1), some_wines)
-    members = [predict(fit(build(name, 1), some_wines), some_wines) for name in MEMBERS]
-    assert predict(blend, some_wines) == pytest.approx(np.mean(members, axis=0))
+def test_a_blend_is_the_plain_mean_of_its_members_each_fitted_on_all_cores_and_predicting_on_one(some_rows):
+    blend = fit(build(BLEND, 1), some_rows)
+    members = [predict(fit(build(name, 1), some_rows), some_rows) for name in MEMBERS]
+    assert predict(blend, some_rows) == pytest.approx(np.mean(members, axis=0))
     assert [share for share, _ in shares(blend)] == [0.5, 0.5]
     forest = shares(blend)[0][1]["model"]
     assert (forest.n_jobs, forest.n_estimators) == (1, 500)
 
 
-def test_the_shares_of_a_blend_are_its_weights_and_any_other_model_has_all(some_wines):
+def test_the_shares_of_a_blend_are_its_weights_and_any_other_model_has_share_one(some_rows):
     linear = build("linear", 1)
-    mixed = fit(weighted_mean([("a", linear), ("b", build("mean", 1))], [3.0, 1.0]), some_wines)
+    mixed = fit(weighted_mean([("a", linear), ("b", build("mean", 1))], [3.0, 1.0]), some_rows)
     assert [share for share, _ in shares(mixed)] == [0.75, 0.25]
     assert shares(linear) == [(1.0, linear)]
 
 
-def test_parameters_given_win_over_hand_tuned_ones():
+def test_given_parameters_override_hand_tuned_ones():
     assert build("extra_trees_tuned", 1, n_estimators=7)["model"].get_params()["n_estimators"] == 7
     assert build("extra_trees_tuned", 1)["model"].get_params()["n_estimators"] == 300

@@ -1,4 +1,4 @@
-"""Monitoring runs on a small store of their own: what they measure, publish and store, whoever is away."""
+"""Monitoring runs on a small store of their own: what they measure, publish and store, even when a service is down."""
 
 import logging
 import shutil
@@ -38,7 +38,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def config(home, few_wines, prefect_for_commands, monkeypatch) -> Settings:
-    """The settings of a home with a champion of few wines, without records and without a service."""
+    """The settings of a home with a champion trained on few rows, no records and no service."""
     monkeypatch.setenv("WINE_DATA", str(few_wines))
     monkeypatch.setenv("WINE_HOME", str(home))
     monkeypatch.setenv("WINE_SERVE_PORT", str(free_port()))
@@ -52,18 +52,18 @@ def config(home, few_wines, prefect_for_commands, monkeypatch) -> Settings:
 
 @pytest.fixture(scope="module")
 def wines() -> pd.DataFrame:
-    """Wines of the sample, in random order."""
+    """The rows of the sample, in random order."""
     return distinct_rows(sources.sample("a test").table).dropna().sample(frac=1, random_state=1)
 
 
 @pytest.fixture(scope="module")
 def whites(wines) -> pd.DataFrame:
-    """Wines that differ from the reference."""
+    """Rows that differ from the reference."""
     return wines[wines["type"] == "white"][:60]
 
 
 def store_predictions(config: Settings, wines: pd.DataFrame, score: float | None = 5.8) -> list[str]:
-    """Put predictions of wines into the database, and return their ids."""
+    """Store predictions for some rows in the database, and return their ids."""
     rows = [Prediction(str(uuid4()), NOW, "1", wine, score) for wine in wines[FEATURES].to_dict("records")]
     Database(config.predictions_uri).insert([orjson.dumps(row) for row in rows])
     return [row.id for row in rows]
@@ -79,7 +79,7 @@ def run_flow(name: str) -> tuple[Record, set[str]]:
     return state.result(), artifact_keys(run)
 
 
-def test_a_calm_week_has_a_report_and_no_alert_though_the_service_is_away(config, wines, caplog):
+def test_a_calm_week_has_a_report_and_no_alert_even_if_the_service_is_down(config, wines, caplog):
     store_predictions(config, wines[:60])
     record, keys = run_flow("calm")
     assert (record.alerts, record.trigger, record.notify) == ([], "", False)
@@ -88,11 +88,11 @@ def test_a_calm_week_has_a_report_and_no_alert_though_the_service_is_away(config
     assert load_records(config) == [record]
     assert not list(config.reports.glob("*.html"))
     assert record.result.requests is None
-    assert monitor.SERVICE_AWAY in caplog.text
-    assert monitor.SERVICE_AWAY in monitor.report(record)
+    assert monitor.SERVICE_DOWN in caplog.text
+    assert monitor.SERVICE_DOWN in monitor.report(record)
 
 
-def test_rows_that_differ_are_drift_with_an_alert_and_a_page(config, whites, caplog):
+def test_drift_has_an_alert_and_an_evidently_page_and_is_notified_once(config, whites, caplog):
     store_predictions(config, whites)
     record, keys = run_flow("all white")
     assert [alert.kind for alert in record.alerts] == ["drift"]
@@ -103,10 +103,10 @@ def test_rows_that_differ_are_drift_with_an_alert_and_a_page(config, whites, cap
     assert record.notify
     again, _ = run_flow("white again")
     assert again.alerts
-    assert not again.notify, "what is not new is not sent again"
+    assert not again.notify, "the same alert is not sent twice"
 
 
-def test_a_higher_error_with_new_labels_requests_a_retraining_on_all_rows(config, wines):
+def test_a_higher_error_with_enough_labels_requests_a_retraining_on_all_rows(config, wines):
     before = len(load_reference(config).table)
     some = wines[: before // 2]
     labels.add(config.predictions_uri, dict.fromkeys(store_predictions(config, some, score=9.0), 4))
@@ -119,7 +119,7 @@ def test_a_higher_error_with_new_labels_requests_a_retraining_on_all_rows(config
     assert (merged["quality"] == 4).all(), "the newest label counts"
 
 
-def test_a_measurement_that_was_null_all_week_is_an_alert_and_the_rest_is_compared(config, whites):
+def test_a_measurement_without_values_is_an_alert_and_the_other_columns_are_tested(config, whites):
     store_predictions(config, whites.assign(sulphates=None))
     record, keys = run_flow("null")
     assert str(record.alerts[0]) == "missing data: sulphates: measured in 0 of 60 rows"
@@ -130,7 +130,7 @@ def test_a_measurement_that_was_null_all_week_is_an_alert_and_the_rest_is_compar
     assert load_records(config) == [record]
 
 
-def test_predictions_without_a_score_are_compared_by_their_measurements(config, wines):
+def test_rows_without_a_score_are_tested_on_their_measurements(config, wines):
     labels.add(config.predictions_uri, dict.fromkeys(store_predictions(config, wines[:60], score=None), 6))
     record, _ = run_flow("no scores")
     assert record.result.missing == ["score: measured in 0 of 60 rows"]
@@ -138,17 +138,17 @@ def test_predictions_without_a_score_are_compared_by_their_measurements(config, 
     assert load_records(config) == [record]
 
 
-def test_the_reference_does_not_need_the_bucket_and_a_champion_without_its_rows_is_named(config, wines, set_aws):
+def test_the_reference_needs_no_bucket_and_missing_rows_are_an_error(config, wines, set_aws):
     shutil.rmtree(config.local / "reference", ignore_errors=True)
     set_aws(f"http://127.0.0.1:{free_port()}")
     store_predictions(config, wines[:60])
     assert run_flow("moved")[0].result.predictions == 60
     with project_store(config) as store:
-        rows = artifacts(registry.champion(store)) / "wines.csv"
+        rows = artifacts(registry.champion(store)) / "rows.csv"
     shutil.rmtree(config.local / "reference")
     aside = rows.rename(rows.with_suffix(".aside"))
     try:
-        with pytest.raises(RegistryError, match=r"version 1 has no wines\.csv in MLflow\. Train again"):
+        with pytest.raises(RegistryError, match=r"version 1 has no rows\.csv in MLflow\. Train again"):
             load_reference(config)
     finally:
         aside.rename(rows)
@@ -162,7 +162,7 @@ def test_too_few_predictions_are_not_tested(config, wines):
     assert keys == {"monitoring-report"}
 
 
-def test_a_webhook_that_never_answers_stops_nothing_and_is_logged(config, whites, monkeypatch, caplog):
+def test_a_webhook_that_never_answers_is_logged_and_the_run_completes(config, whites, monkeypatch, caplog):
     monkeypatch.setattr(alerts, "TIMEOUT", 0.2)
     monkeypatch.setattr(monitor, "send_webhook", alerts.send_webhook.with_options(retries=1, retry_delay_seconds=0))
     store_predictions(config, whites)
@@ -173,12 +173,12 @@ def test_a_webhook_that_never_answers_stops_nothing_and_is_logged(config, whites
     assert "alert" in keys
     assert load_records(config) == [record]
     errors = [entry.message for entry in caplog.records if entry.levelno == logging.ERROR]
-    assert any("the webhook does not answer" in message for message in errors)
+    assert any("the webhook didn't answer" in message for message in errors)
     assert "a-secret-path" not in caplog.text
 
 
-def test_without_a_champion_one_line_says_what_to_do(tmp_path, monkeypatch):
+def test_without_a_champion_an_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("WINE_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it when it is told of a store
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it when a store is chosen
     with pytest.raises(RegistryError, match="has no champion to monitor"):
         monitor.monitor_wine_quality(name="nobody")

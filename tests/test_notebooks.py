@@ -1,4 +1,4 @@
-"""The notebooks as they are committed: what a reader finds on opening one."""
+"""The notebooks as committed."""
 
 import re
 import tempfile
@@ -15,6 +15,7 @@ from wine_quality.config import ROOT
 
 NOTEBOOKS = [path for chapter in CHAPTERS for path in sorted((ROOT / chapter).glob("*.ipynb"))]
 NUMBER = re.compile(r"(?<![\w.,/-])[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?:\s*%| per cent)?")
+SYNTHETIC = re.compile(r"[,;] synthetic$", re.MULTILINE)
 WHOLE_NOTEBOOK = ("What you will learn", "What to remember")
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -45,7 +46,7 @@ def texts(cell: NotebookNode) -> Iterator[str]:
         yield output.get("text") or output.get("data", {}).get("text/plain", "")
 
 
-def test_each_chapter_has_its_notebooks():
+def test_the_notebooks_of_all_chapters_are_found():
     assert [f"{path.parent.name}/{path.stem}" for path in NOTEBOOKS] == [
         "notebooks/01-explore-the-data",
         "notebooks/02-train-baselines",
@@ -61,7 +62,7 @@ def test_each_chapter_has_its_notebooks():
 
 
 @each_notebook
-def test_it_was_executed_from_top_to_bottom_without_an_error_or_a_warning_and_its_figures_are_drawn(path):
+def test_it_was_executed_top_to_bottom_without_errors_or_warnings_and_has_its_figures(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert [cell.execution_count for cell in code_of(notebook)] == list(range(1, len(code_of(notebook)) + 1))
@@ -73,14 +74,14 @@ def test_it_was_executed_from_top_to_bottom_without_an_error_or_a_warning_and_it
 
 
 @each_notebook
-def test_it_was_executed_on_the_real_data_and_says_so(path):
+def test_it_was_executed_on_the_real_data(path):
     printed = [text for cell in code_of(read(path)) for text in texts(cell)]
     assert [text for text in printed if re.search(r"[,;] real$|^the real Kaggle pair", text, re.M)]
-    assert not [text for text in printed if "made up" in text]
+    assert not [text for text in printed if SYNTHETIC.search(text)]
 
 
 @each_notebook
-def test_it_holds_nothing_that_differs_from_machine_to_machine(path):
+def test_it_contains_nothing_specific_to_a_machine(path):
     notebook = read(path)
     assert notebook.metadata == METADATA
     assert {key for cell in notebook.cells for key in cell.metadata} <= {"jupyter", "tags"}
@@ -91,7 +92,7 @@ def test_it_holds_nothing_that_differs_from_machine_to_machine(path):
 
 
 @each_notebook
-def test_it_opens_with_what_one_learns_closes_with_what_to_remember_and_the_next_and_its_links_lead_somewhere(path):
+def test_it_opens_with_what_you_will_learn_ends_with_what_to_remember_and_the_next_link_and_its_links_resolve(path):
     first, *_, last = read(path).cells
     assert first.source.startswith(f"# {int(path.stem[:2])}. ")
     assert re.search(r"\*\*What you will learn\*\*\n\n- ", first.source)
@@ -112,7 +113,7 @@ def test_cells_are_short_and_prose_outweighs_code(path):
 
 
 @each_notebook
-def test_exercises_have_a_cell_for_the_answer_and_a_folded_solution_that_judges_it(path):
+def test_exercises_have_an_answer_cell_and_a_folded_solution_that_checks_it(path):
     notebook = read(path)
     solutions = solutions_of(notebook)
     assert 2 <= len(solutions) <= 3
@@ -121,20 +122,20 @@ def test_exercises_have_a_cell_for_the_answer_and_a_folded_solution_that_judges_
         assert answer.source.startswith(f"answer_{number} = None  # ")
         assert solution.metadata["jupyter"] == {"source_hidden": True}
         assert f"solution_{number} = " in solution.source
-        judge = rf"^check_(answer|function)\(answer_{number}, solution_{number}, .+\)$"
-        judged = re.search(judge, solution.source, re.M)
-        assert judged
-        within = re.search(r", within=([\d.]+)\)$", judged[0])
+        check = rf"^check_(answer|function)\(answer_{number}, solution_{number}, .+\)$"
+        checked = re.search(check, solution.source, re.M)
+        assert checked
+        within = re.search(r", within=([\d.]+)\)$", checked[0])
         if re.search(r"# a (number|share)", answer.source):
             assert answer.source.endswith(f", right to within {within[1]}" if within else ", exactly")
         assert list(texts(solution)) == ["no answer yet\n"]
 
 
-def unproven(notebook: NotebookNode) -> list[str]:
-    """Return the numbers of the prose that the code does not produce.
+def unsupported(notebook: NotebookNode) -> list[str]:
+    """Return the numbers in the prose that no code or output supports.
 
-    A number in prose must be one in the code or the output of its own section, rounded as far as the prose rounds it,
-    or have stood in the prose before. What a notebook promises and sums up may come from anywhere in it.
+    A number in prose must occur in the code or output of its section, rounded to the prose's precision, or earlier in
+    the prose. The opening and the summary may use numbers from the whole notebook.
     """
     starts = [0, *(at for at, cell in enumerate(notebook.cells) if at and cell.source.startswith("## "))]
     sections = [notebook.cells[start:end] for start, end in pairwise([*starts, None])]
@@ -144,13 +145,13 @@ def unproven(notebook: NotebookNode) -> list[str]:
         everywhere = any(title in prose for title in WHOLE_NOTEBOOK)
         shown = produced(notebook.cells if everywhere else section)
         numbers = {number.strip() for number in NUMBER.findall(plain(prose))}
-        wrong += sorted(number for number in numbers - said if not contains_row(number, shown))
+        wrong += sorted(number for number in numbers - said if not occurs(number, shown))
         said |= numbers
     return wrong
 
 
 def plain(prose: str) -> str:
-    """Return prose without block quotes, code, addresses, and the numbers of headings, lists and exercises."""
+    """Remove block quotes, code, links, and the numbers of headings, lists and exercises from prose."""
     for noise in (r"^>.*$", r"`[^`]*`", r"\]\([^)]*\)", r"<[^>]*>", r"^#+ \d+\.", r"^\d+\. ", r"^\*\*\d+\.\*\*"):
         prose = re.sub(noise, " ", prose, flags=re.MULTILINE)
     return re.sub(r"\[\d+\. |[Cc]hapter \d+|95 %\s+interval", " ", prose)
@@ -165,7 +166,7 @@ def value(number: str) -> float:
     return float(re.sub(r"[\s,%]|per cent", "", number).replace("−", "-"))
 
 
-def contains_row(stated: str, shown: list[float]) -> bool:
+def occurs(stated: str, shown: list[float]) -> bool:
     percent = stated.endswith(("%", "cent"))
     decimals = len(re.sub(r"[^\d.]", "", stated).partition(".")[2])
     near = 0.5 * 10**-decimals * (1 + 1e-9) if decimals or percent else 0
@@ -174,28 +175,28 @@ def contains_row(stated: str, shown: list[float]) -> bool:
 
 
 @each_notebook
-def test_every_number_in_the_prose_is_one_that_the_code_produced(path):
-    assert unproven(read(path)) == []
+def test_every_number_in_the_prose_occurs_in_code_or_output(path):
+    assert unsupported(read(path)) == []
 
 
 def output(text: str) -> NotebookNode:
-    """Return a cell of code that shows a text."""
+    """Return a code cell with a text as its output."""
     return nbformat.v4.new_code_cell("show()", outputs=[nbformat.v4.new_output("stream", text=text)])
 
 
 @pytest.mark.parametrize(
     ("prose", "wrong"),
     [
-        ("In all 6,497 wines, 24.6 % of them red, a gap of 0.24.", []),
+        ("In all 6,497 rows, 24.6 % of them red, a gap of 0.24.", []),
         ("A correlation of −0.31, `0.77` in code.\n\n> Cortez (2009): 62.4 %", []),
-        ("In all 6,498 wines, a gap of 0.27, 25.6 % red, 0.31 with density.", ["0.27", "0.31", "25.6 %", "6,498"]),
+        ("In all 6,498 rows, a gap of 0.27, 25.6 % red, 0.31 with density.", ["0.27", "0.31", "25.6 %", "6,498"]),
     ],
 )
-def test_a_wrong_number_in_the_prose_is_found(prose, wrong):
-    shown = output("6,497 wines: 0.2461 red, gap 0.2419, density -0.3061")
-    assert unproven(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), shown])) == wrong
+def test_an_unsupported_number_in_the_prose_is_found(prose, wrong):
+    shown = output("6,497 rows: 0.2461 red, gap 0.2419, density -0.3061")
+    assert unsupported(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), shown])) == wrong
 
 
-def test_a_number_of_another_section_does_not_prove_one():
+def test_a_number_in_another_section_does_not_count():
     two = nbformat.v4.new_markdown_cell("## Two\n\nIt is 0.41.")
-    assert unproven(nbformat.v4.new_notebook(cells=[output("0.41"), two])) == ["0.41"]
+    assert unsupported(nbformat.v4.new_notebook(cells=[output("0.41"), two])) == ["0.41"]

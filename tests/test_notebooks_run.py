@@ -1,4 +1,4 @@
-"""The notebooks executed from a copy: on the sample, on the real wine, with right and wrong answers, and not set up."""
+"""Copies of the notebooks, executed on the sample and the real data, with right and wrong answers, and not set up."""
 
 import io
 import json
@@ -21,19 +21,19 @@ from conftest import REAL_DATA
 from nbformat import NotebookNode
 from PIL import Image
 from servers import command, running, wait_until
-from test_notebooks import NOTEBOOKS, code_of, each_notebook, read, solutions_of, tagged, texts
+from test_notebooks import NOTEBOOKS, SYNTHETIC, code_of, each_notebook, read, solutions_of, tagged, texts
 
 from notebooks import execute
 from wine_quality.config import ROOT
 
 pytestmark = pytest.mark.slow
 
-LONG = "05-tune-with-hyperopt"  # fifty trials: on the real wine it runs in make check-docs
+LONG = "05-tune-with-hyperopt"  # fifty trials: on the real data it only runs in make check-docs
 ON_DASK = "10-scale-out"
 SHORT_SEARCH = "6"  # trials
 TAGS = WRONG, RIGHT, OF_ODD_TYPE = "wrong", "right", "odd"
-ODD = ("'a text'", "__import__('pandas').DataFrame()", "{}")  # of a type that no exercise asks for, or plainly wrong
-ANSWERS = {  # a near miss, and a right one said in another way than in the solution
+ODD = ("'a text'", "__import__('pandas').DataFrame()", "{}")  # of a type that no exercise asks for, or obviously wrong
+ANSWERS = {  # a near miss, and a right answer computed differently from the solution
     "01-explore-the-data": [
         (
             "by_deviation.idxmax()",
@@ -94,7 +94,7 @@ ANSWERS = {  # a near miss, and a right one said in another way than in the solu
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
-    """Jupyter and IPython keep their files in the test's folder, and the reader stands somewhere else."""
+    """Keep the files of Jupyter and IPython in the test's folder, and run from another folder."""
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     (tmp_path / "elsewhere").mkdir()
@@ -104,9 +104,9 @@ def own_folders(tmp_path, monkeypatch):
 def with_answers(notebook: NotebookNode, answers: list[tuple[str, str]]) -> NotebookNode:
     for number, solution in enumerate(solutions_of(notebook), start=1):
         wrong, right = answers[number - 1]
-        judge = solution.source.splitlines()[-1]
+        check = solution.source.splitlines()[-1]
         tries = [(WRONG, wrong, solution.source), (RIGHT, right, solution.source)]
-        tries += [(OF_ODD_TYPE, odd, judge) for odd in ODD]
+        tries += [(OF_ODD_TYPE, odd, check) for odd in ODD]
         after = notebook.cells.index(solution) + 1
         notebook.cells[after:after] = [
             nbformat.v4.new_code_cell(f"answer_{number} = {answer}\n{code}", metadata={"tags": [tag]})
@@ -116,30 +116,30 @@ def with_answers(notebook: NotebookNode, answers: list[tuple[str, str]]) -> Note
 
 
 @each_notebook
-def test_it_runs_judges_answers_and_on_the_real_wine_shows_what_was_committed(path, tmp_path, monkeypatch):
+def test_it_runs_checks_answers_and_on_the_real_data_reproduces_the_committed_output(path, tmp_path, monkeypatch):
     on_real = REAL_DATA.is_dir() and path.stem != LONG
     executed = executed_copy(path, tmp_path, monkeypatch, str(REAL_DATA.resolve()) if on_real else "sample")
     if on_real:
-        assert_shows_what_was_committed(executed, path, tmp_path / "images")
+        assert_reproduces(executed, path, tmp_path / "images")
 
 
 @pytest.mark.docs
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != LONG], ids=lambda path: path.stem)
-def test_on_the_sample_it_says_that_the_wine_is_made_up(path, tmp_path, monkeypatch):
+def test_on_the_sample_it_says_that_the_data_is_synthetic(path, tmp_path, monkeypatch):
     executed_copy(path, tmp_path, monkeypatch, "sample")
 
 
 @pytest.mark.docs
-def test_the_long_search_on_the_real_wine_shows_what_was_committed(tmp_path, monkeypatch, real_folder):
+def test_the_long_search_on_the_real_data_reproduces_the_committed_output(tmp_path, monkeypatch, real_folder):
     (path,) = (path for path in NOTEBOOKS if path.stem == LONG)
     executed = executed_copy(path, tmp_path, monkeypatch, str(real_folder.resolve()), whole=True)
-    assert_shows_what_was_committed(executed, path, tmp_path / "images")
+    assert_reproduces(executed, path, tmp_path / "images")
 
 
 def executed_copy(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, whole: bool = False
 ) -> NotebookNode:
-    """Execute a copy of a notebook: the whole search, or a short one and answers that are judged."""
+    """Execute a copy of a notebook: with the whole search, or with a short one and answers to check."""
     if path.stem == ON_DASK:
         pytest.importorskip("distributed", reason="Dask is not installed: make setup-scaling")
     monkeypatch.setenv("WINE_DATA", data)
@@ -151,12 +151,12 @@ def executed_copy(
         with_answers(notebook, ANSWERS[path.stem])
     execute.execute(notebook, copy)
     if not whole:
-        assert_judges_answers(notebook, path)
-    assert data != "sample" or any("made up" in text for cell in code_of(notebook) for text in texts(cell))
+        assert_checks_answers(notebook, path)
+    assert data != "sample" or any(SYNTHETIC.search(text) for cell in code_of(notebook) for text in texts(cell))
     return notebook
 
 
-def assert_judges_answers(executed: NotebookNode, path: Path) -> None:
+def assert_checks_answers(executed: NotebookNode, path: Path) -> None:
     wrong, right, odd = (tagged(executed, tag) for tag in TAGS)
     assert len(wrong) == len(right) == len(odd) / len(ODD) == len(ANSWERS[path.stem])
     for cell in wrong + odd:
@@ -165,8 +165,8 @@ def assert_judges_answers(executed: NotebookNode, path: Path) -> None:
     assert [list(texts(cell)) for cell in right] == [["right\n"]] * len(right)
 
 
-def assert_shows_what_was_committed(executed: NotebookNode, path: Path, images: Path) -> None:
-    """Compare cells and pictures with those in the repository, but for the answers that the test has put in."""
+def assert_reproduces(executed: NotebookNode, path: Path, images: Path) -> None:
+    """Compare cells and pictures with the committed ones, without the answers that the test inserted."""
     executed.cells = [cell for cell in executed.cells if not set(TAGS) & set(cell.metadata.get("tags", []))]
     for count, cell in enumerate(code_of(executed), start=1):
         cell.execution_count = count
@@ -196,7 +196,7 @@ def images_of(notebook: NotebookNode) -> list[bytes]:
 
 
 def assert_alike(new: bytes, old: bytes) -> None:
-    """Two pictures are the same but for a few shades at edges, which may differ from machine to machine."""
+    """Assert that two pictures are equal, except for antialiasing, which may differ between machines."""
     one, other = (np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), dtype=float) for image in (new, old))
     assert one.shape == other.shape
     assert np.abs(one - other).mean() < 0.5
@@ -210,7 +210,7 @@ def one_cell(path: Path, *sources: str) -> Path:
 make_notebooks = partial(command, "notebooks.execute")
 
 
-def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_path):
+def test_a_second_execution_gives_the_same_file_and_each_notebook_prints_a_line(tmp_path):
     sources = ("import pandas as pd", "pd.Series([1, 2])")
     paths = [one_cell(tmp_path / f"{name}.ipynb", *sources) for name in ("one", "two")]
     done = make_notebooks(*map(str, paths))
@@ -235,16 +235,16 @@ def test_executed_twice_the_file_is_the_same_and_each_notebook_has_its_line(tmp_
         ),
     ],
 )
-def test_a_cell_that_fails_ends_in_one_line_and_the_file_is_as_it_was(tmp_path, source, what):
+def test_a_failing_cell_is_reported_in_one_line_and_the_file_is_unchanged(tmp_path, source, what):
     path = one_cell(tmp_path / "mine.ipynb", "1 + 1", source, "2 + 2")
     before = path.read_bytes()
     done = make_notebooks(str(path), WINE_DATA="nowhere")
     assert done.returncode == 1
-    assert re.fullmatch(rf"error: mine\.ipynb, cell \[2\]: {what}\. The file is as it was; .*\n", done.stderr)
+    assert re.fullmatch(rf"error: mine\.ipynb, cell \[2\]: {what}\. The notebook file is unchanged; .*\n", done.stderr)
     assert path.read_bytes() == before
 
 
-def test_ctrl_c_ends_in_one_line_and_stops_the_kernel(tmp_path):
+def test_ctrl_c_prints_one_line_and_stops_the_kernel(tmp_path):
     source = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)"
     path = one_cell(tmp_path / "mine.ipynb", source)
     before = path.read_bytes()
@@ -258,8 +258,8 @@ def test_ctrl_c_ends_in_one_line_and_stops_the_kernel(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_before_set_up_one_line_says_what_to_do(tmp_path):
-    """A kernel of another environment: it has Jupyter, and not our package."""
+def test_without_set_up_one_line_says_what_to_do(tmp_path):
+    """In a kernel from another environment, with Jupyter but without our package."""
     venv.create(tmp_path / "other", with_pip=False, symlinks=True)
     elsewhere = next(path for path in sys.path if path.endswith("site-packages"))
     ipython = [tmp_path / "other" / "bin" / "python", "-m", "IPython", "--simple-prompt", "--colors=NoColor", "-c"]

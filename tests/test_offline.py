@@ -19,7 +19,7 @@ import requests
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from servers import wait_until
-from test_page import asked_hosts
+from test_page import requested_origins
 from wiretap import foreign, tapped
 
 from deployment.openapi import EXAMPLE
@@ -163,7 +163,7 @@ def opens(chromium: webdriver.Chrome, *addresses: str) -> None:
         chromium.get(address)
         wait_until(lambda: chromium.find_elements(By.CSS_SELECTOR, "h1, h2, h3, nav, main, [role=main]"), address)
         time.sleep(3)  # what a page asks for late
-    hosts = asked_hosts(chromium)
+    hosts = requested_origins(chromium)
     assert hosts
     assert not [host for host in hosts if not re.match(OF_THIS_MACHINE, host)], hosts
 

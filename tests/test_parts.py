@@ -32,21 +32,21 @@ def error_of(part: Path) -> str:
     return str(caught.value)
 
 
-def test_a_part_is_read_as_a_table_is_whatever_its_spelling(tmp_path, wines):
+def test_a_part_is_read_like_a_table_whatever_its_column_names(tmp_path, wines):
     spelt = wines.rename(columns={"fixed_acidity": "Fixed Acidity", "type": "colour"}).astype({"quality": "float32"})
     spelt.assign(colour=spelt["colour"].str.upper()).to_parquet(tmp_path / "part-0.parquet")
     assert_frame_equal(rows_of(str(tmp_path / "part-0.parquet")), read_table(tmp_path / "part-0.parquet"))
 
 
-def test_parts_count_in_the_order_of_their_names_and_other_files_do_not(tmp_path, wines):
+def test_parts_are_sorted_by_name_and_other_files_are_ignored(tmp_path, wines):
     for name in ("part-10.parquet", "part-02.parquet", "other.parquet", "part-3.csv"):
         wines.to_parquet(tmp_path / name)
     assert [Path(part).name for part in list_parts(str(tmp_path))] == ["part-02.parquet", "part-10.parquet"]
-    with pytest.raises(DataError, match=r"none: holds no part-\*\.parquet. Name a folder"):
+    with pytest.raises(DataError, match=r"none: contains no part-\*\.parquet. Choose a folder"):
         list_parts(str(tmp_path / "none"))
 
 
-def test_all_that_is_wrong_with_a_part_is_one_line_with_its_name(tmp_path, wines):
+def test_all_problems_of_a_part_are_reported_in_one_line_with_its_name(tmp_path, wines):
     path = tmp_path / "part-0.parquet"
     many = pd.concat([wines] * 20_000, ignore_index=True)  # more than two batches
     many.loc[[3, 119_999], "pH"] = 9.0
@@ -67,7 +67,7 @@ def test_all_that_is_wrong_with_a_part_is_one_line_with_its_name(tmp_path, wines
 
 
 @pytest.mark.slow
-def test_parts_in_a_bucket_are_read_as_those_in_a_folder(rclone, tmp_path, wines):
+def test_parts_in_a_bucket_are_read_like_those_in_a_folder(rclone, tmp_path, wines):
     folder = rclone / "wine-quality" / "many"
     (folder / "deeper").mkdir(parents=True)
     for name in ("part-0.parquet", "part-1.parquet", "other.parquet", "deeper/part-2.parquet"):
@@ -80,13 +80,13 @@ def test_parts_in_a_bucket_are_read_as_those_in_a_folder(rclone, tmp_path, wines
         list_parts("s3://nowhere/many")
 
 
-def test_a_bucket_that_is_away_gives_a_line(set_aws):
+def test_an_unreachable_bucket_gives_a_one_line_error(set_aws):
     set_aws(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageUnavailable, match="bucket wine-quality: nothing listens"):
         list_parts("s3://wine-quality/many")
 
 
-def test_made_rows_begin_with_the_given_ones_and_stay_within_their_bounds():
+def test_generated_rows_start_with_the_given_ones_and_stay_within_bounds():
     given = sample("a test").table
     made = make_part(given, 20_000, 0, seed=1)
     assert_frame_equal(made.head(len(given)), given.reset_index(drop=True))
@@ -101,17 +101,17 @@ def test_made_rows_begin_with_the_given_ones_and_stay_within_their_bounds():
     assert not make_part(given, 9_000, 1, seed=1).equals(make_part(given, 9_000, 2, seed=1))
 
 
-def test_made_rows_are_valid_parts_that_are_marked_as_synthetic(tmp_path, wines):
+def test_generated_rows_are_valid_parts_that_are_marked_as_synthetic(tmp_path, wines):
     write_rows(wines, 251_000, tmp_path / "rows", seed=1)
     first, second = list_parts(str(tmp_path / "rows"))
     assert [pq.read_metadata(part).num_rows for part in (first, second)] == [250_000, 1_000]
     assert len(rows_of(second)) == 1_000
     assert is_synthetic(first)
-    with pytest.raises(DataError, match=r"rows: is there already"):
+    with pytest.raises(DataError, match=r"rows: already exists"):
         write_rows(wines, 10, tmp_path / "rows", seed=1)
 
 
-def test_made_rows_appear_whole_or_not_at_all(tmp_path, wines):
+def test_generated_rows_appear_complete_or_not_at_all(tmp_path, wines):
     with (
         largest_file(1000),
         pytest.raises(DataError, match=r"rows: cannot be used \(.*File too large\). Free some"),
@@ -121,14 +121,14 @@ def test_made_rows_appear_whole_or_not_at_all(tmp_path, wines):
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_made_or_what_is_wrong(tmp_path):
+def test_the_command_prints_what_it_generated_or_what_is_wrong(tmp_path):
     def make_rows(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "scaling.make_rows", *words]
         environment = os.environ | {"WINE_DATA": "sample"}
         return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
     done = make_rows("1000", str(tmp_path / "rows"))
-    assert done.stdout.startswith(f"rows      1,000 in {tmp_path / 'rows'}, made from the sample"), done.stderr
+    assert done.stdout.startswith(f"rows      1,000 in {tmp_path / 'rows'}, generated from the sample"), done.stderr
     shutil.rmtree(tmp_path / "rows")
     refused = make_rows("many", str(tmp_path / "rows"))
     assert (refused.returncode, refused.stdout) == (1, "")

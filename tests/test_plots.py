@@ -25,13 +25,13 @@ def test_a_logarithmic_column_has_a_logarithmic_axis(figure):
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()][1] == "alpha\n(log scale)"
 
 
-def test_texts_and_a_column_of_one_value_have_a_place_too(figure):
+def test_columns_of_strings_and_constant_columns_are_drawn(figure):
     assert [(line[0], line[2]) for line in heights(figure).values()] == [(1, 0), (0, 0), (0, 0)]
     ends = [text.get_text() for text in figure.axes[0].texts]
     assert ends == ["engineered", "measured", "0.01", "1", "60", "60", "0.68", "0.7"]
 
 
-def test_the_colours_have_a_key_and_the_best_trial_is_the_darkest_and_on_top(figure):
+def test_there_is_a_colour_bar_and_the_best_trial_is_the_darkest_and_on_top(figure):
     assert figure.axes[1].get_ylabel() == "RMSE"
     lines = [line for line in figure.axes[0].lines if len(line.get_ydata()) == TRIALS.shape[1]]
     colours = [np.sum(line.get_color()[:3]) for line in lines]

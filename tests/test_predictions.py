@@ -79,8 +79,9 @@ def locked(url: str) -> Iterator[None]:
 
 def arrived(url: str, predictions: list[Prediction]) -> None:
     """Return once these predictions, no others, are in the database; none can be there twice, as ids are the key."""
-    wait_until(lambda: count(url) >= len(predictions), "predictions in the database")
-    assert set(load(url)["id"]) == {prediction.id for prediction in predictions}
+    patient = url.replace("timeout=0.1", "timeout=30")  # the store may be writing
+    wait_until(lambda: count(patient) >= len(predictions), "predictions in the database")
+    assert set(load(patient)["id"]) == {prediction.id for prediction in predictions}
 
 
 def arrived_by(open_store: Open, url: str, predictions: list[Prediction]) -> None:
@@ -154,12 +155,13 @@ def test_a_table_from_before_the_intervals_gets_their_columns_and_keeps_its_rows
 
 def test_missing_values_are_null_in_the_queue_and_nan_in_the_table(open_store, away, url, folder):
     wine = WINE | {"type": None, "pH": float("nan"), "alcohol": np.float64("nan"), "density": np.float64(0.99)}
-    left_in_queue(open_store, away, [Prediction("blank", NOON, "3", wine, np.float64(5.5))])
+    blank = Prediction("blank", NOON, "3", wine, np.float64(5.5))
+    left_in_queue(open_store, away, [blank])
     (line,) = waiting(folder).splitlines()
     queued = json.loads(line, parse_constant=pytest.fail)["features"]
     assert queued == WINE | {"type": None, "pH": None, "alcohol": None, "density": 0.99}
     open_store(url)
-    wait_until(lambda: count(url), "the prediction")
+    arrived(url, [blank])
     row = load(url).iloc[0]
     assert row[["type", "pH", "alcohol"]].isna().all()
     assert (row["density"], row["sulphates"], row["score"]) == (0.99, 5.25, 5.5)

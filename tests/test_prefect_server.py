@@ -18,7 +18,7 @@ from wine_quality.ports import free_port
 
 pytestmark = pytest.mark.slow
 
-NEXT = "Start that server, or take PREFECT_API_URL out of the environment, .env and Prefect's profile.\n"
+NEXT = "Start that server, or remove PREFECT_API_URL from the environment, .env and Prefect's profile.\n"
 COMMANDS = {
     "run": " ".join(servers.TRAIN),
     "deploy": "orchestration.deploy",

@@ -24,18 +24,18 @@ CLASH = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: data
 
 
 @pytest.fixture(scope="module")
-def sides():
+def sets():
     return train_gate_split(distinct_rows(sources.sample("a test").table).iloc[::9].reset_index(drop=True))
 
 
 @pytest.fixture(scope="module")
-def linear(sides):
-    return fit(build("linear", 1), sides[0])
+def linear(sets):
+    return fit(build("linear", 1), sets[0])
 
 
 @pytest.fixture
-def register(store, sides):
-    def run(name: str, source: str = "uci", train=sides[0], gate_set=sides[1], seed=1, **params):
+def register(store, sets):
+    def run(name: str, source: str = "uci", train=sets[0], gate_set=sets[1], seed=1, **params):
         pipeline = fit(build(name, seed, **params), train)
         tracked = tracking.log_run(store, name, pipeline, (train, gate_set), source, params)
         verdict = registry.compare(store, pipeline, train, gate_set, source, **RULES)
@@ -50,21 +50,21 @@ def register(store, sides):
 
 
 @pytest.fixture
-def compared(store, sides, linear):
+def compared(store, sets, linear):
     """Return a function that compares a linear model with the champion, and leaves no trace."""
 
-    def compare(gate_set=sides[1], **rules):
-        return registry.compare(store, linear, sides[0], gate_set, "uci", **RULES | rules)
+    def compare(gate_set=sets[1], **rules):
+        return registry.compare(store, linear, sets[0], gate_set, "uci", **RULES | rules)
 
     return compare
 
 
 @pytest.fixture
-def version_of(config, store, sides, linear):
+def version_of(config, store, sets, linear):
     """Return a function that logs a run of the linear model and registers it as a version, past the gate."""
 
-    def register(gate_set=sides[1], by_browser=False) -> str:
-        run = tracking.log_run(store, "linear", linear, (sides[0], gate_set), "uci", {})
+    def register(gate_set=sets[1], by_browser=False) -> str:
+        run = tracking.log_run(store, "linear", linear, (sets[0], gate_set), "uci", {})
         if by_browser:
             name, source = config.registered_model, f"models:/{run.model_id}"
             return str(MlflowClient().create_model_version(name, source, run.run_id, model_id=run.model_id).version)
@@ -107,17 +107,17 @@ def test_the_alias_moves_only_to_a_better_model(register, store):
     assert alias(store) == third
 
 
-def test_nothing_depends_on_the_current_store_of_mlflow_and_a_new_home_is_created(tmp_path, sides, linear):
+def test_the_process_wide_store_of_mlflow_is_never_used_and_a_new_home_is_created(tmp_path, sets, linear):
     config = settings(home=tmp_path / "new" / "home")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
     with tracking.store(config) as store:
-        for name, pipeline in {"linear": linear, "xgboost": fit(build("xgboost_tuned", 1), sides[0])}.items():
-            run = tracking.log_run(store, name, pipeline, sides, "uci", {})
-            verdict = registry.compare(store, pipeline, *sides, "uci", **RULES)
+        for name, pipeline in {"linear": linear, "xgboost": fit(build("xgboost_tuned", 1), sets[0])}.items():
+            run = tracking.log_run(store, name, pipeline, sets, "uci", {})
+            verdict = registry.compare(store, pipeline, *sets, "uci", **RULES)
             registry.record_comparison(store, verdict)
             number = registry.register(store, run, {})
             registry.describe(store, number, verdict)
-            scoring.log_graph(store, number, sides[1])
+            scoring.log_graph(store, number, sets[1])
             registry.promote(store, number)
         assert registry.rollback(store) == "1"
         current = registry.champion(store)
@@ -131,14 +131,14 @@ def test_the_same_model_again_stays_a_challenger(register):
     register("xgboost_tuned", n_estimators=8)
     again, _ = register("xgboost_tuned", n_estimators=8)
     assert (again.promoted, again.gain) == (False, 0)
-    assert again.high == -again.low > 0, "the seed still leaves it open which of the two is better"
+    assert again.high == -again.low > 0, "because of the seeds, either of the two may be better"
 
 
-def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sides):
-    train, gate_set = sides
+def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sets):
+    train, gate_set = sets
     models = [fit(build("random_forest", seed, n_estimators=10), train) for seed in (3, 12)]
     _, low, _ = rmse_gain(gate_set[TARGET].to_numpy(), *(predict(model, gate_set) for model in models), seed=42)
-    assert low > 0, "the rows alone call it better"
+    assert low > 0, "an interval over the rows alone excludes zero"
     registry.promote(store, register("random_forest", seed=3, n_estimators=10)[1])
     verdict, _ = register("random_forest", seed=12, n_estimators=10)
     assert (verdict.promoted, verdict.use) == (False, 2)
@@ -155,14 +155,14 @@ def test_a_gain_below_the_minimum_effect_does_not_promote(register, compared):
     assert (verdict.promoted, verdict.reason) == (False, f"its gain is below the minimum effect of {1.01 * gain:g}")
 
 
-def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register, compared, sides):
+def test_each_version_counts_as_a_use_of_its_gate_set_until_that_grows(register, compared, sets):
     assert [register("linear")[0].use for _ in range(3)] == [1, 2, 3]
-    before, retried, after = compared(), compared(), compared(pd.concat([sides[1], sides[0].head(1)]))
+    before, retried, after = compared(), compared(), compared(pd.concat([sets[1], sets[0].head(1)]))
     assert (before.use, retried.use, after.use) == (4, 4, 1)
     assert before.confidence > after.confidence == 0.95
 
 
-def test_made_up_wine_never_replaces_real_wine_which_replaces_it(register):
+def test_a_model_of_synthetic_data_never_replaces_one_of_real_data_which_replaces_it(register):
     register("xgboost_tuned", source="sample", n_estimators=2)
     assert register("xgboost_tuned", source="uci", n_estimators=8)[0].promoted
     verdict, _ = register("linear", source="sample")
@@ -171,15 +171,15 @@ def test_made_up_wine_never_replaces_real_wine_which_replaces_it(register):
     assert "synthetic data" in verdict.reason
 
 
-def test_a_champion_trained_on_the_gate_set_is_not_compared(register, sides):
-    train, gate_set = sides
+def test_a_champion_trained_on_the_gate_set_is_not_compared(register, sets):
+    train, gate_set = sets
     register("xgboost_tuned", train=gate_set, gate_set=train, n_estimators=8)
     verdict, _ = register("linear")
     assert not verdict.promoted
     assert verdict.reason == f"the champion was trained on {len(gate_set)} of the {len(gate_set)} rows of the gate set"
 
 
-def test_a_promotion_moves_the_alias_and_a_rollback_gives_it_back_step_by_step(version_of, store):
+def test_a_promotion_moves_the_alias_and_each_rollback_moves_it_back_one_version(version_of, store):
     with pytest.raises(RegistryError, match="wine-quality has no earlier champion"):
         registry.rollback(store)
     for _ in range(3):
@@ -193,7 +193,7 @@ def test_a_promotion_moves_the_alias_and_a_rollback_gives_it_back_step_by_step(v
     assert alias(store) == "1"
 
 
-def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register, store):
+def test_a_description_has_the_scores_the_data_and_the_result_of_the_gate(register, store):
     first, _ = register("xgboost_tuned", n_estimators=8)
     scores = MlflowClient().get_run(registry.champion(store).run_id).data.metrics
     text = described(store, "1")
@@ -207,7 +207,7 @@ def test_a_description_has_the_scores_the_data_and_what_the_gate_found(register,
     assert "than champion version 1 " in described(store, second)
 
 
-def test_a_description_tells_of_promotions_and_rollbacks_and_stays_otherwise(register, store):
+def test_a_description_records_promotions_and_rollbacks_and_is_otherwise_unchanged(register, store):
     register("xgboost_tuned", n_estimators=8)
     before = described(store, "1")
     assert before.endswith("UTC: champion, in place of none.")
@@ -222,7 +222,7 @@ def test_a_description_tells_of_promotions_and_rollbacks_and_stays_otherwise(reg
     assert described(store, "2").endswith("UTC: rolled back; version 1 is champion again.")
 
 
-def test_a_version_that_becomes_champion_is_challenger_no_more_also_if_its_promotion_was_stopped_halfway(
+def test_a_version_that_becomes_champion_loses_the_alias_challenger_even_after_an_interrupted_promotion(
     version_of, config, store
 ):
     first, second = version_of(), version_of()
@@ -250,7 +250,7 @@ def test_a_rollback_to_a_version_that_does_not_load_moves_nothing(version_of, co
     assert alias(store) == "2"
 
 
-def test_a_champion_that_does_not_load_is_told_also_at_a_promotion_over_it(version_of, config, store):
+def test_a_champion_that_does_not_load_is_reported_also_when_another_version_is_promoted(version_of, config, store):
     registry.promote(store, version_of())
     shutil.rmtree(config.home / "mlruns")
     with pytest.raises(RegistryError, match=r"wine-quality version 1 does not load .*Give the alias champion"):
@@ -276,13 +276,13 @@ def test_a_version_of_another_signature_is_not_promoted(version_of, config, stor
     assert alias(store) == "1"
 
 
-def test_a_version_of_another_gate_set_is_promoted_only_after_both_met_on_it(version_of, compared, store, sides):
+def test_a_version_with_another_gate_set_is_promoted_only_after_a_comparison_on_it(version_of, compared, store, sets):
     registry.promote(store, version_of())
-    version = version_of(sides[1].iloc[1:])
+    version = version_of(sets[1].iloc[1:])
     refused = pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1")
     with refused:
         registry.promote(store, version)
-    verdict = compared(sides[1].iloc[1:])
+    verdict = compared(sets[1].iloc[1:])
     with refused:
         registry.promote(store, version)
     registry.record_comparison(store, verdict)
@@ -290,31 +290,31 @@ def test_a_version_of_another_gate_set_is_promoted_only_after_both_met_on_it(ver
     assert alias(store) == version
 
 
-def test_a_version_made_in_the_browser_is_judged_by_its_run(version_of, store, sides):
+def test_a_version_registered_in_the_browser_is_promoted_by_what_its_run_logged(version_of, store, sets):
     registry.promote(store, version_of())
     version = version_of(by_browser=True)
     registry.promote(store, version)
     assert alias(store) == version
     origin = registry.lineage(store, registry.champion(store))
     assert (origin["run"], origin["data_source"]) == ("linear", "uci")
-    assert origin["scored_on_sha256"] == tracking.checksum(sides[1])
+    assert origin["scored_on_sha256"] == tracking.checksum(sets[1])
     assert origin["git_commit"] == "unknown"
 
 
-def test_the_checksum_of_wines_hangs_on_the_wines_and_not_on_their_order(sides):
-    gate_set = sides[1]
+def test_the_checksum_of_a_table_depends_on_its_rows_but_not_on_their_order(sets):
+    gate_set = sets[1]
     assert tracking.checksum(gate_set.iloc[::-1]) == tracking.checksum(gate_set)
     assert tracking.checksum(gate_set.iloc[1:]) != tracking.checksum(gate_set)
 
 
-def test_a_run_that_is_registered_again_keeps_its_version(store, sides, linear):
-    runs = [tracking.log_run(store, "linear", linear, sides, "uci", {}) for _ in range(2)]
+def test_a_run_that_is_registered_again_keeps_its_version(store, sets, linear):
+    runs = [tracking.log_run(store, "linear", linear, sets, "uci", {}) for _ in range(2)]
     assert [registry.register(store, runs[number], {}) for number in (0, 0, 1)] == ["1", "1", "2"]
 
 
 @pytest.mark.parametrize("call", ["create_registered_model", "create_model_version", "set_model_version_tag",
                                   "set_registered_model_alias"])  # fmt: skip
-def test_a_registration_that_meets_another_process_is_tried_again_and_makes_one_version(
+def test_a_registration_that_conflicts_with_another_process_is_retried_and_creates_one_version(
     store, version_of, monkeypatch, call
 ):
     original, errors = getattr(MlflowClient, call), [CLASH, CLASH]
@@ -335,10 +335,10 @@ def test_a_registration_that_meets_another_process_is_tried_again_and_makes_one_
 
 
 def test_a_logged_model_loads_from_the_registry_with_all_that_mlflow_shows_and_predicts_the_same(
-    version_of, store, sides, linear
+    version_of, store, sets, linear
 ):
     registry.promote(store, version_of())
-    train, gate_set = sides
+    train, gate_set = sets
     expected = predict(linear, gate_set)
     assert np.array_equal(predict(registry.load_version(store, registry.champion(store)), gate_set), expected)
     loaded = mlflow.pyfunc.load_model("models:/wine-quality@champion")
@@ -356,8 +356,8 @@ SAVED = ["linear", "decision_tree", "k_neighbors", "random_forest_classifier", "
 
 @pytest.mark.parametrize("features", ["measured", "engineered"])
 @pytest.mark.parametrize("name", SAVED)
-def test_a_saved_model_loads_and_predicts_the_same(name, features, sides, tmp_path):
-    train, gate_set = sides
+def test_a_saved_model_loads_and_predicts_the_same(name, features, sets, tmp_path):
+    train, gate_set = sets
     pipeline = fit(build(name, 1, features), train)
     path = tracking.save_model(pipeline, tmp_path / "models" / "m.skops")
     assert np.array_equal(predict(tracking.load_model(path), gate_set), predict(pipeline, gate_set))
@@ -374,7 +374,7 @@ def test_a_model_file_of_an_untrusted_type_is_refused(tmp_path):
 
 
 def test_the_dataset_of_a_run_is_logged_once_with_its_context_after_a_conflict_of_two_processes(
-    store, sides, monkeypatch
+    store, sets, monkeypatch
 ):
     log_inputs, left = MlflowClient.log_inputs, [CLASH, CLASH]
 
@@ -385,14 +385,14 @@ def test_the_dataset_of_a_run_is_logged_once_with_its_context_after_a_conflict_o
 
     monkeypatch.setattr(MlflowClient, "log_inputs", fail_at_first)
     with tracking.running(store, "a run", {}) as run_id:
-        tracking.log_dataset(store, run_id, sides[0], "uci", "training")
+        tracking.log_dataset(store, run_id, sets[0], "uci", "training")
         left.append(MlflowException("another one"))
         with pytest.raises(MlflowException, match="another one"):
-            tracking.log_dataset(store, run_id, sides[0], "uci", "training")
+            tracking.log_dataset(store, run_id, sets[0], "uci", "training")
     (logged,) = mlflow.get_run(run_id).inputs.dataset_inputs
     assert logged.dataset.name == "uci"
     assert {tag.key: tag.value for tag in logged.tags}["mlflow.data.context"] == "training"
-    assert f'"num_rows": {len(sides[0])}' in logged.dataset.profile
+    assert f'"num_rows": {len(sets[0])}' in logged.dataset.profile
     assert TARGET in logged.dataset.schema
 
 

@@ -7,7 +7,8 @@ from wine_quality.registry import Verdict
 from wine_quality.templates import render
 
 INTERVAL = (
-    "It covers both the rows of the gate set and the training seeds, and is wider each time that a gate set is used"
+    "It accounts for variation between the rows of the gate set and between training seeds, and gets wider each time "
+    "the same gate set is used"
 )
 
 

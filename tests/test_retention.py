@@ -32,7 +32,7 @@ def bucket(config, rclone) -> object:
 def published(config, bucket) -> Callable[[], ModelVersion]:
     def publish() -> ModelVersion:
         one = register_model(config, "mean")
-        storage.add_to_outbox(config.outbox, one.run_id, {"wines.csv": b"a;b"})
+        storage.add_to_outbox(config.outbox, one.run_id, {"rows.csv": b"a;b"})
         storage.push_waiting(bucket, config.outbox)
         return one
 
@@ -40,7 +40,7 @@ def published(config, bucket) -> Callable[[], ModelVersion]:
 
 
 def has_files(config: Settings, one: ModelVersion) -> list[bool]:
-    pushed = config.local / "s3" / config.bucket / "runs" / one.run_id / "wines.csv"
+    pushed = config.local / "s3" / config.bucket / "runs" / one.run_id / "rows.csv"
     return [model_path(one).is_file(), any(artifacts(one).glob("*")), pushed.is_file()]
 
 

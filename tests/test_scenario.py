@@ -32,7 +32,7 @@ def test_no_row_occurs_twice(draw):
     assert keys.is_unique
 
 
-def test_the_same_seed_gives_the_same_weeks_and_another_one_others(scenario, table, draw):
+def test_a_seed_reproduces_the_weeks_and_another_seed_changes_them(scenario, table, draw):
     again, other = draw_weeks(scenario, table, 1), draw_weeks(scenario, table, 2)
     assert_frame_equal(again[0], draw[0])
     for one, same in zip(draw[1], again[1], strict=True):
@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_weeks_and_another_one_others(scenario, tab
     assert not other[0].equals(draw[0])
 
 
-def test_the_first_champion_is_trained_on_red_wine_only_and_white_comes_in(scenario, draw):
+def test_the_first_champion_is_trained_on_red_wine_and_white_wine_arrives_later(scenario, draw):
     training, weeks = draw
     assert set(training["type"]) == {"red"}
     whites = [int((week.table["type"] == "white").sum()) for week in weeks]
@@ -49,7 +49,7 @@ def test_the_first_champion_is_trained_on_red_wine_only_and_white_comes_in(scena
     assert whites[-1] > len(weeks[-1].table) / 2
 
 
-def test_in_the_week_of_bad_data_half_of_the_rows_have_their_density_in_the_wrong_unit(scenario, draw):
+def test_half_of_the_rows_in_the_bad_week_have_density_in_the_wrong_unit(scenario, draw):
     weeks = {week.number: week for week in draw[1]}
     invalid = weeks[scenario.bad_data].invalid
     assert list(invalid.columns) == FEATURES
@@ -58,14 +58,14 @@ def test_in_the_week_of_bad_data_half_of_the_rows_have_their_density_in_the_wron
     assert [number for number, week in weeks.items() if len(week.invalid)] == [scenario.bad_data]
 
 
-def test_the_sulphured_week_has_the_most_sulphured_of_the_red_wines(scenario, draw):
+def test_the_high_sulfur_week_has_the_red_rows_highest_in_sulfur_dioxide(scenario, draw):
     weeks = {week.number: week.table for week in draw[1]}
     sulphur = "total_sulfur_dioxide"
-    others = pd.concat(weeks[number] for number in weeks if number != scenario.sulphured)
-    assert weeks[scenario.sulphured][sulphur].min() >= others.loc[others["type"] == "red", sulphur].max()
+    others = pd.concat(weeks[number] for number in weeks if number != scenario.high_sulfur)
+    assert weeks[scenario.high_sulfur][sulphur].min() >= others.loc[others["type"] == "red", sulphur].max()
 
 
-def test_labels_come_late_some_of_them_wrong_at_first_and_then_corrected(scenario):
+def test_labels_arrive_late_and_wrong_ones_are_corrected_later(scenario):
     due = {week: labels_due(scenario, week) for week in range(1, len(scenario.arrivals) + 1)}
     assert all(not due[week] for week in range(1, scenario.label_delay + 1))
     first_time = {week - scenario.label_delay: weeks.get(week - scenario.label_delay) for week, weeks in due.items()}
@@ -75,13 +75,13 @@ def test_labels_come_late_some_of_them_wrong_at_first_and_then_corrected(scenari
         assert all(due[scenario.correction][week] for week in scenario.wrong_labels)
 
 
-def test_a_taster_who_counts_from_the_best_down_inverts_every_label(draw):
+def test_an_inverted_scale_changes_every_label(draw):
     table = draw[1][0].table
     inverted = taster_labels(table, correct=False)
     assert [10 - quality for quality in inverted] == taster_labels(table, correct=True) == table["quality"].tolist()
     assert all(isinstance(quality, int) for quality in inverted)
 
 
-def test_too_few_wines_are_rejected_with_their_number(wines):
-    with pytest.raises(DataError, match=r"2 red and 3 white wines are too few for the simulation: .* WINE_DATA"):
+def test_too_few_rows_are_rejected_with_their_counts(wines):
+    with pytest.raises(DataError, match=r"the simulation needs .* rows, and the data has 2 and 3\. Set WINE_DATA"):
         draw_weeks(SHORT, wines, 1)

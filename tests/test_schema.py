@@ -14,35 +14,35 @@ def refusal(table: pd.DataFrame, name: str = "wine.csv", **kwargs) -> str:
     return str(caught.value)
 
 
-def test_good_wine_comes_back_as_it_was_also_with_blanks(wines):
+def test_a_valid_table_is_returned_unchanged_even_with_blanks(wines):
     for table in (wines, wines.assign(pH=np.nan)):
         assert_frame_equal(validate(table, "wine.csv"), table)
 
 
-def test_text_becomes_numbers_and_columns_their_usual_order_in_a_new_table(wines):
+def test_text_becomes_numbers_and_columns_are_reordered_in_a_new_table(wines):
     as_text = wines.astype(str)[COLUMNS[::-1]]
     assert_frame_equal(validate(as_text, "wine.csv"), wines)
     assert_frame_equal(as_text, wines.astype(str)[COLUMNS[::-1]])
 
 
 @pytest.mark.parametrize("kind", ["object", "category", "string"])
-def test_the_type_may_come_as_any_kind_of_text(wines, kind):
+def test_the_type_column_may_be_any_text_dtype(wines, kind):
     assert_frame_equal(validate(wines.astype({"type": kind}), "wine.csv"), wines)
 
 
 @pytest.mark.parametrize("column", MEASUREMENTS)
-@pytest.mark.parametrize("side", ["low", "high"])
-def test_a_measurement_may_lie_on_its_bound_and_not_beyond(wines, column, side):
-    bound = getattr(MEASUREMENTS[column], side)
+@pytest.mark.parametrize("bound_name", ["low", "high"])
+def test_a_measurement_may_equal_its_bound_but_not_exceed_it(wines, column, bound_name):
+    bound = getattr(MEASUREMENTS[column], bound_name)
     wines.loc[2, column] = bound
     assert validate(wines, "wine.csv").loc[2, column] == bound
-    wines.loc[2, column] = bound + (0.1 if side == "high" else -0.1)
+    wines.loc[2, column] = bound + (0.1 if bound_name == "high" else -0.1)
     with pytest.raises(DataError, match=rf"^wine\.csv: 1 problem: row 2, {column}: .* is not [\d.]+ to [\d.]+ \S+.*\."):
         validate(wines, "wine.csv")
 
 
 @pytest.mark.parametrize("quality", [0, 10])
-def test_quality_may_be_any_whole_number_of_the_scale(wines, quality):
+def test_quality_may_be_any_whole_number_on_the_scale(wines, quality):
     checked = validate(wines.assign(quality=float(quality)), "wine.csv")
     assert checked["quality"].tolist() == [quality] * 6
     assert checked["quality"].dtype == "int64"
@@ -65,13 +65,13 @@ def test_quality_may_be_any_whole_number_of_the_scale(wines, quality):
         ("alcohol", -np.inf, "-inf is not 5 to 25 % by volume"),
     ],
 )
-def test_a_bad_cell_is_told_with_its_row_column_and_value(wines, column, value, problem):
+def test_an_invalid_cell_is_reported_with_its_row_column_and_value(wines, column, value, problem):
     table = wines.astype({column: object})
     table.loc[3, column] = value
     assert refusal(table) == f"wine.csv: 1 problem: row 3, {column}: {problem}. Fix the file and run again."
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_the_rows(wines):
+def test_all_problems_are_reported_together_in_row_order(wines):
     table = wines.astype(str)
     table.loc[4, "pH"], table.loc[1, "alcohol"], table.loc[1, "type"] = "7.5", "weak", "pink"
     table = table.drop(columns="density").assign(vintage="2009")
@@ -83,13 +83,13 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_rows(wines):
     assert refusal(wines.assign(type=None)).startswith("wine.csv: 6 problems: row 0, type: empty; row 1, type: empty; ")
 
 
-def test_of_many_problems_the_first_ten_are_told_in_full(wines):
+def test_only_the_first_ten_problems_are_reported_in_full(wines):
     line = refusal(pd.concat([wines] * 2, ignore_index=True).assign(pH=14))
     assert line.startswith("wine.csv: 12 problems: row 0, pH: 14.0 is not 2 to 5 pH; row 1, ")
     assert line.endswith("; row 9, pH: 14.0 is not 2 to 5 pH; and 2 more. Fix the file and run again.")
 
 
-def test_a_line_stays_short_and_printable_whatever_a_cell_or_a_name_holds(wines):
+def test_an_error_line_is_short_and_printable_whatever_a_cell_or_a_name_contains(wines):
     table = wines.astype(str).assign(**{"x" * 5000: "1"})
     table.loc[0, "pH"] = "y" * 5000
     assert len(refusal(table)) < 250

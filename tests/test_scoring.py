@@ -1,4 +1,4 @@
-"""A registered version scores as its pipeline does, and only from the files that were registered."""
+"""A registered version scores as its pipeline does, and only from the registered files."""
 
 import tempfile
 from pathlib import Path
@@ -34,14 +34,14 @@ NAMES = [SLOW if name == "extra_trees_tuned" else name for name in [*MODELS, BLE
 
 
 @pytest.fixture(scope="module")
-def sides():
+def train_and_gate():
     return few_sides()
 
 
 @pytest.fixture(scope="module")
-def rows_to_score(sides) -> pd.DataFrame:
-    """Wines of the gate set as they are, with a blank each, and with nothing but blanks."""
-    _, gate_set = sides
+def rows_to_score(train_and_gate) -> pd.DataFrame:
+    """Rows of the gate set: unchanged, with one blank each, and with blanks only."""
+    _, gate_set = train_and_gate
     nothing = gate_set.assign(**dict.fromkeys(MEASUREMENTS, np.nan))
     return pd.concat([gate_set, scoring.with_blanks(gate_set), nothing], ignore_index=True)
 
@@ -64,13 +64,13 @@ def without_tags(config, one, *tags: str):
 
 
 def unprepared(config, one):
-    """Return a version as it is when it never went through `prepare`: someone moves the alias to it by hand."""
+    """Return a version as if someone had moved the alias to it by hand, so that it never went through `log_graph`."""
     return without_tags(config, one, ONNX_SUM, NO_ONNX)
 
 
 @pytest.mark.parametrize("features", ["measured", "engineered"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, features, config, store, rows_to_score):
+def test_a_version_scores_a_row_as_its_pipeline_does_alone_or_with_others(name, features, config, store, rows_to_score):
     one = register_model(config, name, features)
     scorer = load_scorer(config, one)
     assert scorer.engine == ("onnx" if name in CONVERTED else "pipeline")
@@ -84,18 +84,18 @@ def test_a_version_scores_as_its_pipeline_does_alone_and_among_others(name, feat
         assert scorer.score(matrix[row : row + 1])[0] == scores[row]
 
 
-def test_a_graph_decides_as_its_pipeline_where_a_wine_lies_on_a_branch(sides, tmp_path):
-    train, _ = sides
+def test_a_graph_decides_as_its_pipeline_for_values_at_a_threshold(train_and_gate, tmp_path):
+    train, _ = train_and_gate
     pipeline = fit(build("extra_trees", 1), train)
     path = tmp_path / "m.onnx"
     path.write_bytes(scoring.to_onnx(pipeline))
-    wines = at_branches(train, pipeline["model"].estimators_)
-    assert np.abs(scoring.graph_predict([path])(to_matrix(wines))[:, 0] - predict(pipeline, wines)).max() <= 1e-4
+    rows = at_branches(train, pipeline["model"].estimators_)
+    assert np.abs(scoring.graph_predict([path])(to_matrix(rows))[:, 0] - predict(pipeline, rows)).max() <= 1e-4
 
 
-def at_branches(wines: pd.DataFrame, trees: list) -> pd.DataFrame:
-    """Return wines each of which has, in one measurement, what a branch of a tree asks for, or hardly more."""
-    moved = wines.reset_index(drop=True)
+def at_branches(rows: pd.DataFrame, trees: list) -> pd.DataFrame:
+    """Return rows in which one measurement equals a split threshold of a tree, or barely exceeds it."""
+    moved = rows.reset_index(drop=True)
     for number, tree in zip(moved.index, trees * len(moved), strict=False):
         column, threshold = tree.tree_.feature[0], tree.tree_.threshold[0]
         near = [threshold, np.nextafter(threshold, np.inf), np.nextafter(np.float32(threshold), np.float32(np.inf))]
@@ -104,13 +104,13 @@ def at_branches(wines: pd.DataFrame, trees: list) -> pd.DataFrame:
     return moved
 
 
-def refusal(config, one) -> str:
-    """Return the line with which a version is refused, after a look at what every such line keeps to."""
+def rejection(config, one) -> str:
+    """Return the error of a rejected version, after checking what all such errors have in common."""
     with pytest.raises(RegistryError) as caught:
         load_scorer(config, one)
     line = str(caught.value)
     assert line.startswith("wine-quality version 1 cannot be used: ")
-    assert line.endswith(". Give the alias champion to another version, or train again with `make run`.")
+    assert line.endswith(". Move the alias champion to another version, or train again with `make run`.")
     assert str(config.home) not in line
     assert tempfile.gettempdir() not in line
     return line
@@ -119,41 +119,41 @@ def refusal(config, one) -> str:
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
-        (tamper, "is not the file that was noted (its sha256 sum differs)"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not the file that was noted"),
-        (lambda path: path.write_bytes(b""), "is not the file that was noted"),
-        (Path.unlink, "is missing or out of reach"),
+        (tamper, "isn't the registered file (its SHA-256 checksum differs)"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "isn't the registered file"),
+        (lambda path: path.write_bytes(b""), "isn't the registered file"),
+        (Path.unlink, "is missing or unreachable"),
     ],
 )
 @pytest.mark.parametrize("find", [model_path, graph_path])
-def test_a_version_with_a_file_that_is_not_the_registered_one_is_refused(spoil, what, find, config, tree):
+def test_a_version_with_a_file_other_than_the_registered_one_is_rejected(spoil, what, find, config, tree):
     assert load_scorer(config, tree).engine == "onnx"
     spoil(find(tree))
-    line = refusal(config, tree)
+    line = rejection(config, tree)
     assert what in line
     assert find(tree).name in line
 
 
-def test_a_version_whose_signature_is_gone_is_refused(config, linear):
+def test_a_version_without_its_signature_is_rejected(config, linear):
     model_path(linear).with_name("MLmodel").unlink()
-    assert "MLmodel is missing or out of reach" in refusal(config, linear)
+    assert "MLmodel is missing or unreachable" in rejection(config, linear)
 
 
 @pytest.mark.parametrize(("find", "tag"), [(model_path, MODEL_SHA256), (graph_path, ONNX_SUM)])
-def test_a_registered_file_that_does_not_load_is_refused(find, tag, config):
+def test_a_registered_file_that_cannot_be_loaded_is_rejected(find, tag, config):
     one = register_model(config, "decision_tree" if tag == ONNX_SUM else "linear")
     find(one).write_bytes(b"no model")
     MlflowClient().set_model_version_tag(one.name, "1", tag, sha256(find(one)))
-    assert f"{find(one).name} does not load or score (" in refusal(config, version(config, "1"))
+    assert f"{find(one).name} can't be loaded or used (" in rejection(config, version(config, "1"))
 
 
-def test_a_version_without_a_noted_sum_is_refused(config, linear):
-    assert "no sum of model.skops was noted" in refusal(config, without_tags(config, linear, MODEL_SHA256))
+def test_a_version_without_a_recorded_checksum_is_rejected(config, linear):
+    assert "no checksum of model.skops is recorded" in rejection(config, without_tags(config, linear, MODEL_SHA256))
 
 
-def test_a_version_of_other_columns_is_refused(config):
+def test_a_version_with_other_columns_is_rejected(config):
     one = register_with_columns(config, ["alcohol"], "float64")
-    assert "it takes other columns than those of wine" in refusal(config, one)
+    assert "its input columns aren't those of the schema" in rejection(config, one)
 
 
 def test_a_version_has_the_sum_of_its_model_file_also_when_it_is_registered_again(config, store, linear):
@@ -168,24 +168,24 @@ def test_a_version_has_the_sum_of_its_model_file_also_when_it_is_registered_agai
     assert version(config, "1").tags == linear.tags, "a file that was changed does not become the registered one"
 
 
-def test_a_version_with_a_graph_is_not_converted_twice(config, store, sides, tree, monkeypatch):
+def test_a_version_with_a_graph_is_not_converted_twice(config, store, train_and_gate, tree, monkeypatch):
     assert tree.tags[ONNX_SUM] == sha256(graph_path(tree))
     with monkeypatch.context() as broken:
         broken.setattr(scoring, "to_onnx", None)
-        scoring.log_graph(store, "1", sides[1])
+        scoring.log_graph(store, "1", train_and_gate[1])
     assert version(config, "1").tags == tree.tags
 
 
-def test_a_graph_left_half_written_is_no_graph_until_the_next_try_makes_it_whole(config, store, sides, tree):
+def test_an_incomplete_graph_is_not_used_until_the_next_run_completes_it(config, store, train_and_gate, tree):
     graph_path(tree).write_bytes(graph_path(tree).read_bytes()[:100])
     scorer = load_scorer(config, without_tags(config, tree, ONNX_SUM))
-    assert scorer.why.startswith("converted to ONNX when it was loaded")
-    scoring.log_graph(store, "1", sides[1])
+    assert scorer.why.startswith("converted to ONNX at load time")
+    scoring.log_graph(store, "1", train_and_gate[1])
     assert load_scorer(config, version(config, "1")).engine == "onnx"
 
 
-def test_a_graph_that_scores_otherwise_is_not_kept_and_the_version_says_why(config, sides, monkeypatch):
-    other = scoring.to_onnx(fit(build("decision_tree", 1, max_depth=2), sides[0]))
+def test_a_graph_that_scores_differently_is_not_stored_and_the_version_says_why(config, train_and_gate, monkeypatch):
+    other = scoring.to_onnx(fit(build("decision_tree", 1, max_depth=2), train_and_gate[0]))
     monkeypatch.setattr(scoring, "to_onnx", lambda *_pipelines: other)
     one = register_model(config, "decision_tree")
     assert ONNX_SUM not in one.tags
@@ -194,11 +194,11 @@ def test_a_graph_that_scores_otherwise_is_not_kept_and_the_version_says_why(conf
     assert load_scorer(config, one).engine == "pipeline"
 
 
-def test_a_changed_model_is_not_converted(config, store, sides, tree):
+def test_a_changed_model_is_not_converted(config, store, train_and_gate, tree):
     without_tags(config, tree, ONNX_SUM)
     tamper(model_path(tree))
-    with pytest.raises(RegistryError, match=r"version 1 cannot be used: model\.skops is not the file that was noted"):
-        scoring.log_graph(store, "1", sides[1])
+    with pytest.raises(RegistryError, match=r"version 1 cannot be used: model\.skops isn't the registered file"):
+        scoring.log_graph(store, "1", train_and_gate[1])
     assert ONNX_SUM not in version(config, "1").tags
 
 
@@ -206,7 +206,7 @@ def test_a_forest_that_was_never_prepared_is_converted_when_it_is_loaded(config,
     one = register_model(config, "extra_trees", n_estimators=10)
     prepared, by_hand = load_scorer(config, one), load_scorer(config, unprepared(config, one))
     assert (prepared.engine, by_hand.engine) == ("onnx", "onnx")
-    assert by_hand.why.startswith("converted to ONNX when it was loaded, and checked against its pipeline on ")
+    assert by_hand.why.startswith("converted to ONNX at load time, and verified against its pipeline on ")
     assert np.array_equal(by_hand.score(to_matrix(rows_to_score)), prepared.score(to_matrix(rows_to_score)))
     assert ONNX_SUM not in version(config, "1").tags
 
@@ -220,7 +220,7 @@ def test_a_graph_made_at_loading_that_differs_from_its_pipeline_is_not_used(conf
 
 
 def test_a_model_without_a_converter_says_so_prepared_or_not_and_has_no_graph(config, linear):
-    why = "it would gain nothing, or has no converter"
+    why = "it would be no faster, or there is no converter"
     assert linear.tags[NO_ONNX] == why
     assert mlflow.artifacts.list_artifacts(run_id=linear.run_id, artifact_path=scoring.ONNX_FILE) == []
     for one in (linear, unprepared(config, linear)):
@@ -258,7 +258,7 @@ def test_many_rows_are_scored_in_parts_and_none_as_well(config, tree, rows_to_sc
     assert scorer.score_with_interval(matrix[:0]).shape == (0, 3)
 
 
-def test_an_interval_that_is_not_the_registered_one_is_refused(config, store):
+def test_an_interval_model_other_than_the_registered_one_is_rejected(config, store):
     one = register_model(config, "linear", intervals=True)
     tamper(artifacts(one) / tracking.INTERVAL_FILE)
-    assert "interval.skops is not the file that was noted" in refusal(config, one)
+    assert "interval.skops isn't the registered file" in rejection(config, one)

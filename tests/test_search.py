@@ -32,7 +32,7 @@ from wine_quality.splits import distinct_rows
 SVR = {"svr": {"C": hp.loguniform("C", -1, 1)}}
 HALF_BROKEN = {"svr": {"C": hp.uniform("C", -1, 1)}}
 BROKEN = {"svr": {"C": hp.uniform("C", -2, -1)}}
-OUTAGE = MlflowException("the server is away")
+OUTAGE = MlflowException("the server is down")
 AT_ONCE = RETRYING.copy(wait=wait_none())
 
 
@@ -51,7 +51,7 @@ def run(config, store, rows):
 
 
 def failing(name: str, failures: int, error: BaseException = OUTAGE) -> mock.Mock:
-    """Return a client of which one method fails for some calls, as if MLflow were away or the process were stopped."""
+    """Return a client with one method that fails a few times, as if MLflow were down or the process were stopped."""
     client = mock.Mock(wraps=tracking.open_store(settings()).client)
     getattr(client, name).side_effect = chain([error] * failures, repeat(mock.DEFAULT))
     return client
@@ -84,7 +84,7 @@ def all_runs() -> pd.DataFrame:
 
 
 def count_evaluations(monkeypatch) -> list:
-    """Return a list to which each draw is added that is evaluated from now on."""
+    """Return a list that will contain each draw evaluated from now on."""
     evaluated, real = [], tuning.Objective.__call__
     monkeypatch.setattr(tuning.Objective, "__call__", lambda self, draw: evaluated.append(draw) or real(self, draw))
     return evaluated
@@ -108,7 +108,7 @@ def test_a_search_is_one_run_and_each_trial_a_nested_run(run):
     assert mlflow.search_logged_models(experiment_ids=[found.info.experiment_id], output_format="list") == []
 
 
-def test_the_runs_go_to_the_store_of_the_client_whatever_store_the_process_uses(run, config, store, tmp_path):
+def test_the_runs_go_to_the_store_of_the_client_not_to_that_of_the_process(run, config, store, tmp_path):
     own = config.mlflow_uri
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
     _, parent = run(1)
@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_trials_and_another_seed_others(run):
     assert first != other
 
 
-def test_a_failed_trial_has_a_failed_run_with_its_error_and_the_search_goes_on(run):
+def test_a_failed_trial_has_a_failed_run_with_its_error_and_the_search_continues(run):
     run(5, space=HALF_BROKEN)
     trials, parent = run(8, space=HALF_BROKEN)
     failed = [trial.loss is None for trial in trials]
@@ -136,13 +136,13 @@ def test_a_failed_trial_has_a_failed_run_with_its_error_and_the_search_goes_on(r
     assert trials == run(8, space=HALF_BROKEN, resume=False)[0]
 
 
-def test_where_every_trial_fails_the_search_fails_with_the_last_error(run):
+def test_if_every_trial_fails_the_search_fails_with_the_last_error(run):
     with pytest.raises(SearchError, match=r"^all 2 trials failed, the last with: InvalidParameterError: .*'C'"):
         run(2, space=BROKEN)
     assert status(parent_id()) == "FAILED"
 
 
-def test_a_programming_error_is_no_failed_trial(run, monkeypatch):
+def test_a_programming_error_is_not_a_failed_trial(run, monkeypatch):
     monkeypatch.setattr(tuning, "cross_predict", lambda *args: {}["typo"])
     with pytest.raises(KeyError, match="typo"):
         run(2)
@@ -150,7 +150,7 @@ def test_a_programming_error_is_no_failed_trial(run, monkeypatch):
     assert trial_runs(parent_id()).empty
 
 
-def test_a_search_of_no_trials_is_refused_and_leaves_no_run(run):
+def test_a_search_without_trials_is_rejected_and_leaves_no_run(run):
     for trials in (0, -3):
         with pytest.raises(SearchError, match="at least one"):
             run(trials)
@@ -169,7 +169,7 @@ def test_the_same_search_again_adds_nothing_and_a_longer_one_what_is_missing(run
     assert run(2, space={"svr": {"gamma": 0.1, **SVR["svr"]}})[1] != parent
 
 
-def test_an_interrupted_search_resumes_as_if_it_had_not_been(run, monkeypatch):
+def test_an_interrupted_search_resumes_with_the_same_trials(run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(22, on_trial=stop_at(2))
     assert status(parent_id()) == "KILLED"
@@ -200,7 +200,7 @@ def test_a_trial_whose_run_was_deleted_is_evaluated_again_with_the_same_draw(run
 
 
 @pytest.mark.parametrize("call", ["search_runs", "create_run", "log_batch", "set_terminated"])
-def test_a_short_outage_is_retried_and_no_run_is_made_twice(run, call):
+def test_a_short_outage_is_retried_and_no_run_is_created_twice(run, call):
     client = failing(call, 3)
     trials, parent = run(3, client=client)
     assert getattr(client, call).call_count > 3
@@ -217,7 +217,7 @@ def test_a_long_outage_stops_the_search_with_one_line_and_no_recorded_trial_is_l
             client.create_run.reset_mock()
             client.create_run.side_effect = OUTAGE
 
-    with pytest.raises(TrackingError, match=r"^MLflow: the server is away\. .* recorded trials are kept.*resumes"):
+    with pytest.raises(TrackingError, match=r"^MLflow: the server is down\. .* recorded trials are stored.*resume"):
         run(4, client=client, on_trial=cut_off)
     assert client.create_run.call_count == 5
     assert list(trial_runs(parent_id())["trial"]) == [0, 1]
@@ -228,7 +228,7 @@ def test_a_long_outage_stops_the_search_with_one_line_and_no_recorded_trial_is_l
 
 
 class LastFirst(InProcess):
-    """Ends the unit that was submitted last, as if the others took longer."""
+    """An engine on which the unit that was submitted last ends first."""
 
     def next_done(self):
         self.waiting.rotate(1)
@@ -245,7 +245,7 @@ def test_in_a_window_the_trials_do_not_depend_on_the_order_in_which_they_end(run
     assert other != parent
 
 
-def test_a_draw_knows_the_losses_up_to_the_window_even_if_later_trials_have_ended(rows):
+def test_a_draw_uses_only_the_losses_before_the_window_even_if_later_trials_have_ended(rows):
     draws = Draws(tuning.Objective(rows, 5), tuning.hyperopt_space(SVR), 4)
     ended = {n: tuning.Trial(n, tuning.Candidate("svr", {}), 0.5, "", {"C": [1.0], "family": [0]}) for n in range(9)}
     for number in range(9):
@@ -253,7 +253,7 @@ def test_a_draw_knows_the_losses_up_to_the_window_even_if_later_trials_have_ende
     assert [doc["result"].get("loss") for doc in draws.history.trials] == [0.5] * 5 + [None] * 4
 
 
-def test_another_window_is_another_search_with_other_draws_once_the_losses_count(run):
+def test_another_window_is_another_search_with_other_draws_after_the_random_ones(run):
     (one, parent), (four, another) = run(24), run(24, window=4)
     assert parent != another
     assert one[:20] == four[:20]  # hyperopt draws at random
@@ -309,7 +309,7 @@ def test_two_processes_that_search_at_once_record_each_trial_once(store, seeds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(2))
-def test_two_searches_that_start_in_an_empty_home_both_end_well(attempt):
+def test_two_searches_that_start_in_an_empty_home_both_succeed(attempt):
     search_at_once((1, 2), 2)
     store = tracking.open_store(settings())
     runs = store.client.search_runs([store.experiment_id])
@@ -346,7 +346,7 @@ def mlflow_server(port: int, folder):
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_stops_the_search_and_the_next_one_resumes(
+def test_a_server_that_goes_down_stops_the_search_and_the_next_one_resumes(
     rows, empty_store, tmp_path, monkeypatch, capsys
 ):
     port = free_port()

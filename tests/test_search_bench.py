@@ -1,4 +1,4 @@
-"""The comparison of ways to search, on an objective that costs nothing."""
+"""The benchmark of search algorithms, on a cheap objective."""
 
 import numpy as np
 import optuna
@@ -21,7 +21,7 @@ def losses(name: str, trials: int, seed: int) -> list[float]:
 
 
 @pytest.mark.parametrize("name", search.SEARCHES)
-def test_a_search_that_goes_further_repeats_its_first_trials(name):
+def test_a_longer_search_begins_with_the_trials_of_a_shorter_one(name):
     short, long = losses(name, 25, 1), losses(name, 30, 1)
     assert long[:25] == short
     assert losses(name, 25, 2) != short
@@ -46,7 +46,7 @@ def test_optuna_draws_from_the_same_space_as_hyperopt(name):
         assert ends == (pytest.approx(their_ends, rel=0.15) if not isinstance(ends[0], str) else their_ends)
 
 
-def test_what_was_computed_is_found_again_by_another_process(tmp_path):
+def test_cached_results_are_reused_by_other_searches(tmp_path):
     calls = []
 
     def evaluate(drawn):
@@ -84,7 +84,7 @@ def test_searches_are_compared_seed_by_seed():
     assert [loss["low"], loss["mean"], loss["high"]] == pytest.approx([-0.12 - half, -0.12, -0.12 + half])
 
 
-def test_a_search_that_is_ahead_on_average_but_not_for_every_seed_is_not_surely_ahead():
+def test_the_interval_includes_zero_if_a_search_is_ahead_on_average_but_not_for_every_seed():
     random = [{"losses": [1.0] * 10} for _ in range(5)]
     mixed = [{"losses": [1.0 + shift] * 10} for shift in (-0.5, -0.4, 0.3, 0.2, 0.1)]
     found = search.interval((search.lowest(mixed) - search.lowest(random))[:, -1])

@@ -43,7 +43,7 @@ def run(config, store, rows):
 
 @pytest.fixture(scope="module")
 def expected(rows, tmp_path_factory, empty_store) -> list[tuning.Trial]:
-    """The trials as one process finds them, one after the other."""
+    """The trials of a sequential search in one process."""
     store = tracking.open_store(settings(home=tmp_path_factory.mktemp("expected")))
     objective, locks = tuning.Objective(rows, 5), tmp_path_factory.mktemp("locks")
     trials, _ = search(store.client, store.experiment_id, objective, TRIALS, locks, space=SPACE, window=WINDOW)
@@ -59,7 +59,7 @@ def cluster(tmp_path):
 
 
 def on_trial(number: int, act):
-    """Return what does something once that many trials have ended, while others are under way."""
+    """Return a hook that acts once after that many trials, while others are running."""
     ended = []
 
     def watch(trial):
@@ -127,7 +127,7 @@ def test_a_window_of_one_on_dask_is_the_sequential_search_bit_for_bit(run, clust
         assert run(engine, window=1, resume=False)[0] == sequential
 
 
-def test_after_the_scheduler_was_killed_the_search_goes_on_from_its_runs_on_another(run, expected, cluster):
+def test_after_the_scheduler_was_killed_the_search_resumes_from_its_runs_on_another(run, expected, cluster):
     from dask_cluster import kill
 
     with cluster() as running, pytest.raises(EngineError, match=r"went away\. Start it"):  # noqa: SIM117
@@ -142,7 +142,7 @@ def test_after_the_scheduler_was_killed_the_search_goes_on_from_its_runs_on_anot
     assert (trials, same, recorded(same)) == (expected, parent, list(range(TRIALS)))
 
 
-def test_without_workers_the_search_waits_for_one_or_ends_in_a_line_and_loses_no_trial(run, expected, cluster):
+def test_without_workers_the_search_waits_then_fails_in_one_line_and_loses_no_trial(run, expected, cluster):
     from dask_cluster import kill
 
     with cluster() as running:

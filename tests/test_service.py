@@ -1,4 +1,4 @@
-"""The service: what it answers, and how it follows its registry or says why not and serves on."""
+"""The service: its responses, and how it follows the alias, or keeps serving and reports why it can't."""
 
 import json
 import re
@@ -17,7 +17,7 @@ import requests
 from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families
 from readmes import blocks
-from served import WINE, alias_moved, get_json, service, two_versions, wait_for, watchful_service
+from served import SAMPLE, alias_moved, fast_polling_service, get_json, service, two_versions, wait_for
 from servers import running, wait_until
 from versions import artifacts, few_sides, graph_path, register_model, tamper
 
@@ -29,7 +29,7 @@ from wine_quality.errors import SettingsError
 from wine_quality.models import predict
 from wine_quality.ports import free_port, listens
 from wine_quality.schema import FEATURES, MEASUREMENTS
-from wine_quality.tracking import WINES
+from wine_quality.tracking import ROWS_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def config(tmp_path_factory, few_wines):
 
 @pytest.fixture(scope="module")
 def url(config):
-    with watchful_service(config) as url:
+    with fast_polling_service(config) as url:
         yield url
 
 
@@ -60,51 +60,51 @@ def get(url):
     return requests.get(url, timeout=30)
 
 
-def test_the_wine_of_the_readme_is_answered_and_a_silly_one_refused_in_its_words(url):
+def test_the_requests_of_the_readme_get_the_responses_shown_there(url):
     texts = [block.text for block in blocks(ROOT / "deployment" / "README.md") if "{" in block.text]
-    asked, answered, refused = (json.loads(re.search("{.*}", text, re.DOTALL)[0]) for text in texts)
-    assert post(url, asked).json().keys() == answered.keys()
-    silly = post(url, asked | {"alcohol": 88})
-    assert (silly.status_code, silly.json()) == (422, refused)
+    request, response, error = (json.loads(re.search("{.*}", text, re.DOTALL)[0]) for text in texts)
+    assert post(url, request).json().keys() == response.keys()
+    invalid = post(url, request | {"alcohol": 88})
+    assert (invalid.status_code, invalid.json()) == (422, error)
 
 
-def test_many_wines_are_answered_in_their_order_each_as_if_it_came_alone(url):
-    wines = [WINE, {**WINE, "alcohol": 12}, {**WINE, "type": "red"}]
-    answer = post(url, wines).json()
+def test_samples_in_a_list_get_the_scores_they_get_alone_in_the_same_order(url):
+    samples = [SAMPLE, {**SAMPLE, "alcohol": 12}, {**SAMPLE, "type": "red"}]
+    answer = post(url, samples).json()
     assert answer.keys() == {"predictions", "version", "stored"}
     scores = [one["score"] for one in answer["predictions"]]
-    assert scores == [post(url, wine).json()["score"] for wine in wines]
+    assert scores == [post(url, sample).json()["score"] for sample in samples]
     assert len(set(scores)) == len({one["id"] for one in answer["predictions"]}) == 3
-    assert post(url, [WINE]).json()["predictions"][0]["score"] == scores[0]
+    assert post(url, [SAMPLE]).json()["predictions"][0]["score"] == scores[0]
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_a_null_gets_what_training_gave_it(url, move, version):
+def test_a_null_is_imputed_as_in_training(url, move, version):
     move(version)
     wait_for(url, version)
-    blank = {**WINE, **dict.fromkeys(MEASUREMENTS)}
+    blank = {**SAMPLE, **dict.fromkeys(MEASUREMENTS)}
     pipeline = mlflow.sklearn.load_model(f"models:/wine-quality/{version}")
     assert post(url, blank).json()["score"] == pytest.approx(predict(pipeline, pd.DataFrame([blank]))[0], abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("wine", "line"),
+    ("sample", "line"),
     [
-        ({name: WINE[name] for name in FEATURES if name != "pH"}, "pH: missing. Give 2 to 5 pH, or null"),
-        ({**WINE, "ph": 3}, '"ph": not a field of a wine'),
-        ([], "the list holds no wine"),
+        ({name: SAMPLE[name] for name in FEATURES if name != "pH"}, "pH: missing. Send 2 to 5 pH, or null"),
+        ({**SAMPLE, "ph": 3}, '"ph": unknown field'),
+        ([], "the list is empty"),
     ],
 )
-def test_a_missing_or_misspelt_field_is_named_and_never_taken_for_a_null(url, wine, line):
-    answer = post(url, wine)
+def test_a_missing_or_misspelt_field_is_named_and_not_treated_as_null(url, sample, line):
+    answer = post(url, sample)
     assert (answer.status_code, answer.json()["error"]) == (422, line)
 
 
 @pytest.mark.parametrize("field", MEASUREMENTS)
-def test_the_limits_of_a_measurement_are_those_of_the_schema(url, field):
+def test_the_allowed_range_of_a_measurement_is_that_of_the_schema(url, field):
     what = MEASUREMENTS[field]
-    assert post(url, [{**WINE, field: what.low}, {**WINE, field: what.high}]).status_code == 200
-    answer = post(url, [WINE, {**WINE, field: what.low - 1}, {**WINE, field: what.high + 1}])
+    assert post(url, [{**SAMPLE, field: what.low}, {**SAMPLE, field: what.high}]).status_code == 200
+    answer = post(url, [SAMPLE, {**SAMPLE, field: what.low - 1}, {**SAMPLE, field: what.high + 1}])
     limits = f"{what.low:g} to {what.high:g} {what.unit}"
     assert answer.status_code == 422
     assert [line.rpartition(" is not ")[2] for line in answer.json()["problems"]] == [limits, limits]
@@ -113,77 +113,77 @@ def test_the_limits_of_a_measurement_are_those_of_the_schema(url, field):
 @pytest.mark.parametrize(
     ("field", "value", "line"),
     [
-        ("alcohol", "12", 'wine 2, alcohol: "12" is not a number (5 to 25 % by volume), nor null'),
-        ("alcohol", True, "wine 2, alcohol: true is not a number (5 to 25 % by volume), nor null"),
-        ("alcohol", [12], "wine 2, alcohol: a list is not a number (5 to 25 % by volume), nor null"),
-        ("type", "rosé", 'wine 2, type: "rosé" is not red or white'),
-        ("type", None, "wine 2, type: null is not red or white"),
+        ("alcohol", "12", 'sample 2, alcohol: "12" is not a number (5 to 25 % by volume) or null'),
+        ("alcohol", True, "sample 2, alcohol: true is not a number (5 to 25 % by volume) or null"),
+        ("alcohol", [12], "sample 2, alcohol: a list is not a number (5 to 25 % by volume) or null"),
+        ("type", "rosé", 'sample 2, type: "rosé" is not red or white'),
+        ("type", None, "sample 2, type: null is not red or white"),
     ],
 )
-def test_what_is_wrong_is_told_with_the_wine_the_field_the_value_and_its_limits(url, field, value, line):
-    answer = post(url, [WINE, {**WINE, field: value}])
+def test_a_problem_names_the_sample_the_field_the_value_and_what_is_allowed(url, field, value, line):
+    answer = post(url, [SAMPLE, {**SAMPLE, field: value}])
     assert (answer.status_code, answer.json()) == (422, {"error": line, "problems": [line]})
 
 
-def test_no_more_than_ten_problems_are_told_and_no_long_value(url):
-    answer = post(url, [{**WINE, "type": "x" * 1000}] * 30).json()
+def test_at_most_ten_problems_are_listed_and_long_values_are_shortened(url):
+    answer = post(url, [{**SAMPLE, "type": "x" * 1000}] * 30).json()
     assert len(answer["problems"]) == 10
-    assert answer["problems"][9].startswith('wine 10, type: "xxx')
+    assert answer["problems"][9].startswith('sample 10, type: "xxx')
     assert len(answer["error"]) < 100
 
 
-def test_five_thousand_wines_are_scored_and_one_more_is_not(url):
-    assert len(post(url, [WINE] * 5000).json()["predictions"]) == 5000
-    answer = post(url, [WINE] * 5001)
-    line = "more than 5,000 wines in one request. Send them in parts"
+def test_five_thousand_samples_are_scored_and_one_more_is_not(url):
+    assert len(post(url, [SAMPLE] * 5000).json()["predictions"]) == 5000
+    answer = post(url, [SAMPLE] * 5001)
+    line = "more than 5,000 samples in one request. Send smaller requests"
     assert (answer.status_code, answer.json()["error"]) == (413, line)
 
 
-def test_the_model_is_told_with_its_columns_and_their_limits(url):
+def test_model_describes_the_version_and_its_columns_with_their_ranges(url):
     model = get_json(f"{url}/model")
     assert [model[key] for key in ("name", "version", "engine")] == ["wine-quality", "1", "pipeline"]
-    assert model["engine_reason"] == "no ONNX graph: it would gain nothing, or has no converter"
+    assert model["engine_reason"] == "no ONNX graph: it would be no faster, or there is no converter"
     assert model["run_id"] == MlflowClient().get_model_version("wine-quality", "1").run_id
     assert [column["name"] for column in model["columns"]] == FEATURES
     assert model["columns"][-1] == {"name": "alcohol", "unit": "% by volume", "low": 5, "high": 25}
 
 
-def test_what_was_predicted_is_kept(url, config):
-    one, many = post(url, {**WINE, "pH": None}).json(), post(url, [WINE, WINE]).json()
+def test_predictions_are_stored(url, config):
+    one, many = post(url, {**SAMPLE, "pH": None}).json(), post(url, [SAMPLE, SAMPLE]).json()
     ids = {one["id"], *(each["id"] for each in many["predictions"])}
     wait_until(lambda: ids <= set(predictions.load(config.predictions_uri)["id"]), "the predictions")
-    kept = predictions.load(config.predictions_uri).set_index("id").loc[one["id"]]
-    assert (kept["score"], kept["version"], kept["alcohol"]) == (one["score"], "1", WINE["alcohol"])
-    assert (kept["low"], kept["high"]) == (one["low"], one["high"])
+    stored = predictions.load(config.predictions_uri).set_index("id").loc[one["id"]]
+    assert (stored["score"], stored["version"], stored["alcohol"]) == (one["score"], "1", SAMPLE["alcohol"])
+    assert (stored["low"], stored["high"]) == (one["low"], one["high"])
     assert 0 <= one["low"] < one["score"] < one["high"] <= 10
-    assert np.isnan(kept["pH"])
+    assert np.isnan(stored["pH"])
 
 
 def test_a_preview_is_scored_but_neither_stored_nor_counted_as_a_prediction(url, config):
     def stored():
         rows = predictions.load(config.predictions_uri)
-        return list(rows.loc[rows["alcohol"] == wine["alcohol"], "id"])
+        return list(rows.loc[rows["alcohol"] == sample["alcohol"], "id"])
 
-    before, wine = samples(url), {**WINE, "alcohol": 11.0625}  # which no other test asks for
-    preview, real = post(url, wine, "/preview").json(), post(url, wine).json()
+    before, sample = series(url), {**SAMPLE, "alcohol": 11.0625}  # a value that no other test sends
+    preview, real = post(url, sample, "/preview").json(), post(url, sample).json()
     scored = {name: real[name] for name in ("score", "low", "high", "quality")}
     assert preview == {**scored, "version": "1", "stored": False}
     wait_until(stored, "the real prediction")
     assert not list(config.prediction_queue.glob("*.refused"))
     assert stored() == [real["id"]]
     grown = Counter()
-    for (name, labels), value in samples(url).items():
+    for (name, labels), value in series(url).items():
         grown[name] += value - before.get((name, labels), 0)
     assert (grown["wine_rows_scored_total"], grown["wine_predictions_total"]) == (2, 1)
-    assert post(url, [WINE], "/preview").status_code == 422
+    assert post(url, [SAMPLE], "/preview").status_code == 422
 
 
 PAGES = ("/", "/index.html", "/page.js", "/page.css", "/icon.svg", "/docs", "/openapi.json")
-GET_PATHS = (*PAGES, "/model", "/metrics", "/wines/ranges", "/health", "/health/ready")
+GET_PATHS = (*PAGES, "/model", "/metrics", "/ranges", "/health", "/health/ready")
 
 
 @pytest.mark.parametrize("path", GET_PATHS)
-def test_head_is_answered_as_get_is_without_the_body(url, path):
+def test_head_returns_the_headers_of_get_without_a_body(url, path):
     get, head = (requests.request(method, url + path, timeout=30) for method in ("GET", "HEAD"))
     assert (get.status_code, head.status_code, head.content) == (200, 200, b"")
     assert head.headers["content-type"] == get.headers["content-type"]
@@ -191,7 +191,7 @@ def test_head_is_answered_as_get_is_without_the_body(url, path):
         assert head.headers["content-length"] == str(len(get.content))
 
 
-def test_head_leaves_the_connection_in_step_and_is_refused_where_only_post_is_taken(url):
+def test_head_leaves_the_connection_usable_and_is_rejected_where_only_post_is_allowed(url):
     with requests.Session() as session:
         assert session.head(f"{url}/model", timeout=30).content == b""
         assert session.get(f"{url}/health", timeout=30).json() == {"status": "live"}
@@ -200,23 +200,24 @@ def test_head_leaves_the_connection_in_step_and_is_refused_where_only_post_is_ta
             assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-def test_a_prediction_that_cannot_be_kept_is_answered_and_says_so(url, monkeypatch):
+def test_a_prediction_that_cannot_be_stored_is_returned_and_marked_so(url, monkeypatch):
     monkeypatch.setattr(disk_queue, "MAX_BYTES", 0)
-    answer = post(url, WINE)
+    answer = post(url, SAMPLE)
     assert (answer.status_code, answer.json()["stored"]) == (200, False)
 
 
-def samples(url):
+def series(url):
+    """Return the value of each time series of `/metrics`."""
     text = get(f"{url}/metrics").text
     assert "_created" not in text
     families = text_string_to_metric_families(text)
     return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
 
 
-def test_metrics_count_requests_by_route_and_status_wines_predictions_and_the_version(url):
-    before = samples(url)
-    post(url, [WINE] * 3), post(url, {**WINE, "pH": 9}), get(f"{url}/no/such/path")
-    more = {key: value - before.get(key, 0) for key, value in samples(url).items()}
+def test_metrics_count_requests_by_route_and_status_rows_and_predictions_and_name_the_version(url):
+    before = series(url)
+    post(url, [SAMPLE] * 3), post(url, {**SAMPLE, "pH": 9}), get(f"{url}/no/such/path")
+    more = {key: value - before.get(key, 0) for key, value in series(url).items()}
 
     def grown(metric, **labels):
         return more[f"wine_{metric}", frozenset(labels.items())]
@@ -226,15 +227,15 @@ def test_metrics_count_requests_by_route_and_status_wines_predictions_and_the_ve
     assert grown("requests_total", method="GET", path="other", status="404") == 1
     assert grown("request_seconds_count", path="/predict") == 2
     assert grown("rows_scored_total", engine="pipeline") == grown("predictions_total", stored="true") == 3
-    (model,) = [dict(labels) for name, labels in samples(url) if name == "wine_model_info"]
+    (model,) = [dict(labels) for name, labels in series(url) if name == "wine_model_info"]
     assert (model["version"], model["engine"]) == ("1", "pipeline")
 
 
-def test_requests_and_answers_are_as_the_documentation_says(url):
+def test_requests_and_responses_match_the_openapi_description(url):
     documented = get_json(f"{url}/openapi.json")
 
-    def check(said, value):
-        schema = said["content"]["application/json"]["schema"]
+    def check(described, value):
+        schema = described["content"]["application/json"]["schema"]
         jsonschema.validate(value, {**schema, "components": documented["components"]})
 
     for path in ("/predict", "/preview", "/nearest"):
@@ -242,11 +243,11 @@ def test_requests_and_answers_are_as_the_documentation_says(url):
         for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
             check(operation["requestBody"], example["value"])
             check(operation["responses"]["200"], post(url, example["value"], path).json())
-        check(operation["requestBody"], {**WINE, "pH": None})
+        check(operation["requestBody"], {**SAMPLE, "pH": None})
         with pytest.raises(jsonschema.ValidationError):
-            check(operation["requestBody"], {**WINE, "pH": 9})
+            check(operation["requestBody"], {**SAMPLE, "pH": 9})
         check(operation["responses"]["422"], post(url, 5, path).json())
-    for path in ("/model", "/wines/ranges", "/health", "/health/ready"):
+    for path in ("/model", "/ranges", "/health", "/health/ready"):
         check(documented["paths"][path]["get"]["responses"]["200"], get_json(url + path))
 
 
@@ -254,31 +255,31 @@ def logged_rows():
     return pd.concat(few_sides(), ignore_index=True)
 
 
-def test_the_nearest_row_to_one_that_was_logged_with_the_champion_is_that_row(url):
-    wine = logged_rows().iloc[7]
-    nearest = post(url, wine[FEATURES].to_dict(), "/nearest").json()["nearest"]
+def test_the_row_nearest_to_a_logged_row_is_that_row(url):
+    row = logged_rows().iloc[7]
+    nearest = post(url, row[FEATURES].to_dict(), "/nearest").json()["nearest"]
     assert (len(nearest), nearest[0]["distance"]) == (5, 0)
-    assert (nearest[0]["type"], nearest[0]["quality"]) == (wine["type"], wine["quality"])
+    assert (nearest[0]["type"], nearest[0]["quality"]) == (row["type"], row["quality"])
     distances = [one["distance"] for one in nearest]
     assert distances == sorted(distances)
-    changed = {**wine[FEATURES].to_dict(), "alcohol": wine["alcohol"] + 1}
+    changed = {**row[FEATURES].to_dict(), "alcohol": row["alcohol"] + 1}
     first = post(url, changed, "/nearest").json()["nearest"][0]
     assert first["distance"] > 0
     blank = {**changed, **dict.fromkeys(MEASUREMENTS)}
-    assert post(url, blank, "/nearest").json()["nearest"][0]["differs_most"]["asked"] is None
+    assert post(url, blank, "/nearest").json()["nearest"][0]["differs_most"]["requested"] is None
 
 
 def test_ranges_go_from_the_first_to_the_ninety_ninth_percentile(url):
-    wines = logged_rows()
-    spread = get_json(f"{url}/wines/ranges")
-    assert (spread["wines"], spread["made_up"]) == (len(wines), False)
+    rows = logged_rows()
+    spread = get_json(f"{url}/ranges")
+    assert (spread["rows"], spread["synthetic"]) == (len(rows), False)
     for one in spread["ranges"]:
-        low, median, high = wines[one["name"]].quantile([0.01, 0.5, 0.99])
+        low, median, high = rows[one["name"]].quantile([0.01, 0.5, 0.99])
         assert [one["low"], one["median"], one["high"]] == pytest.approx([low, median, high], abs=one["step"])
         assert 30 < (one["high"] - one["low"]) / one["step"] < 400
 
 
-def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_on_ctrl_c(config, move, tmp_path):
+def test_make_serve_prints_its_address_follows_the_alias_within_ten_seconds_and_ends_on_ctrl_c(config, move, tmp_path):
     port = free_port()
     own = {"WINE_HOME": str(config.home), "WINE_DATA": config.data, "WINE_SERVE_PORT": str(port)}
     with running(["-m", "deployment.serve"], tmp_path / "log", **own) as process:
@@ -292,13 +293,13 @@ def test_make_serve_says_where_it_is_follows_the_alias_in_ten_seconds_and_ends_o
             assert slow.recv(12) in (b"", b"HTTP/1.1 500")
             assert process.wait(timeout=10) == 130
     first, serve, swap, *_back, stopped = (tmp_path / "log").read_text().splitlines()
-    assert "champion  wine-quality version 1, the first since the start. It scores by pipeline: no ONNX" in first
-    assert "champion  wine-quality version 1 -> version 2, because the alias champion moved. It scores by onnx" in swap
-    assert serve == f"serve     http://127.0.0.1:{port}, and how to ask at /docs"
+    assert "champion  wine-quality version 1, loaded at startup. Engine: pipeline (no ONNX" in first
+    assert "champion  wine-quality version 1 -> version 2: the alias champion moved. Engine: onnx (" in swap
+    assert serve == f"serve     http://127.0.0.1:{port} (API documentation: /docs)"
     assert stopped == "stopped. Run it again when you like."
 
 
-def test_a_taken_port_is_told(config, url):
+def test_a_port_in_use_is_reported(config, url):
     with pytest.raises(SettingsError, match=rf"^port {config.serve_port} is not available \(Address already in use\)"):
         serve(config)
 
@@ -306,72 +307,72 @@ def test_a_taken_port_is_told(config, url):
 def test_the_service_needs_no_dataset(config, tmp_path):
     with service(config.model_copy(update={"data": str(tmp_path), "serve_port": free_port()})) as url:
         wait_for(url, "1")
-        assert get_json(f"{url}/wines/ranges")["wines"] == len(logged_rows())
+        assert get_json(f"{url}/ranges")["rows"] == len(logged_rows())
 
 
-def test_a_curve_has_the_scores_of_the_wine_with_other_values_of_one_measurement(url):
-    wine = {**WINE, "pH": None}
-    answer = post(url, wine, "/curves").json()
-    ranges = {one["name"]: one for one in get_json(f"{url}/wines/ranges")["ranges"]}
+def test_a_curve_has_the_scores_of_the_sample_with_one_measurement_varied(url):
+    sample = {**SAMPLE, "pH": None}
+    answer = post(url, sample, "/curves").json()
+    ranges = {one["name"]: one for one in get_json(f"{url}/ranges")["ranges"]}
     assert [one["name"] for one in answer["curves"]] == list(ranges)
     for curve in answer["curves"]:
-        usual = ranges[curve["name"]]
-        assert (curve["values"][0], curve["values"][-1]) == pytest.approx((usual["low"], usual["high"]))
+        typical = ranges[curve["name"]]
+        assert (curve["values"][0], curve["values"][-1]) == pytest.approx((typical["low"], typical["high"]))
         place = len(curve["values"]) // 2
-        changed = post(url, {**wine, curve["name"]: curve["values"][place]}, "/preview").json()
+        changed = post(url, {**sample, curve["name"]: curve["values"][place]}, "/preview").json()
         assert (curve["scores"][place], answer["version"]) == (changed["score"], changed["version"])
-    assert post(url, {**WINE, "alcohol": 88}, "/curves").status_code == 422
+    assert post(url, {**SAMPLE, "alcohol": 88}, "/curves").status_code == 422
 
 
-def test_a_version_without_its_rows_scores_and_says_why_nothing_is_compared(url, config, move):
+def test_a_version_without_its_rows_scores_and_says_why_it_has_nothing_to_compare(url, config, move):
     bare = register_model(config, "linear")
-    (artifacts(bare) / WINES).unlink()
+    (artifacts(bare) / ROWS_FILE).unlink()
     move(str(bare.version))
     wait_for(url, str(bare.version))
-    answer = post(url, WINE)
+    answer = post(url, SAMPLE)
     assert (answer.status_code, answer.json()["low"], answer.json()["high"]) == (200, None, None), "it has no intervals"
-    for answer in (post(url, WINE, "/nearest"), post(url, WINE, "/curves"), get(f"{url}/wines/ranges")):
+    for answer in (post(url, SAMPLE, "/nearest"), post(url, SAMPLE, "/curves"), get(f"{url}/ranges")):
         assert (answer.status_code, "logged without its rows" in answer.json()["error"]) == (503, True)
 
 
 def test_a_moved_alias_is_followed_under_load_without_a_failed_request(url, move):
-    over, answered = Event(), []
+    stopped, responses = Event(), []
 
-    def ask(body):
+    def send(body):
         with requests.Session() as session:
-            while not over.is_set():
+            while not stopped.is_set():
                 answer = session.post(f"{url}/predict", json=body, timeout=30)
-                answered.append((answer.status_code, answer.json().get("version")))
+                responses.append((answer.status_code, answer.json().get("version")))
 
     with ThreadPoolExecutor() as pool:
-        asking = [pool.submit(ask, body) for body in (WINE, WINE, [WINE] * 200)]
+        sending = [pool.submit(send, body) for body in (SAMPLE, SAMPLE, [SAMPLE] * 200)]
         try:
             for version in ("2", "1", "2"):
                 move(version)
                 wait_for(url, version)
         finally:
-            over.set()
-    assert [future.exception() for future in asking] == [None, None, None]
-    assert set(answered) == {(200, "1"), (200, "2")}
+            stopped.set()
+    assert [future.exception() for future in sending] == [None, None, None]
+    assert set(responses) == {(200, "1"), (200, "2")}
 
 
-def serves_on(url, why):
-    """Say whether the first version still answers, and `/health/ready` is amber and tells why."""
+def still_serves(url, why):
+    """Return whether the first version is still serving; `/health/ready` must be amber and give the reason."""
     ready = f"{url}/health/ready"
     wait_until(lambda: why in get_json(ready).get("reason", ""), why)
     assert get_json(ready)["status"] == "amber"
     assert not re.search(r"/tmp|/home|site-packages", get_json(ready)["reason"])
-    answer = post(url, WINE)
+    answer = post(url, SAMPLE)
     return (answer.status_code, answer.json()["version"]) == (200, "1")
 
 
 def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber(url, config, move):
     MlflowClient().delete_registered_model_alias("wine-quality", "champion")
-    assert serves_on(url, "no version has the alias champion.")
+    assert still_serves(url, "no version has the alias champion.")
     with service(config.model_copy(update={"serve_port": free_port()})) as without:
         ready = get(f"{without}/health/ready")
         assert (ready.status_code, ready.json()["status"]) == (503, "red")
-        for answer in (post(without, WINE), get(f"{without}/model")):
+        for answer in (post(without, SAMPLE), get(f"{without}/model")):
             assert answer.status_code == 503
             assert answer.json()["error"].startswith("no model is loaded: no version has the alias champion.")
         assert get_json(f"{without}/health") == {"status": "live"}
@@ -379,7 +380,7 @@ def test_without_a_champion_the_service_is_red_and_without_a_new_one_it_is_amber
         wait_for(without, "2")
 
 
-def test_folders_of_the_machine_are_not_told():
+def test_reasons_do_not_reveal_folders_of_the_machine():
     reasons = {
         "/home/me/mlflow.db: cannot be read": "mlflow.db: cannot be read",
         "No such file: '/home/me/1/model.onnx'.": "No such file: 'model.onnx'.",
@@ -389,8 +390,8 @@ def test_folders_of_the_machine_are_not_told():
     assert {reason: module.FOLDERS.sub("", reason) for reason in reasons} == reasons
 
 
-def test_a_version_that_was_tampered_with_is_refused_and_the_old_one_serves_on(url, config, move):
+def test_a_version_that_was_tampered_with_is_rejected_and_the_old_one_is_still_serving(url, config, move):
     new = register_model(config, "extra_trees", n_estimators=5)
     tamper(graph_path(new))
     move(new.version)
-    assert serves_on(url, f"{graph_path(new).name} is not the file that was noted (its sha256 sum differs)")
+    assert still_serves(url, f"{graph_path(new).name} isn't the registered file (its SHA-256 checksum differs)")

@@ -1,4 +1,4 @@
-"""`make` by itself, and what it says where it cannot set up."""
+"""`make` without a target, and what setup reports if it fails."""
 
 import os
 import re
@@ -196,7 +196,7 @@ def python_of(user: int) -> str:
     pytest.skip("there is no Python with ensurepip that another user may run")
 
 
-def test_a_user_without_a_home_of_his_own_sets_up_with_links_of_pip(open_folder, packages):
+def test_a_user_without_a_home_sets_up_with_links_of_pip(open_folder, packages):
     if os.geteuid():
         pytest.skip("only root may run a command as another user")
     folder, links = copied(open_folder / "checkout"), open_folder / "links"
@@ -213,7 +213,7 @@ def test_a_user_without_a_home_of_his_own_sets_up_with_links_of_pip(open_folder,
 
 
 UNTRUSTED = "The server's certificate is not trusted: name its CA in PIP_CERT=/path/to/ca.pem, or in pip.conf"
-REFUSED = "The index lacks a package, or refuses you: fix its address and password in pip's settings"
+REFUSED = "The index lacks a package, or rejects your login: fix its address and password in pip's settings"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_no_network_at_install_ends_in_one_line_and_the_last_of_the_log(checkout
     done = set_up(checkout, PIP_INDEX_URL=nobody, PIP_EXTRA_INDEX_URL=nobody)
     assert done.returncode != 0
     error, *_, makes_own = done.stderr.splitlines()
-    assert error.startswith(f"{NO_INSTALL}Is there a network? Check it, and the proxy and ")
+    assert error.startswith(f"{NO_INSTALL}Check your network connection, and the proxy and ")
     assert makes_own.startswith("make: ***")
     assert str(port) in log_of(checkout)
     assert not (checkout / ".venv" / ".ready").exists()

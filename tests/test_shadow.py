@@ -144,7 +144,7 @@ def test_the_service_has_a_shadow_that_ends_with_it_unless_it_is_switched_off(bo
         children = [line for line in processes_at(both.home) if "deployment.shadow" in line]
         log = both.local / "shadow.log"
         assert log.exists() == on
-        assert "version 2, by onnx" in log.read_text() if on else not children
+        assert "version 2, engine: onnx" in log.read_text() if on else not children
         os.kill(serve.pid, signal.SIGTERM)
         serve.wait(30)
     wait_until(lambda: processes_at(both.home) == [], "the end of the shadow")
@@ -170,7 +170,7 @@ def monitor():
 @pytest.mark.slow
 def test_monitoring_promotes_a_challenger_that_was_better_in_the_shadow(labelled):
     record = monitor()
-    assert record.earned == record.shadow
+    assert record.passed_comparison == record.shadow
     assert (record.shadow.version, record.shadow.champion, record.trigger, record.notify) == ("2", "1", "", True)
     with tracking.store(labelled) as store:
         champion = registry.champion(store)

@@ -1,4 +1,4 @@
-"""Six simulated weeks on real servers: what each incident leads to, and a simulation that is killed and goes on."""
+"""Six simulated weeks on real servers: the effect of each incident, and a simulation that is killed and resumes."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from wine_quality.config import Settings, settings
 
 pytestmark = pytest.mark.slow
 
-SEED = "7"  # of the sample: with it six weeks have all that a year has
+SEED = "7"  # with this seed, six weeks of the sample have every event of a year
 
 
 class Simulated:
-    """A simulation that is complete: what it printed, wrote and sent, and the settings of its own home."""
+    """A completed simulation: what it printed, wrote and sent to the webhook, and its settings."""
 
     def __init__(self, home: Path, lines: str, notifications: list[dict]) -> None:
         self.home, self.lines, self.notifications = home, lines, notifications
@@ -71,11 +71,11 @@ def test_bad_data_is_rejected_and_alerted_and_nothing_is_trained(simulated):
     assert (week.trigger, simulated.champion_after(1)) == ("", "1")
 
 
-def test_drift_without_harm_promotes_nothing_and_white_wine_is_drift_before_any_of_it_has_a_label(simulated):
-    sulphured, white = simulated.week(2), simulated.week(3)
-    assert kinds(sulphured) == ["drift"]
-    assert "total_sulfur_dioxide (red)" in sulphured.result.drifted
-    assert not sulphured.result.quality.degraded
+def test_drift_without_harm_promotes_nothing_and_white_wine_drifts_before_it_has_labels(simulated):
+    high_sulfur, white = simulated.week(2), simulated.week(3)
+    assert kinds(high_sulfur) == ["drift"]
+    assert "total_sulfur_dioxide (red)" in high_sulfur.result.drifted
+    assert not high_sulfur.result.quality.degraded
     assert simulated.champion_after(2) == "1"
     assert "drift" in kinds(white)
     assert white.result.type_drift
@@ -83,7 +83,7 @@ def test_drift_without_harm_promotes_nothing_and_white_wine_is_drift_before_any_
     assert white.trigger == ""
 
 
-def test_once_there_are_labels_a_model_is_trained_and_promoted(simulated):
+def test_once_labels_arrive_a_model_is_trained_and_promoted(simulated):
     week = simulated.week(4)
     assert week.trigger
     assert int(simulated.champion_after(4)) > 1
@@ -92,7 +92,7 @@ def test_once_there_are_labels_a_model_is_trained_and_promoted(simulated):
     assert simulated.summary["rmse_with_loop"] < simulated.summary["rmse_without"]
 
 
-def test_a_challenger_that_learnt_from_wrong_labels_is_rejected(simulated):
+def test_a_challenger_trained_on_wrong_labels_is_rejected(simulated):
     week = simulated.week(6)
     assert {"quality", "coverage"} <= set(kinds(week))
     assert week.trigger == "quality"
@@ -100,7 +100,7 @@ def test_a_challenger_that_learnt_from_wrong_labels_is_rejected(simulated):
     assert 6 in simulated.summary["rejected"]
 
 
-def test_the_trigger_started_the_trainings_and_the_versions_lead_to_their_data(simulated):
+def test_the_trigger_started_each_retraining_and_each_version_has_its_data(simulated):
     with tracking.store(simulated.config) as store:
         versions = store.client.search_model_versions("name = 'wine-quality'")
     assert len(versions) == 1 + len(simulated.summary["retrained"])
@@ -110,7 +110,7 @@ def test_the_trigger_started_the_trainings_and_the_versions_lead_to_their_data(s
     }
 
 
-def test_people_are_notified_of_what_is_new_and_a_webhook_that_refused_was_tried_again(simulated):
+def test_people_are_notified_of_new_alerts_and_a_failed_webhook_is_retried(simulated):
     names = [sent["name"] for sent in simulated.notifications]
     assert names == [record.result.name for record in simulated.records if record.notify]
     first = simulated.notifications[0]["text"]
@@ -127,7 +127,7 @@ def test_the_screen_shows_the_outcomes(simulated):
     assert simulated.lines.splitlines()[-2] == f"report    {simulated.home / 'monitoring' / 'report.html'}"
 
 
-def test_the_report_is_one_file_that_needs_no_network_and_each_drift_has_its_page_of_evidently(simulated):
+def test_the_report_is_self_contained_and_each_drift_alert_has_an_evidently_page(simulated):
     report = (simulated.home / "monitoring" / "report.html").read_text()
     assert "http" not in report
     assert report.count("<tr") == 1 + 6
@@ -136,30 +136,32 @@ def test_the_report_is_one_file_that_needs_no_network_and_each_drift_has_its_pag
     assert pages == {record.result.name.replace(" ", "-") for record in simulated.records if "drift" in kinds(record)}
 
 
-def test_nothing_is_written_outside_its_own_folder_and_no_process_is_left(simulated):
+def test_nothing_is_written_outside_its_folder_and_no_process_is_left(simulated):
     assert {path.name for path in simulated.home.iterdir()} == {".local", "monitoring"}
     assert [path.name for path in (simulated.home / ".local").iterdir()] == ["simulation"]
     assert [path.name for path in (simulated.home / "monitoring").iterdir()] == ["report.html"]
     assert processes_at(simulated.home) == []
 
 
-def test_a_complete_simulation_is_not_repeated_nor_mixed_with_another_one(simulated):
+def test_a_complete_simulation_is_not_repeated_or_mixed_with_another(simulated):
     progress = simulated.config.local / "progress.json"
     before = progress.read_bytes()
     assert simulate(simulated.home).startswith("done      ")
     assert progress.read_bytes() == before
     other = command("monitoring.simulation", **environment(simulated.home))
     assert other.returncode == 1
-    assert other.stderr.startswith(f"error: {simulated.config.home}: a simulation with other data, length or seed")
+    assert other.stderr.startswith(
+        f"error: {simulated.config.home}: holds a simulation with different data, length or seed"
+    )
 
 
-def test_the_alias_goes_back_by_one_command_and_no_further(simulated):
+def test_a_rollback_moves_the_alias_back_once_and_no_further(simulated):
     own = {**environment(simulated.home), "WINE_HOME": str(simulated.config.home)}
     with tracking.store(simulated.config) as store:
         before = registry.champion(store)
         try:
             done = command("monitoring.rollback", **own)
-            line = f"rollback  wine-quality: version 1 is champion again, version {before.version} was\n"
+            line = f"rollback  wine-quality: version 1 is champion again, in place of version {before.version}\n"
             assert done.stdout == line, done.stderr
             again = command("monitoring.rollback", **own)
             assert again.returncode == 1
@@ -169,13 +171,13 @@ def test_the_alias_goes_back_by_one_command_and_no_further(simulated):
 
 
 @pytest.mark.long
-def test_a_simulation_that_is_killed_goes_on_and_ends_as_one_that_was_not(simulated, tmp_path):
+def test_a_killed_simulation_resumes_and_ends_like_one_that_ran_through(simulated, tmp_path):
     progress = tmp_path / ".local" / "simulation" / ".local" / "progress.json"
     log = tmp_path.with_suffix(".log")
     with running(["-m", "monitoring.simulation", "--short"], log, **environment(tmp_path)) as process:
         wait_until(lambda: progress.is_file() and len(json.loads(progress.read_text())) == 2, "two weeks", 300)
         os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: processes_at(tmp_path) == [], "the end of all that the simulation had started")
+    wait_until(lambda: processes_at(tmp_path) == [], "all processes of the simulation to end")
     assert len(json.loads(progress.read_text())) < 6
     whole = Simulated(tmp_path, simulate(tmp_path), [])
     assert whole.summary == simulated.summary
@@ -183,5 +185,5 @@ def test_a_simulation_that_is_killed_goes_on_and_ends_as_one_that_was_not(simula
 
 
 def plain(record: Record) -> tuple:
-    """Return what a record says, but for times, folders and what the service had counted before it was killed."""
+    """Return a record without times, folders and request counts, which differ if the service was killed."""
     return replace(record.result, requests=None, rejected=None), kinds(record), record.rows, record.outcome

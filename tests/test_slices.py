@@ -27,7 +27,7 @@ def test_a_slice_without_rows_is_left_out_and_a_constant_column_makes_none(rows)
     assert list(slices(rows.iloc[6:], "pH")) == ["white", "quality 7 to 10"]
 
 
-def test_a_column_that_is_no_measurement_is_refused(rows):
+def test_a_column_that_is_not_a_measurement_is_rejected(rows):
     for name in ("colour", "quality", "type"):
         with pytest.raises(SettingsError, match=rf"^WINE_SLICE='{name}': not a measurement\. Choose one of fixed_acid"):
             slices(rows, name)

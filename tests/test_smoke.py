@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
-from served import WINE, service, two_versions
+from served import SAMPLE, service, two_versions
 
 from orchestration.train import train_wine_quality
 from wine_quality import registry, sources, splits, storage, tracking
@@ -35,7 +35,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
     assert len(run.data.tags["git_commit"]) >= 7
     assert [d.tags[0].value for d in run.inputs.dataset_inputs] == ["training", "evaluation"]
     files = {file.path for file in MlflowClient().list_artifacts(run_id)}
-    tables = {"training_wines.txt", "wines.csv", "slices.csv", "importance.csv", "interval.skops"}
+    tables = {"training_rows.txt", "rows.csv", "slices.csv", "importance.csv", "interval.skops"}
     figures = {"predicted_against_actual.png", "importance.png", "partial_dependence.png"}
     assert files == {"report.md", "model-card.md", *tables, *figures}
 
@@ -47,7 +47,7 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
 
     bucket = config.local / "s3" / "wine-quality" / "runs" / run_id
     sums = json.loads((bucket / "manifest.json").read_text())["files"]
-    assert set(sums) == {"model.skops", "interval.skops", "wines.csv", "report.md", "model-card.md"}
+    assert set(sums) == {"model.skops", "interval.skops", "rows.csv", "report.md", "model-card.md"}
     assert {name: storage.sha256(bucket / name) for name in sums} == sums
     assert version.tags["model_sha256"] == sums["model.skops"]
     assert version.tags["interval_sha256"] == sums["interval.skops"]
@@ -62,12 +62,12 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
     ):
         assert part in card
     assert len(card) < 4000, "MLflow's databases hold 5,000 characters of a description, and notes follow"
-    train, gate_set = splits.train_gate_split(pd.read_csv(bucket / "wines.csv"))
+    train, gate_set = splits.train_gate_split(pd.read_csv(bucket / "rows.csv"))
     assert np.array_equal(
         predict(tracking.load_model(bucket / "model.skops"), gate_set),
         predict(registry.load_version(store, version), gate_set),
     )
-    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
+    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_rows.txt").split()
     assert set(trained_on) == set(splits.row_keys(train))
     assert not set(trained_on) & set(splits.row_keys(gate_set))
 
@@ -91,9 +91,9 @@ def test_a_run_on_a_laptop_goes_from_the_wine_to_the_bucket(few_wines, capsys):
 
 def test_one_wine_is_answered_with_its_score_and_the_version(tmp_path_factory, few_wines):
     with two_versions(tmp_path_factory.mktemp("served"), few_wines) as config, service(config) as url:
-        answer = requests.post(f"{url}/predict", json=WINE, timeout=30).json()
+        answer = requests.post(f"{url}/predict", json=SAMPLE, timeout=30).json()
         store = tracking.open_store(config)
-        expected = predict(registry.load_version(store, registry.champion(store)), pd.DataFrame([WINE]))[0]
+        expected = predict(registry.load_version(store, registry.champion(store)), pd.DataFrame([SAMPLE]))[0]
     assert answer.keys() == {"score", "low", "high", "quality", "id", "version", "stored"}
     assert answer["score"] == pytest.approx(expected, abs=1e-5)
     assert (answer["quality"], answer["version"], answer["stored"]) == (round(answer["score"]), "1", True)

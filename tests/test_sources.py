@@ -14,18 +14,18 @@ from wine_quality.schema import MEASUREMENTS
 from wine_quality.sources import KAGGLE_BLANKS, KAGGLE_PAIRS, blank_cells, kaggle_pair, load_dataset, load_pair
 from wine_quality.splits import leaked_fraction
 
-BUILT = "a pair built as Kaggle's was, from the file"
+BUILT = "a pair built like Kaggle's, from the file"
 
 
 @pytest.fixture
 def many_wines(wines) -> pd.DataFrame:
-    """Ten times the six wines, so that as many cells can be blanked as in the real file."""
+    """Ten copies of the six rows, enough to blank as many cells as in the real file."""
     return pd.concat([wines] * 10, ignore_index=True)
 
 
 @pytest.fixture
 def short_sample(tmp_path, wines, write_uci, monkeypatch) -> None:
-    """A sample of three wines in place of the committed one."""
+    """Three rows in place of the committed sample."""
     monkeypatch.setattr(sources, "SAMPLE", write_uci(tmp_path / "sample", wines.iloc[1:4]))
 
 
@@ -45,14 +45,14 @@ def refusal(data: object) -> str:
     return str(caught.value)
 
 
-def keep_download(write_uci, wines: pd.DataFrame, monkeypatch) -> None:
-    """Write wines where a download is kept, and take their sums for the published ones."""
+def store_download(write_uci, wines: pd.DataFrame, monkeypatch) -> None:
+    """Store rows as an earlier download, with their checksums in place of the published ones."""
     folder = write_uci(settings().raw_data / "uci", wines)
     monkeypatch.setattr(download, "UCI_SHA256", {path.name: pooch.file_hash(str(path)) for path in folder.iterdir()})
 
 
 def write_kaggle(folder: Path, names: tuple[str, str], pair: tuple[pd.DataFrame, pd.DataFrame], raw: bool) -> Path:
-    """Write a Kaggle pair tidy, or raw: an index column in the first, spaces in the names of both."""
+    """Write a Kaggle pair, tidy or raw: with an index column in the first file and spaces in column names."""
     folder.mkdir(exist_ok=True)
     for name, table in zip(names, pair, strict=True):
         if raw:
@@ -67,7 +67,7 @@ def test_the_uci_pair_of_a_folder_is_read_with_its_types(mine, wines):
     assert (dataset.source, dataset.why, dataset.pair) == ("folder", f"the files in {mine}", None)
 
 
-def test_file_names_may_be_in_any_case_or_packed_and_the_folder_in_your_home(mine, wines, monkeypatch):
+def test_files_may_be_compressed_and_named_in_any_case_and_the_folder_given_as_tilde(mine, wines, monkeypatch):
     (mine / "winequality-red.csv").rename(mine / "WineQuality-RED.CSV")
     monkeypatch.setenv("HOME", str(mine.parent))
     assert_frame_equal(load("~/mine").table, wines)
@@ -79,7 +79,7 @@ def test_file_names_may_be_in_any_case_or_packed_and_the_folder_in_your_home(min
 
 @pytest.mark.parametrize("names", KAGGLE_PAIRS)
 @pytest.mark.parametrize("raw", [True, False])
-def test_a_kaggle_pair_is_read_in_its_raw_and_its_tidy_spelling(tmp_path, many_wines, names, raw):
+def test_a_kaggle_pair_is_read_raw_and_tidy(tmp_path, many_wines, names, raw):
     pair = kaggle_pair(many_wines, seed=1)
     dataset = load(write_kaggle(tmp_path / "mine", names, pair, raw))
     for read, written in zip(dataset.pair, pair, strict=True):
@@ -87,7 +87,9 @@ def test_a_kaggle_pair_is_read_in_its_raw_and_its_tidy_spelling(tmp_path, many_w
     assert_frame_equal(dataset.table, pd.concat(pair, ignore_index=True))
 
 
-def test_in_a_folder_with_both_pairs_uci_is_the_wine_and_kaggle_serves_the_notebooks(tmp_path, many_wines, write_uci):
+def test_in_a_folder_with_both_pairs_uci_is_the_dataset_and_kaggle_is_used_in_the_notebooks(
+    tmp_path, many_wines, write_uci
+):
     folder = write_uci(tmp_path / "both", many_wines)
     write_kaggle(folder, KAGGLE_PAIRS[1], kaggle_pair(many_wines, seed=1), raw=False)
     assert (len(load(folder).table), load(folder).pair) == (len(many_wines), None)
@@ -96,7 +98,7 @@ def test_in_a_folder_with_both_pairs_uci_is_the_wine_and_kaggle_serves_the_noteb
     assert why == "the real Kaggle pair"
 
 
-def test_without_a_kaggle_pair_one_is_built_and_that_is_said(tmp_path, many_wines, write_uci):
+def test_without_a_kaggle_pair_one_is_built_and_the_line_says_so(tmp_path, many_wines, write_uci):
     config = settings(data=str(write_uci(tmp_path / "uci", many_wines)))
     *pair, why = load_pair(config)
     for found, built in zip(pair, kaggle_pair(load_dataset(config).table, config.seed), strict=True):
@@ -104,7 +106,7 @@ def test_without_a_kaggle_pair_one_is_built_and_that_is_said(tmp_path, many_wine
     assert why.startswith(f"{BUILT}s in ")
 
 
-def test_the_built_pair_has_five_copies_and_the_blanks_of_the_real_one(many_wines):
+def test_the_built_pair_has_five_draws_per_row_and_as_many_blanks_as_the_real_one(many_wines):
     train, validation = kaggle_pair(many_wines, seed=1)
     assert len(train) == 5 * len(many_wines)
     assert leaked_fraction(many_wines, train) == 1
@@ -114,17 +116,17 @@ def test_the_built_pair_has_five_copies_and_the_blanks_of_the_real_one(many_wine
     assert_frame_equal(validation.fillna(many_wines), many_wines)
 
 
-def test_the_seed_makes_the_built_pair(many_wines):
+def test_the_seed_determines_the_built_pair(many_wines):
     for first, again, other in zip(*(kaggle_pair(many_wines, seed) for seed in (1, 1, 2)), strict=True):
         assert first.equals(again)
         assert not first.equals(other)
 
 
-def test_auto_takes_a_kept_download_and_else_makes_one_and_says_so(tmp_path, wines, write_uci, monkeypatch):
+def test_auto_uses_an_earlier_download_or_makes_one_and_says_which(tmp_path, wines, write_uci, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(download, "uci", lambda _config: write_uci(tmp_path / "uci", wines))
         downloaded = load_dataset(settings())
-    keep_download(write_uci, wines, monkeypatch)
+    store_download(write_uci, wines, monkeypatch)
     kept = load_dataset(settings())
     for dataset, how in ((downloaded, "downloaded just now"), (kept, "from an earlier download")):
         assert_frame_equal(dataset.table, wines)
@@ -133,28 +135,28 @@ def test_auto_takes_a_kept_download_and_else_makes_one_and_says_so(tmp_path, win
 
 @pytest.mark.parametrize(
     ("data", "how"),
-    [("auto", "auto: no earlier download, and UCI is away"), ("sample", "requested by WINE_DATA=sample")],
+    [("auto", "auto: no earlier download, and UCI is down"), ("sample", "requested by WINE_DATA=sample")],
 )
-def test_the_sample_is_taken_where_asked_for_or_where_uci_cannot_be_had(short_sample, monkeypatch, data, how):
-    monkeypatch.setattr(download, "uci", away)
+def test_the_sample_is_used_on_request_or_if_uci_is_unavailable(short_sample, monkeypatch, data, how):
+    monkeypatch.setattr(download, "uci", is_down)
     dataset = load(data)
     assert (dataset.source, len(dataset.table)) == ("sample", 3)
-    assert dataset.why == f"the sample, which is synthetic, not real wine ({how})"
+    assert dataset.why == f"the sample, which is synthetic, not real data ({how})"
 
 
 @pytest.mark.parametrize("name", ["uci", "kaggle"])
-def test_a_source_asked_for_by_name_is_not_replaced_by_the_sample(short_sample, monkeypatch, name):
-    monkeypatch.setattr(download, name, away)
-    with pytest.raises(DownloadError, match=r"^UCI is away\. Try later, or set WINE_DATA=sample\.$"):
+def test_a_source_requested_by_name_is_not_replaced_by_the_sample(short_sample, monkeypatch, name):
+    monkeypatch.setattr(download, name, is_down)
+    with pytest.raises(DownloadError, match=r"^UCI is down\. Try later, or set WINE_DATA=sample\.$"):
         load(name)
 
 
-def away(_config: Settings) -> Path:
-    raise DownloadError("UCI is away")
+def is_down(_config: Settings) -> Path:
+    raise DownloadError("UCI is down")
 
 
-def test_uci_and_kaggle_are_read_from_where_they_were_downloaded(many_wines, write_uci, monkeypatch):
-    keep_download(write_uci, many_wines, monkeypatch)
+def test_uci_and_kaggle_are_read_from_earlier_downloads(many_wines, write_uci, monkeypatch):
+    store_download(write_uci, many_wines, monkeypatch)
     assert (load("uci").source, len(load("uci").table)) == ("uci", 60)
     write_kaggle(settings().raw_data / "kaggle", KAGGLE_PAIRS[0], kaggle_pair(many_wines, 1), raw=True)
     dataset = load("kaggle")
@@ -163,21 +165,21 @@ def test_uci_and_kaggle_are_read_from_where_they_were_downloaded(many_wines, wri
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "uci2", "x" * 300, "nul\0l", "~nobody-at-all/wine"])
-def test_a_source_that_is_none_is_told(name):
+def test_an_unknown_source_raises_an_error(name):
     shown = name.replace("\0", " ")
     assert refusal(name) == (
         f"WINE_DATA={shown}: no file or folder that you may open, and not one of auto, uci, kaggle, sample. Fix it."
     )
 
 
-def test_a_folder_without_wine_is_told(tmp_path):
+def test_a_folder_without_a_dataset_raises_an_error(tmp_path):
     assert refusal(tmp_path) == (
-        f"{tmp_path}: no wine here. Put in it winequality-red.csv with winequality-white.csv or WineQuality.csv with "
-        "winequalityN.csv or train_wine_data.csv with test_wine_data.csv or a table of your own."
+        f"{tmp_path}: no dataset here. Put into it: winequality-red.csv and winequality-white.csv; or WineQuality.csv "
+        "and winequalityN.csv; or train_wine_data.csv and test_wine_data.csv; or one table of your own."
     )
 
 
-def test_the_files_of_uci_are_named_so_wherever_they_lie_and_changed_ones_are_a_folder_of_yours(tmp_path, real_folder):
+def test_uci_files_are_recognised_in_any_folder_and_modified_ones_are_not(tmp_path, real_folder):
     for name in download.UCI_SHA256:
         shutil.copy(real_folder / name, tmp_path)
     assert load(tmp_path).source == "uci"
@@ -187,7 +189,7 @@ def test_the_files_of_uci_are_named_so_wherever_they_lie_and_changed_ones_are_a_
 
 
 @pytest.mark.parametrize("colour", ["red", "white"])
-def test_a_table_of_ones_own_may_hold_one_colour_but_a_pair_needs_both(mine, tmp_path, wines, colour):
+def test_your_own_table_may_have_one_colour_but_a_uci_pair_needs_both(mine, tmp_path, wines, colour):
     table = wines[wines["type"] == colour]
     table.to_csv(tmp_path / "wines.csv", index=False)
     dataset = load(tmp_path)
@@ -195,13 +197,13 @@ def test_a_table_of_ones_own_may_hold_one_colour_but_a_pair_needs_both(mine, tmp
     assert_frame_equal(dataset.table.reset_index(drop=True), table.reset_index(drop=True))
     (mine / f"winequality-{colour}.csv").unlink()
     assert refusal(mine) == (
-        f"{mine}: winequality-{colour}.csv is missing, and the model needs both colours. Put it there."
+        f"{mine}: winequality-{colour}.csv is missing, and the model needs both colours. Put it into the folder."
     )
 
 
 @pytest.mark.parametrize("name", ["winequalityN.csv", "Mine.CSV", "mine.tsv", "mine.csv.gz", "mine.parquet"])
-def test_a_single_table_of_any_name_is_read_and_may_be_named_as_a_file(tmp_path, wines, name):
-    (tmp_path / "README.md").write_text("not wine")
+def test_a_single_table_of_any_name_is_read_from_its_folder_or_by_its_path(tmp_path, wines, name):
+    (tmp_path / "README.md").write_text("not a dataset")
     (tmp_path / "scores.csv").write_text("id,score\n1,5.5\n")
     file = tmp_path / name
     if name.endswith("parquet"):
@@ -215,20 +217,20 @@ def test_a_single_table_of_any_name_is_read_and_may_be_named_as_a_file(tmp_path,
     assert load_pair(settings(data=str(file)))[2].startswith(f"{BUILT} ")
 
 
-def test_two_tables_in_a_folder_are_refused_by_name(tmp_path, wines):
+def test_two_tables_in_a_folder_are_rejected_and_named(tmp_path, wines):
     for name in ("one.csv", "two.csv"):
         wines.to_csv(tmp_path / name, index=False)
     assert refusal(tmp_path) == (
-        f"{tmp_path}: more than one table of wine: one.csv and two.csv. Name one of them: WINE_DATA={tmp_path}/one.csv."
+        f"{tmp_path}: more than one table: one.csv and two.csv. Name one of them: WINE_DATA={tmp_path}/one.csv."
     )
 
 
-def test_a_pair_goes_before_a_table_of_ones_own(mine, wines):
+def test_a_pair_takes_precedence_over_your_own_table(mine, wines):
     wines.head(1).to_csv(mine / "wines.csv", index=False)
     assert len(load(mine).table) == len(wines)
 
 
-def test_a_bad_file_of_a_folder_is_told_with_its_name_row_and_column(tmp_path, wines, write_uci):
+def test_an_invalid_file_is_reported_with_its_name_row_and_column(tmp_path, wines, write_uci):
     folder = write_uci(tmp_path / "uci", wines.assign(pH=[3, 3, 3, 3, 31, 3.0]))
     problem = "row 3, pH: 31.0 is not 2 to 5 pH"
     assert refusal(folder) == f"{folder}/winequality-white.csv: 1 problem: {problem}. Fix the file and run again."
@@ -238,7 +240,7 @@ def test_a_bad_file_of_a_folder_is_told_with_its_name_row_and_column(tmp_path, w
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o111])
-def test_a_folder_without_read_permission_is_told(open_folder, wines, write_uci, without_rights, mode):
+def test_a_folder_without_read_permission_raises_an_error(open_folder, wines, write_uci, without_rights, mode):
     folder = write_uci(open_folder / "mine", wines)
     config = settings(data=str(folder))
     load_dataset(config)
@@ -251,7 +253,7 @@ def test_a_folder_without_read_permission_is_told(open_folder, wines, write_uci,
     assert str(caught.value) == f"{folder}: you may not open it. Give yourself permission (chmod u+rx)."
 
 
-def test_the_sum_of_a_table_is_that_of_its_values(wines):
+def test_the_checksum_of_a_table_depends_only_on_its_values(wines):
     assert sources.table_checksum(wines) == sources.table_checksum(wines.set_axis(range(10, 16)))
     for other in (wines.iloc[::-1], wines.assign(quality=5)):
         assert sources.table_checksum(wines) != sources.table_checksum(other)
@@ -263,14 +265,14 @@ def copied(real_folder: Path, names: tuple[str, str], folder: Path) -> sources.D
     return load(folder)
 
 
-def test_the_real_uci_pair_is_what_was_published(tmp_path, real_folder):
+def test_the_real_uci_pair_is_the_published_one(tmp_path, real_folder):
     table = copied(real_folder, sources.UCI_PAIR, tmp_path).table
     assert download.damaged(tmp_path) == []
     assert table["type"].value_counts().to_dict() == {"white": 4898, "red": 1599}
     assert blank_cells(table) == 0
 
 
-def test_the_built_pair_is_blank_where_the_real_kaggle_pair_is(tmp_path, real_folder):
+def test_the_built_pair_has_as_many_blanks_per_column_as_the_real_kaggle_pair(tmp_path, real_folder):
     train, validation = copied(real_folder, KAGGLE_PAIRS[1], tmp_path).pair
     assert (len(train), len(validation), blank_cells(train)) == (32485, 6497, 0)
     blanks = validation[list(MEASUREMENTS)].isna().sum()

@@ -22,9 +22,9 @@ from wine_quality.tables import read_table
 
 @pytest.fixture
 def many_wines(wines) -> pd.DataFrame:
-    """The six wines in 50 strengths each: 300 wines, no two alike."""
-    strengths = np.arange(50) / 100
-    return pd.concat([wines.assign(alcohol=wines["alcohol"] + more) for more in strengths], ignore_index=True)
+    """The six rows, each with 50 different alcohol levels: 300 distinct rows."""
+    extra = np.arange(50) / 100
+    return pd.concat([wines.assign(alcohol=wines["alcohol"] + more) for more in extra], ignore_index=True)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def real_wines(real_folder) -> pd.DataFrame:
     return load_dataset(settings(data=str(real_folder))).table
 
 
-def test_the_key_of_a_wine_is_the_same_on_every_machine_and_knows_nothing_of_order_and_float_noise(wines):
+def test_a_row_key_is_the_same_on_every_machine_and_ignores_order_and_float_noise(wines):
     keys = row_keys(wines)
     assert keys[0] == "20c84e3599a4fc05"
     shuffled = wines.sample(frac=1, random_state=1, axis="index").sample(frac=1, random_state=1, axis="columns")
@@ -43,41 +43,41 @@ def test_the_key_of_a_wine_is_the_same_on_every_machine_and_knows_nothing_of_ord
     assert row_keys(wines.assign(citric_acid=-0.0)).equals(row_keys(wines.assign(citric_acid=0.0)))
 
 
-def test_one_other_measurement_or_the_type_makes_another_wine_and_quality_does_not(wines):
+def test_rows_are_distinct_if_a_measurement_or_the_type_differs_but_not_if_only_quality_does(wines):
     for column in MEASUREMENTS:
         assert not leaked(wines, wines.assign(**{column: wines[column] + 0.00001})).any(), column
     assert not leaked(wines, wines.assign(type=wines["type"].map({"red": "white", "white": "red"}))).any()
     assert leaked(wines, wines.assign(quality=9)).all()
 
 
-def test_each_wine_is_kept_once_in_order_of_appearance_and_complete(wines):
+def test_distinct_rows_are_in_order_of_appearance_and_complete_rows_are_preferred(wines):
     twice = pd.concat([wines, wines.iloc[::-1]]).set_axis(range(10, 22))
     assert_frame_equal(distinct_rows(twice).reset_index(drop=True), wines)
     copy = wines.iloc[[0]].assign(pH=np.nan, alcohol=np.nan)
     assert_frame_equal(distinct_rows(pd.concat([copy, wines])).reset_index(drop=True), wines)
 
 
-def test_a_wine_with_a_blank_and_no_complete_twin_is_kept(wines):
+def test_a_row_with_a_blank_is_not_dropped_if_no_complete_row_matches_it(wines):
     alone = wines.iloc[[0]].assign(pH=np.nan, alcohol=14)
     for table in (pd.concat([wines, alone], ignore_index=True), wines.assign(pH=np.nan)):
         assert_frame_equal(distinct_rows(table).reset_index(drop=True), table)
 
 
 @pytest.mark.parametrize(("known", "share"), [(0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0)])
-def test_the_leaked_share_is_that_of_scored_wines_also_trained_on(wines, known, share):
+def test_the_leaked_fraction_is_the_share_of_scored_rows_in_the_training_set(wines, known, share):
     assert leaked_fraction(wines.iloc[:known], wines.iloc[:4]) == share
 
 
-def test_a_leak_is_told_with_its_size(wines):
+def test_a_leak_raises_an_error_with_its_size(wines):
     train, scored = wines.iloc[:4], wines.iloc[3:]
     assert_no_leak(train.iloc[:3], scored)
     with pytest.raises(LeakError) as caught:
         assert_no_leak(train, scored, "fold 1")
-    assert str(caught.value).startswith("fold 1: 1 of 3 scored wines (33.33%) are also trained on, so the score would ")
+    assert str(caught.value).startswith("fold 1: 1 of 3 rows to score (33.33%) are also in the training set, so ")
 
 
 @pytest.mark.parametrize("copies", [1, 3])
-def test_the_gate_set_is_about_a_fifth_and_all_repeats_of_a_wine_fall_on_one_side(many_wines, copies):
+def test_the_gate_set_is_about_a_fifth_and_duplicates_are_in_the_same_set(many_wines, copies):
     table = pd.concat([many_wines] * copies)
     train, gate_set = train_gate_split(table)
     assert len(train) + len(gate_set) == len(table)
@@ -85,35 +85,35 @@ def test_the_gate_set_is_about_a_fifth_and_all_repeats_of_a_wine_fall_on_one_sid
     assert_no_leak(train, gate_set)
 
 
-def test_a_wine_never_changes_side_as_data_grows_as_it_would_in_a_random_split(many_wines):
+def test_a_row_stays_in_its_set_as_the_dataset_grows_unlike_in_a_random_split(many_wines):
     few, shuffled = many_wines.iloc[:100], many_wines.sample(frac=1, random_state=1)
-    for side_of_few, side_of_all in zip(train_gate_split(few), train_gate_split(shuffled), strict=True):
-        assert leaked(side_of_all, side_of_few).all()
-    held_of_few, held_of_all = (table.sample(frac=0.2, random_state=1) for table in (few, many_wines))
-    assert leaked_fraction(held_of_all, held_of_few) < 0.6
+    for part_of_few, part_of_all in zip(train_gate_split(few), train_gate_split(shuffled), strict=True):
+        assert leaked(part_of_all, part_of_few).all()
+    random_of_few, random_of_all = (table.sample(frac=0.2, random_state=1) for table in (few, many_wines))
+    assert leaked_fraction(random_of_all, random_of_few) < 0.6
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_wines_to_split_are_told(wines, count):
-    with pytest.raises(DataError, match=rf"^{count} distinct wines are too few to split\. Give more wines\.$"):
+def test_too_few_rows_to_split_raise_an_error(wines, count):
+    with pytest.raises(DataError, match=rf"^{count} distinct rows are too few to split\. Give more rows\.$"):
         train_gate_split(wines.iloc[:count])
 
 
-def test_a_gate_set_unlike_the_rest_is_told(many_wines, monkeypatch):
+def test_an_unbalanced_gate_set_raises_an_error(many_wines, monkeypatch):
     keys = many_wines["type"].map({"red": "0" * 16, "white": "f" * 16})
-    monkeypatch.setattr("wine_quality.splits.row_keys", lambda _wines: keys)
-    line = r"^the gate set is unlike the training side in type and quality \(p = .*e-\d+\)"
+    monkeypatch.setattr("wine_quality.splits.row_keys", lambda _rows: keys)
+    line = r"^the gate set is unlike the training set in type and quality \(p = .*e-\d+\)"
     with pytest.raises(DataError, match=line):
         train_gate_split(many_wines)
 
 
-def test_the_balance_of_like_sides_is_one_and_of_unlike_sides_near_zero(wines):
+def test_the_balance_of_similar_sets_is_one_and_of_different_sets_near_zero(wines):
     many = pd.concat([wines] * 10)
     assert split_balance(many, wines) == pytest.approx(1)
     assert split_balance(many.query("type == 'red'"), many.query("type == 'white'")) < 1e-6
 
 
-def test_each_wine_is_scored_in_one_fold_of_the_seed_and_never_by_a_model_fitted_on_it(many_wines):
+def test_each_row_is_scored_in_exactly_one_fold_by_a_model_not_fitted_on_it(many_wines):
     pairs = folds(many_wines, seed=1)
     assert len(pairs) == 5
     assert sorted(np.concatenate([score for _, score in pairs])) == list(range(len(many_wines)))
@@ -126,16 +126,16 @@ def test_each_wine_is_scored_in_one_fold_of_the_seed_and_never_by_a_model_fitted
 
 
 @pytest.mark.parametrize("quality", [[3, 4, 5, 6, 7, 8], [5, 5, 5, 5, 5, 9], [6] * 6])
-def test_rare_qualities_do_not_hinder_the_folds(wines, quality):
+def test_rare_qualities_do_not_prevent_folds(wines, quality):
     assert [len(score) for _, score in folds(wines.assign(quality=quality), 1)] == [2, 1, 1, 1, 1]
 
 
-def test_too_few_wines_for_folds_are_told(wines):
-    with pytest.raises(DataError, match=r"^4 wines are too few for 5 folds\. Give more wines\.$"):
+def test_too_few_rows_for_folds_raise_an_error(wines):
+    with pytest.raises(DataError, match=r"^4 rows are too few for 5 folds\. Give more rows\.$"):
         folds(wines.iloc[:4], 1)
 
 
-def test_the_kaggle_training_file_of_the_5320_wines_holds_98_98_percent_of_the_validation_file(real_wines, real_folder):
+def test_the_kaggle_training_file_contains_98_98_percent_of_the_validation_file(real_wines, real_folder):
     train, validation = pair = [read_table(real_folder / name) for name in KAGGLE_PAIRS[1]]
     assert leaked(train, validation).sum() == 6431
     assert leaked_fraction(train, validation) == pytest.approx(0.9898, abs=0.00005)

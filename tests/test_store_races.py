@@ -1,4 +1,4 @@
-"""Several processes that create one store, or write the same to it, at the same moment: none of them fails."""
+"""Several processes create one store, or write the same records to it, at the same time: none of them fails."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ AT_ONCE, WAIT = 3, 600  # processes, seconds
 
 
 def started(work: Callable[..., None], inherited: dict[str, str], start: Barrier, *args: Any) -> None:
-    """Do the work of one process once all are ready; from then on a process that waits for another one waits on."""
+    """Do the work of one process as soon as all processes are ready."""
     os.environ.clear()
     os.environ.update(inherited)
     start.wait(WAIT)
@@ -36,7 +36,7 @@ def started(work: Callable[..., None], inherited: dict[str, str], start: Barrier
 
 
 def at_once(work: Callable[..., None], *args: Any) -> None:
-    """Do the same work in several processes that begin at the same moment, and fail where one of them does."""
+    """Do the same work in several processes that start at the same moment, and fail if one of them fails."""
     everything = (work, dict(os.environ), PROCESSES.Barrier(AT_ONCE), *args)
     processes = [PROCESSES.Process(target=started, args=everything) for _ in range(AT_ONCE)]
     for process in processes:
@@ -69,7 +69,7 @@ def test_processes_that_meet_in_an_empty_home_create_one_store(attempt, tmp_path
 
 
 def log_the_same(start: Barrier, rounds: int) -> None:
-    """Log one dataset after the other, each at the same moment as the other processes do."""
+    """Log several datasets, each at the same moment as the other processes."""
     train, _ = few_sides()
     store = tracking.open_store(settings())
     with tracking.running(store, "a run", {}) as run_id:
@@ -78,7 +78,7 @@ def log_the_same(start: Barrier, rounds: int) -> None:
             tracking.log_dataset(store, run_id, train.head(10 + number), "uci", "training")
 
 
-def test_processes_that_log_the_same_datasets_at_once_all_have_them(config):
+def test_processes_that_log_the_same_datasets_at_once_all_succeed(config):
     at_once(log_the_same, 25)
     store = tracking.open_store(config)
     for run in store.client.search_runs([store.experiment_id]):

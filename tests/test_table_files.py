@@ -173,7 +173,7 @@ def test_wrong_columns_are_told(reasons, features, change, problem):
 HEADER = ",".join(FEATURES)
 REFUSED = {
     "empty CSV": ("", "the file is empty"),
-    "header alone": (HEADER, "no wines in it"),
+    "header alone": (HEADER, "it has no rows"),
     "prose": ("a wine; a red one\nof the South; 2009\n", "columns missing: type, "),
     "few cells": (f"{HEADER}\nred,7\n", "1 problem: row 2, cells: 2, but the header has 12"),
     "huge field": (f"{HEADER}\n{'x' * 200_000},7\n", "row 2: not a readable CSV (field larger than field limit"),
@@ -181,7 +181,7 @@ REFUSED = {
     "empty Parquet": (b"", "not a readable Parquet file"),
     "hardly Parquet": (b"PAR1 no more than this PAR1", "not a readable Parquet file"),
     "CSV called Parquet": (b"type;pH\nred;3\n", "not a readable Parquet file"),
-    "no rows": (pd.DataFrame(columns=FEATURES, dtype=float), "no wines in it"),
+    "no rows": (pd.DataFrame(columns=FEATURES, dtype=float), "it has no rows"),
 }
 
 

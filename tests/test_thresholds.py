@@ -34,11 +34,11 @@ MISSING = Alert("missing data", "sulphates: measured in 0 of 300 rows")
         ({"missing": ["sulphates: measured in 0 of 300 rows"]}, ["missing data"]),
     ],
 )
-def test_an_alert_for_each_threshold_that_is_crossed(changed, kinds):
+def test_each_crossed_threshold_is_an_alert(changed, kinds):
     assert [alert.kind for alert in thresholds.alerts(replace(CALM, **changed))] == kinds
 
 
-def test_the_message_has_the_figures():
+def test_messages_contain_the_figures():
     (alert,) = thresholds.alerts(replace(CALM, version="2", quality=ModelQuality(150, 0.8, 0.75, 0.9, 0.67)))
     assert alert.message == "the RMSE of version 2 on 150 labels is 0.800 (0.750 to 0.900), and 0.670 on its gate set"
     assert thresholds.alerts(replace(CALM, missing=[MISSING.message])) == [MISSING]
@@ -48,14 +48,14 @@ def test_the_message_has_the_figures():
     assert alert.message == "1 column differs from the first 3 weeks: type"
 
 
-def test_the_error_is_that_of_the_newest_labels():
+def test_the_error_is_measured_on_the_newest_labels():
     labels, scores = np.full(400, 5.0), np.repeat([9.0, 5.5], [250, 150])
     quality = thresholds.model_quality(labels, scores, 0.6, seed=1)
     assert quality.rows == 150
     assert (quality.rmse, quality.low, quality.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_the_interval_is_as_wide_as_chance():
+def test_the_interval_is_as_wide_as_theory_says():
     noise = np.random.default_rng(1).normal(0, 1, 150)
     quality = thresholds.model_quality(np.zeros(150), noise, 1.0, seed=1)
     half = 1.96 / np.sqrt(2 * 150)  # of the root mean square of normal errors
@@ -67,7 +67,7 @@ def test_with_fewer_than_forty_labels_the_error_is_not_measured():
     assert thresholds.model_quality(np.zeros(40), np.ones(40), 0.6, seed=1).degraded
 
 
-def test_the_coverage_is_that_of_the_newest_labels_that_have_an_interval():
+def test_the_coverage_is_measured_on_the_newest_labels_with_an_interval():
     labels, low = np.full(400, 5.0), np.repeat([6.0, 4.0, np.nan], [200, 150, 50])
     assert thresholds.interval_coverage(labels, low, low + 1.5) == Coverage(
         150, 1.0, pytest.approx(0.976, abs=1e-3), 1.0
@@ -84,7 +84,7 @@ def test_the_coverage_is_that_of_the_newest_labels_that_have_an_interval():
         ([], 2000, "", "no threshold crossed"),
         ([DRIFT], 1100, "", "too few new labels: 100 more labelled rows (+10%), 50% needed"),
         ([DRIFT], 1499, "", "too few new labels: "),
-        ([DRIFT], 1500, "drift", "drift, and 500 more labelled rows than last time (+50%)"),
+        ([DRIFT], 1500, "drift", "drift, and 500 more labelled rows than at the last training (+50%)"),
         ([QUALITY], 1333, "", "too few new labels: "),
         ([QUALITY], 1334, "quality", "quality, and 334 "),
         ([DRIFT, QUALITY], 1334, "quality", "quality, and "),
@@ -96,7 +96,7 @@ def test_the_coverage_is_that_of_the_newest_labels_that_have_an_interval():
         ([MISSING, DRIFT], 2000, "drift", "drift, and "),
     ],
 )
-def test_retrain_only_if_there_are_enough_new_labels(crossed, rows, trigger, reason):
+def test_retraining_needs_enough_new_labels(crossed, rows, trigger, reason):
     found = thresholds.retraining(crossed, rows, 1000)
     assert found[0] == trigger
     assert found[1].startswith(reason)

@@ -1,4 +1,4 @@
-"""The flow on a few hundred wines, with a real Prefect API, a real MLflow store and real S3 servers."""
+"""The flow on a few hundred rows, with a real Prefect API, a real MLflow store and real S3 servers."""
 
 import shutil
 from datetime import datetime
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api", "mlflow_a
 
 @pytest.fixture
 def folder(few_wines, tmp_path):
-    """A copy of the few wines, of the test's own."""
+    """A copy of the small dataset, for this test alone."""
     return shutil.copytree(few_wines, tmp_path / "wine")
 
 
@@ -68,7 +68,7 @@ def test_a_champion_that_scores_faster_as_a_graph_has_one_and_a_challenger_none(
     assert MlflowClient().get_run(version.run_id).data.tags["interval_sha256"] == version.tags["interval_sha256"]
 
 
-def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto, tmp_path):
+def test_the_same_data_and_seed_give_the_same_model_to_the_last_bit(folder, moto, tmp_path):
     moto.create_bucket(Bucket="wine-quality")
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
         first, second = (mlflow.get_run(train_wine_quality(data=str(folder), max_evals=2)) for _ in range(2))
@@ -76,7 +76,7 @@ def test_the_same_wine_and_seed_give_the_same_model_to_the_last_bit(folder, moto
     assert first.data.params == second.data.params
     bucket = bucket_of_environment(settings())
     pulled = [storage.pull(bucket, run.info.run_id, tmp_path / run.info.run_id)[0].parent for run in (first, second)]
-    assert sha256(pulled[0] / "wines.csv") == sha256(pulled[1] / "wines.csv")
+    assert sha256(pulled[0] / "rows.csv") == sha256(pulled[1] / "rows.csv")
     gate_set = splits.train_gate_split(splits.distinct_rows(wines_of(folder)))[1]
     models = [tracking.load_model(files / "model.skops") for files in pulled]
     assert np.array_equal(*(predict(model, gate_set) for model in models))
@@ -143,9 +143,9 @@ def write_pair(folder: Path, *pair: pd.DataFrame) -> dict[str, Path]:
     return files
 
 
-def test_files_with_the_same_wine_on_both_sides_or_one_of_the_two_alone_are_refused(folder, tmp_path):
+def test_files_that_share_a_row_or_one_file_alone_are_rejected(folder, tmp_path):
     files = write_pair(tmp_path, *sources.kaggle_pair(wines_of(folder), seed=1))
-    line = r"train_wine_data\.csv and .*test_wine_data\.csv: .* scored wines \(9\d\.\d+%\) are also"
+    line = r"train_wine_data\.csv and .*test_wine_data\.csv: .* rows to score \(9\d\.\d+%\) are also"
     with pytest.raises(LeakError, match=line):
         train_wine_quality(**files)
     with pytest.raises(DataError, match="go together"):
@@ -153,14 +153,14 @@ def test_files_with_the_same_wine_on_both_sides_or_one_of_the_two_alone_are_refu
     assert nothing_was_made()
 
 
-def test_files_without_a_common_wine_are_taken_as_they_are(folder, tmp_path):
+def test_files_without_a_common_row_are_used_as_they_are(folder, tmp_path):
     wines = splits.distinct_rows(wines_of(folder))
     run_id = train_wine_quality(**write_pair(tmp_path, wines.iloc[::2], wines.iloc[1::2]), max_evals=1)
-    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_wines.txt").split()
+    trained_on = mlflow.artifacts.load_text(f"runs:/{run_id}/training_rows.txt").split()
     assert trained_on == splits.row_keys(wines.iloc[::2]).tolist()
 
 
-def test_a_kaggle_pair_is_split_anew_and_its_leak_told(folder, tmp_path):
+def test_a_kaggle_pair_is_split_again_and_its_leak_reported(folder, tmp_path):
     pair = sources.kaggle_pair(wines_of(folder), seed=1)
     (tmp_path / "pair").mkdir()
     write_pair(tmp_path / "pair", *pair)
@@ -171,7 +171,7 @@ def test_a_kaggle_pair_is_split_anew_and_its_leak_told(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_evals", 0), ("seed", -1), ("max_evals", "many")])
-def test_a_parameter_out_of_range_is_refused_before_anything_runs(name, value, folder):
+def test_a_parameter_out_of_range_is_rejected_before_anything_runs(name, value, folder):
     with pytest.raises(Exception, match=name):
         train_wine_quality(data=str(folder), **{name: value})
     assert nothing_was_made()
@@ -198,7 +198,7 @@ def test_a_bad_setting_ends_a_command_with_one_line(words, name, value, line):
     assert done.stderr.count("\n") == 1
 
 
-def test_bad_wine_ends_the_command_with_one_line_and_leaves_nothing(folder):
+def test_bad_data_ends_the_command_with_one_line_and_leaves_nothing(folder):
     path = folder / "winequality-red.csv"
     lines = path.read_text().splitlines()
     lines[3] = lines[3].replace(";", ";abc", 1)

@@ -1,4 +1,4 @@
-"""The flow from Parquet parts to a version, with a real Prefect API, a real MLflow store and real S3 servers."""
+"""The flow from Parquet parts to a registered version, on a real Prefect API, MLflow store and S3 server."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from wine_quality.ports import free_port
 from wine_quality.processes import wait_until
 from wine_quality.schema import to_matrix
 from wine_quality.scoring import load_scorer
-from wine_quality.tracking import TRAINED_ON, WINES
+from wine_quality.tracking import ROWS_FILE, TRAINED_ON
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api", "mlflow_at_home")]
 MANY = 130_000  # rows: the training set is too large to be its own sample
@@ -35,7 +35,7 @@ MANY = 130_000  # rows: the training set is too large to be its own sample
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """A dataset of many made-up rows; it is not to be changed."""
+    """A dataset of many synthetic rows, read-only because the tests share it."""
     folder = tmp_path_factory.mktemp("many") / "rows"
     write_rows(sources.sample("a test").table, MANY, folder, seed=1)
     return folder
@@ -43,7 +43,7 @@ def many(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def few(few_wines, tmp_path) -> Path:
-    """A few wines in three parts."""
+    """A few rows in three parts."""
     table = sources.load_dataset(settings(data=str(few_wines))).table
     (tmp_path / "few").mkdir()
     for number in range(3):
@@ -53,7 +53,7 @@ def few(few_wines, tmp_path) -> Path:
 
 @pytest.fixture
 def little_memory(monkeypatch) -> None:
-    """So little that many rows are read from the disk."""
+    """So little memory that many rows are read from disk."""
     monkeypatch.setenv("WINE_MEMORY", "800MB")
 
 
@@ -62,18 +62,18 @@ def versions() -> list:
         return store.client.search_model_versions(f"name = '{store.model_name}'")
 
 
-def nothing_was_made() -> bool:
+def nothing_was_written() -> bool:
     home = settings().home
     return not any((home / name).exists() for name in ("mlflow.db", "models", ".local/outbox", ".local/at-scale/rows"))
 
 
-def test_many_rows_become_a_version_that_scores_and_of_which_mlflow_has_samples_only(many, little_memory):
+def test_training_on_many_rows_registers_a_working_version_and_logs_only_samples_to_mlflow(many, little_memory):
     run_id = at_scale.train_at_scale(data=str(many))
     store = tracking.open_store(settings())
     version, run = registry.champion(store), mlflow.get_run(run_id)
     assert version.run_id == run_id
-    assert run.data.tags["way"].startswith("external memory: ")
-    assert run.data.tags["data_source"] == "sample", "made-up rows must not replace a model of real ones"
+    assert run.data.tags[external_memory.MODE].startswith("external memory: ")
+    assert run.data.tags["data_source"] == "sample", "a model of synthetic rows must not replace a real one"
     assert run.data.tags["resumed_after_round"] == "0"
     assert {"held_out_rmse", "gate_rmse", "gate_coverage"} <= run.data.metrics.keys()
 
@@ -86,7 +86,7 @@ def test_many_rows_become_a_version_that_scores_and_of_which_mlflow_has_samples_
     assert f"{counts['training']:,} rows for training" in version.description
     manifest = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/parts.json"))
     assert (manifest["rows"], [Path(one["part"]).name for one in manifest["parts"]]) == (MANY, ["part-00000.parquet"])
-    assert len(mlflow.artifacts.load_text(f"runs:/{run_id}/{WINES}").splitlines()) <= 2 * at_scale.SAMPLE + 1
+    assert len(mlflow.artifacts.load_text(f"runs:/{run_id}/{ROWS_FILE}").splitlines()) <= 2 * at_scale.SAMPLE + 1
 
     scorer = load_scorer(settings(), version)
     some = gate_set.head(1000)
@@ -101,12 +101,12 @@ def test_many_rows_become_a_version_that_scores_and_of_which_mlflow_has_samples_
     assert registry.unfairness_reason(store, version, gate_set, "sample") == ""
 
 
-def test_few_rows_are_trained_on_in_memory_as_make_run_does(few, few_wines):
+def test_few_rows_are_trained_in_memory_as_by_make_run(few, few_wines):
     run_id = at_scale.train_at_scale(data=str(few), seed=3)
     run = mlflow.get_run(run_id)
     dataset = sources.load_dataset(settings(data=str(few_wines)))
     learnt, gate_set = splits.train_gate_split(splits.distinct_rows(dataset.table))
-    assert run.data.tags["way"].startswith("in memory: ")
+    assert run.data.tags[external_memory.MODE].startswith("in memory: ")
     assert run.data.tags[tracking.SCORED_ON] == tracking.checksum(gate_set)
     assert set(mlflow.artifacts.load_text(f"runs:/{run_id}/{TRAINED_ON}").split()) == set(learnt.index)
     assert "cv_rmse" in run.data.metrics
@@ -131,22 +131,22 @@ def rows_of(folder: Path):
 
 
 @pytest.mark.parametrize("name", ["extra_trees_engineered", "kernel_ridge_engineered", "blend"])
-def test_a_model_that_must_hold_all_rows_is_refused_where_they_are_too_many(name):
+def test_a_model_that_needs_all_rows_in_memory_is_refused_if_they_do_not_fit(name):
     with pytest.raises(SettingsError) as caught:
-        at_scale.choose_way(name, 100_000, 2_000_000_000)
-    assert str(caught.value).startswith(f"{name} must hold all rows: 100,000 rows take some ")
+        at_scale.choose_mode(name, 100_000, 2_000_000_000)
+    assert str(caught.value).startswith(f"{name} holds all rows in memory: 100,000 rows need about ")
     assert "WINE_MEMORY is 2.0 GB. Choose xgboost or xgboost_tuned" in str(caught.value)
-    assert at_scale.choose_way(name, 4_000, 2_000_000_000)[0] == "in memory"
+    assert at_scale.choose_mode(name, 4_000, 2_000_000_000)[0] == "in memory"
 
 
-def test_the_way_follows_from_the_rows_and_the_memory():
-    ways = [at_scale.choose_way("xgboost_tuned", rows, 2_000_000_000)[0] for rows in (10**6, 10**7)]
-    assert ways == ["in memory", "external memory"]
-    with pytest.raises(SettingsError, match=r"external memory takes some 50\.7 GB\. Give more memory"):
-        at_scale.choose_way("xgboost_tuned", 10**9, 6_000_000_000)
+def test_the_training_mode_follows_from_the_rows_and_the_memory():
+    modes = [at_scale.choose_mode("xgboost_tuned", rows, 2_000_000_000)[0] for rows in (10**6, 10**7)]
+    assert modes == ["in memory", "external memory"]
+    with pytest.raises(SettingsError, match=r"external memory needs about 50\.7 GB\. Raise WINE_MEMORY"):
+        at_scale.choose_mode("xgboost_tuned", 10**9, 6_000_000_000)
 
 
-def test_bad_input_ends_in_a_line_before_anything_is_made(few, set_aws, monkeypatch):
+def test_bad_input_gives_a_one_line_error_before_anything_is_written(few, set_aws, monkeypatch):
     with pytest.raises(SettingsError, match=r"model='xgbost': no such model\. Choose one of mean, linear"):
         at_scale.train_at_scale(data=str(few), model="xgbost")
     table = pd.read_parquet(few / "part-1.parquet")
@@ -156,7 +156,7 @@ def test_bad_input_ends_in_a_line_before_anything_is_made(few, set_aws, monkeypa
     set_aws(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageUnavailable, match="bucket away: nothing listens"):
         at_scale.train_at_scale(data="s3://away/rows")
-    assert nothing_was_made()
+    assert nothing_was_written()
 
 
 def test_parts_in_a_bucket_are_trained_on(few, rclone):
@@ -165,14 +165,14 @@ def test_parts_in_a_bucket_are_trained_on(few, rclone):
     assert mlflow.get_run(run_id).data.tags["data"] == "3 Parquet part(s) in s3://wine-quality/few"
 
 
-def test_a_disk_that_is_full_while_rows_are_cached_gives_a_line_and_leaves_nothing(many, little_memory):
+def test_a_full_disk_while_caching_gives_a_one_line_error_and_leaves_nothing(many, little_memory):
     with largest_file(1_000_000), pytest.raises(DataError, match=r"at-scale/rows: cannot be used \(.*\)\. Free some"):
         at_scale.train_at_scale(data=str(many))
-    assert nothing_was_made()
+    assert nothing_was_written()
     assert not list((settings().local / "at-scale").iterdir())
 
 
-def test_a_flow_that_is_killed_while_it_trains_goes_on_from_there_when_it_runs_again(
+def test_a_flow_killed_during_training_resumes_from_the_checkpoint_on_the_next_run(
     many, tmp_path, prefect_for_commands
 ):
     words = ("orchestration.run", "scaling.train_at_scale:train_at_scale")
@@ -188,7 +188,7 @@ def test_a_flow_that_is_killed_while_it_trains_goes_on_from_there_when_it_runs_a
 
     done = command(*words, **environment)
     assert done.returncode == 0, done.stderr
-    assert "goes on after round" in done.stderr + done.stdout
+    assert "resumes from the checkpoint of round" in done.stderr + done.stdout
     assert [version.version for version in versions()] in ([1], ["1"])
     resumed = int(mlflow.get_run(versions()[0].run_id).data.tags["resumed_after_round"])
     assert resumed % external_memory.CHECKPOINT == 0 < resumed

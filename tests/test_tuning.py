@@ -1,4 +1,4 @@
-"""What a search evaluates: spaces, the objective and its early stopping, the finalists and the blend."""
+"""The parts of a search: spaces, the objective and its early stopping, the finalists and the blend."""
 
 import os
 
@@ -34,19 +34,19 @@ def trials_of(objective: Objective, *draws: dict) -> list[Trial]:
     ("space", "why"),
     [
         ({}, "is empty"),
-        ({"grape": {}}, "names grape. Models are: mean, "),
+        ({"grape": {}}, "unknown models: grape. Known models: mean, "),
         ({"svr": {"depth": hp.uniform("depth", 1, 2)}}, "unexpected keyword argument 'depth'"),
         ({"svr": {"C": hp.uniform("same", 1, 2), "gamma": hp.uniform("same", 1, 2)}}, "cannot be used"),
         ({"svr": {"C": hp.choice("none", [])}}, "cannot be used"),
     ],
 )
-def test_an_impossible_space_is_refused(space, why):
+def test_an_invalid_space_is_rejected(space, why):
     with pytest.raises(SearchError, match=why):
         tuning.hyperopt_space(space)
 
 
 @pytest.mark.parametrize("draw", [{"name": "svr", "C": -1.0}, {"name": "xgboost", "max_depth": -3}])
-def test_a_draw_that_the_library_refuses_is_a_failed_trial(draw, rows):
+def test_a_draw_that_the_library_rejects_is_a_failed_trial(draw, rows):
     result = Objective(rows, 5)(draw)
     assert result["status"] == "fail"
     assert result["error"].startswith(("InvalidParameterError: ", "XGBoostError: "))
@@ -62,7 +62,7 @@ def process_id(pipeline, learn, score) -> int:
     return os.getpid()
 
 
-def test_trials_of_xgboost_have_the_same_losses_where_folds_run_in_other_processes(rows):
+def test_trials_of_xgboost_have_the_same_losses_if_folds_run_in_other_processes(rows):
     objective, draws = Objective(rows, 5), [{"name": "xgboost", "max_depth": depth} for depth in (3, 6)]
     in_threads = [objective(draw) for draw in draws]
     with parallel_config("loky", n_jobs=2):
@@ -88,7 +88,7 @@ def test_early_stopping_never_sees_the_rows_that_are_scored(rows, monkeypatch):
     assert 1 <= result["params"]["n_estimators"] < tuning.ROUNDS
 
 
-def test_early_stopping_watches_rows_it_does_not_learn_from(rows):
+def test_early_stopping_monitors_rows_it_does_not_learn_from(rows):
     pipeline = build("xgboost", 5, n_estimators=1000, early_stopping_rounds=50)
     sizes, real = [], pipeline["model"].fit
 
@@ -105,7 +105,7 @@ def test_early_stopping_watches_rows_it_does_not_learn_from(rows):
     assert 0 <= fitted["model"].best_iteration < 1000
 
 
-def test_forests_are_small_in_a_trial_and_of_full_size_in_the_finals(rows, monkeypatch):
+def test_forests_are_small_in_a_trial_and_of_full_size_as_finalists(rows, monkeypatch):
     sizes = []
 
     def spy(pipeline, *args):
@@ -118,7 +118,7 @@ def test_forests_are_small_in_a_trial_and_of_full_size_in_the_finals(rows, monke
     assert sizes == [60, 300]
 
 
-def test_a_trial_that_is_a_finalist_as_it_is_is_not_fitted_again(rows, monkeypatch):
+def test_a_finalist_that_equals_its_trial_is_not_fitted_again(rows, monkeypatch):
     calls = []
     monkeypatch.setattr(tuning, "cross_predict", lambda *args: calls.append(args) or cross_predict(*args))
     objective, draws = Objective(rows, 5), [{"name": "svr", "C": 1.0}, {"name": "svr", "C": 3.0}]
@@ -131,7 +131,7 @@ def test_a_trial_that_is_a_finalist_as_it_is_is_not_fitted_again(rows, monkeypat
     assert (again.predicted == finalist.predicted).all()
 
 
-def test_finalists_are_one_a_model_the_best_first_and_the_blend_is_no_worse(rows):
+def test_there_is_one_finalist_per_model_sorted_by_error_and_the_blend_is_no_worse(rows):
     draws = [{"name": "svr", "C": 1.0}, {"name": "svr", "C": 30.0}, {"name": "kernel_ridge"}, {"name": "linear"}]
     objective = Objective(rows, 5)
     trials = trials_of(objective, *draws)

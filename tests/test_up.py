@@ -1,4 +1,4 @@
-"""`make up`: real servers on free ports, started, asked and stopped."""
+"""`make up`: real servers on free ports, started, queried and stopped."""
 
 import signal
 import socket
@@ -24,13 +24,13 @@ def ports(monkeypatch) -> dict[str, int]:
     return ports
 
 
-def test_taken_ports_are_named_in_one_line_and_nothing_starts(ports):
+def test_ports_in_use_are_named_in_one_line_and_nothing_starts(ports):
     with socket.create_server(("127.0.0.1", ports["S3"])), socket.create_server(("127.0.0.1", ports["MLFLOW"])):
         done = command("orchestration.up")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"error: port {ports['MLFLOW']}, of MLflow, is taken (WINE_MLFLOW_PORT); port {ports['S3']}, of S3, is taken "
-        "(WINE_S3_PORT). Stop what listens there (another make up?) or change .env.\n"
+        f"error: port {ports['MLFLOW']} for MLflow is in use (WINE_MLFLOW_PORT); port {ports['S3']} for S3 is in use "
+        "(WINE_S3_PORT). Stop what uses it (another make up?) or change the port in .env.\n"
     )
     assert not listens(ports["PREFECT"])
 

@@ -18,7 +18,7 @@ from wine_quality.intervals import fit_half_width
 from wine_quality.models import build, fit
 from wine_quality.schema import FEATURES
 from wine_quality.splits import distinct_rows, train_gate_split
-from wine_quality.tracking import WINES, Store, Tracked
+from wine_quality.tracking import ROWS_FILE, Store, Tracked
 
 
 def few_sides() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -36,7 +36,7 @@ def register_model(
     with project_store(config) as store:
         interval = fit_half_width(train, np.full(len(train), 6.0), 1) if intervals else None
         run = tracking.log_run(store, name, pipeline, (train, gate_set), source, {}, interval=interval)
-        store.client.log_text(run.run_id, pd.concat([train, gate_set]).to_csv(index=False), WINES)
+        store.client.log_text(run.run_id, pd.concat([train, gate_set]).to_csv(index=False), ROWS_FILE)
         number = registry.register(store, run, {})
         scoring.log_graph(store, number, gate_set)
     return version(config, number)

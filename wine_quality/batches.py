@@ -1,17 +1,18 @@
 """Batches: files of rows in the bucket, scored once by each version of the model.
 
-A file waits under `incoming/` and stays there, so that a later version can score it too. The result lies under the
-same name in `scored/`, with the columns of `ADDED`; a column of its own with one of those names gets the prefix
-`given_`. A marker beside it, `<name>.json`, has the sha256 sum of what was scored and the version: a version scores the
-same content once. A file that cannot be scored is moved to `rejected/`, with the reasons beside it.
+A file under `incoming/` stays there, so that a later version can score it too. The result is written to `scored/` under
+the same name, with the columns of `ADDED`; an input column with one of those names gets the prefix `given_`. A marker
+next to it, `<name>.json`, has the version and the SHA-256 checksum of the input, so a version scores the same content
+once. A file that can't be scored is moved to `rejected/`, together with the reasons.
 
-Each row's prediction is also stored in the database of predictions, for monitoring. Its id follows from the file, the
-version and the row, so scoring a file again after a failure stores nothing twice. A label is added by that id.
+Each row's prediction is also stored in the predictions database, for monitoring. Its id is derived from the file, the
+version and the row, so scoring a file again after a failure stores nothing twice. The id lets you add a label later.
 
-A process may be killed at any step. The predictions are stored first, the marker is emptied before the scored file is
-written and completed after it, and a rejected file leaves `incoming/` last: the next run repeats what is incomplete.
+A process may be killed at any step. Predictions are stored first, the marker is emptied before the scored file is
+written and completed afterwards, and a rejected file is removed from `incoming/` last, so that the next run
+completes what was interrupted.
 
-Workers may score files side by side: each opens a `Workplace` once, and a file whose worker dies is scored again.
+Workers may score files in parallel: each opens a `Workplace` once, and a file whose worker dies is scored again.
 """
 
 import hashlib
@@ -64,7 +65,7 @@ class Outcome:
     """The result for a file under `incoming/`: how many rows are scored, by which version, or why it has no scores.
 
     `unchanged` means that it was scored before. `changed` (another file took its place while it was read) and `failed`
-    (the bucket did not answer) leave the file to the next run. `reasons` say why it was rejected or failed.
+    (the bucket didn't respond) leave the file to the next run. `reasons` say why it was rejected or failed.
     """
 
     file: str
@@ -82,9 +83,9 @@ def list_incoming(bucket: Bucket) -> list[Entry]:
 
 
 def safe_name(entry: Entry) -> str:
-    """Return the name of an object under `incoming/` if it is a plain path, else one that is made of its checksum.
+    """Return the name of an object under `incoming/` if it is a plain path, otherwise one made from its checksum.
 
-    Whoever may write to the bucket chooses the names: a `..` or an unprintable character goes no further.
+    Anyone who can write to the bucket chooses the names, so names with `..` or unprintable characters are replaced.
     """
     name = entry["Key"].partition(INCOMING)[2]
     path = PurePosixPath(name)
@@ -105,7 +106,7 @@ class Workplace:
 
 
 def workplace(config: Settings, version: str, bucket: Bucket) -> Shared:
-    """Return the workplace of a version as a recipe, by which each worker opens its own once."""
+    """Return a recipe for the workplace of a version, from which each worker opens its own once."""
     return Shared(f"batches-{uuid4()}", open_workplace, (config, version, bucket))
 
 
@@ -117,13 +118,13 @@ def open_workplace(config: Settings, version: str, bucket: Bucket) -> Workplace:
 
 
 def process_at(place: Shared, entry: Entry) -> Outcome:
-    """Score an object, or reject it, in a working folder of its own, as `process` does."""
+    """Score or reject an object in its own working folder, as `process` does."""
     here: Workplace = place.get()
     return process(here.bucket, entry, here.scorer, here.folder / uuid4().hex, here.predictions_uri)
 
 
 def process_on_worker(_name: str, place: Shared, entry: Entry) -> Outcome:
-    """Do the same, and retry transient failures."""
+    """Score or reject an object, and retry after transient failures."""
     for seconds in RETRY_AFTER:
         try:
             return process_at(place, entry)
@@ -135,7 +136,7 @@ def process_on_worker(_name: str, place: Shared, entry: Entry) -> Outcome:
 def spread(
     engine: Engine, entries: list[Entry], work: Callable[[str, Shared, Entry], Outcome], place: Shared
 ) -> Iterator[tuple[int, Outcome]]:
-    """Yield the number and the outcome of each object as `work` is done with it; few wait in the engine at a time.
+    """Yield the number and the outcome of each object once `work` is done; only a few wait in the engine at a time.
 
     A file on which the bucket fails does not stop the others. Raise what `work` and the engine raise.
     """
@@ -151,7 +152,7 @@ def spread(
 
 
 def outcome_of(work: Callable[[str, Shared, Entry], Outcome], name: str, place: Shared, entry: Entry) -> Outcome:
-    """Return the outcome of an object, `failed` if the bucket answers but does not do what is asked."""
+    """Return the outcome of an object, `failed` if the bucket responds with an error."""
     try:
         return work(name, place, entry)
     except StorageUnavailable:
@@ -161,10 +162,10 @@ def outcome_of(work: Callable[[str, Shared, Entry], Outcome], name: str, place: 
 
 
 def process(bucket: Bucket, entry: Entry, scorer: Scorer, folder: Path, predictions_uri: str) -> Outcome:
-    """Score an object of `list_incoming` in the working folder `folder`, unless it was scored before; or reject it.
+    """Score an object of `list_incoming` in the working folder `folder`, unless it was scored before, or reject it.
 
-    Raise `PredictionsError` if the database is away, `StorageError` if the bucket cannot be used or the object is gone,
-    `DataError` if the disk is full or refuses. The object stays for the next run then.
+    Raise `PredictionsError` if the database is unavailable, `StorageError` if the bucket can't be used or the object is
+    gone, and `DataError` if the disk can't be written. In that case, the object stays for the next run.
     """
     name = safe_name(entry)
     with translate_s3_errors(bucket.bucket_name, entry["Key"]), empty_folder(folder):
@@ -199,7 +200,7 @@ def score_once(bucket: Bucket, name: str, source: Path, scorer: Scorer, predicti
 class PredictionWriter:
     """Scores a file chunk by chunk, and writes a prediction of time `now` (UTC) for each row to `lines`.
 
-    `file` identifies the file and its content: the ids of its predictions follow from it. `rows` counts those scored.
+    `file` identifies the file and its content; the prediction ids are derived from it. `rows` counts the scored ones.
     """
 
     scorer: Scorer
@@ -210,7 +211,7 @@ class PredictionWriter:
 
     @property
     def scored_at(self) -> str:
-        """The time as it stands in a scored file."""
+        """The time as written to a scored file."""
         return self.now.isoformat(timespec="seconds")
 
     def score(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -226,7 +227,7 @@ class PredictionWriter:
 
 
 def row_ids(file: str, rows: range) -> list[str]:
-    """Return `str(uuid5(NAMESPACE_URL, f"{file} {row}"))` for each row, four times as fast."""
+    """Return what `str(uuid5(NAMESPACE_URL, f"{file} {row}"))` would for each row, but four times as fast."""
     start, ids = hashlib.sha1(NAMESPACE_URL.bytes + f"{file} ".encode(), usedforsecurity=False), []
     for row in rows:
         one = start.copy()
@@ -239,8 +240,8 @@ def row_ids(file: str, rows: range) -> list[str]:
 def score_file(source: Path, target: Path, writer: PredictionWriter) -> int:
     """Score a `.csv` or `.parquet` file in chunks, write its rows with the columns of `ADDED`, and return their number.
 
-    The file has the columns of `schema.FEATURES`, and any others; measurements may be blank. Raise `DataError` with
-    all that is wrong, the first ten problems in full. `target` is incomplete then.
+    The file has the columns of `schema.FEATURES`, and may have others; measurements may be blank. Raise `DataError`
+    with all problems, the first ten in full; `target` is incomplete in that case.
     """
     file, rows, further = KINDS[source.suffix](source), 0, 0
     problems: Problems = {}
@@ -256,7 +257,7 @@ def score_file(source: Path, target: Path, writer: PredictionWriter) -> int:
     if problems:
         raise DataError(problem_line(str(source), problems, further))
     if not rows:
-        raise DataError(f"{source}: no wines in it. Write it again.")
+        raise DataError(f"{source}: it has no rows. Write it again.")
     return rows
 
 
@@ -277,7 +278,7 @@ def upload(bucket: Bucket, name: str, scored: Path, marker: dict[str, Any]) -> N
 
 
 def reject(bucket: Bucket, entry: Entry, source: Path, reasons: str) -> Outcome:
-    """Move an object to `rejected/`, its reasons first, unless another one has taken its place meanwhile."""
+    """Move an object to `rejected/`, its reasons first, unless another object has replaced it in the meantime."""
     name, client = safe_name(entry), bucket.credentials.get_s3_client()
     current = client.list_objects_v2(Bucket=bucket.bucket_name, Prefix=entry["Key"]).get("Contents", [])
     if entry not in current:

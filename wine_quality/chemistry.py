@@ -1,13 +1,13 @@
-"""Derived features: what a wine chemist works out from the eleven measurements of a row."""
+"""Derived features, which wine chemistry calculates from the eleven measurements of a sample."""
 
 from typing import Any
 
 import pandas as pd
 
-PKA_SULFUROUS_ACID = 1.81  # at 20 °C, as winemaking textbooks have it
+PKA_SULFUROUS_ACID = 1.81  # at 20 °C, from winemaking textbooks
 ALCOHOL_LIGHTENS = 0.00126  # g/mL for each per cent by volume
-EXTRACT_PER_DENSITY = 2580  # g/L for each g/mL that the wine without its alcohol is heavier than water
-LEAST_SULFUR_DIOXIDE, LEAST_CHLORIDES = 1.0, 0.001  # mg/L and g/L: below, a ratio would be noise
+EXTRACT_PER_DENSITY = 2580  # g/L for each g/mL by which the wine without its alcohol is denser than water
+LEAST_SULFUR_DIOXIDE, LEAST_CHLORIDES = 1.0, 0.001  # mg/L and g/L: below them, a ratio would be noise
 
 CHEMISTRY = {
     "molecular_sulfur_dioxide": "mg/L",
@@ -30,9 +30,9 @@ def with_chemistry(table: pd.DataFrame) -> pd.DataFrame:
 def chemistry(table: Any) -> dict[str, Any]:
     """Return the columns of `CHEMISTRY` by name, from a mapping of the measurements by name.
 
-    The molecular sulfur dioxide, which alone protects wine, follows from the free one and the pH (Henderson and
-    Hasselbalch); the extract, all that is left when wine boils dry, from density and alcohol (Tabarié's relation, in a
-    linear form that holds for wine). The dry extract is that without the sugar.
+    Molecular sulfur dioxide, the only form that protects wine, is calculated from free sulfur dioxide and pH (the
+    Henderson-Hasselbalch equation). The extract, which is what remains when wine is boiled dry, is calculated from
+    density and alcohol (Tabarié's relation, in a linear form that holds for wine). The dry extract excludes the sugar.
     """
     free, total = table["free_sulfur_dioxide"], table["total_sulfur_dioxide"]
     acid, sugar = table["fixed_acidity"], table["residual_sugar"]

@@ -1,8 +1,8 @@
-"""What `splits` does, for a dataset of many rows: duplicates, the gate set and leakage over parts, in little memory.
+"""What `splits` does, for datasets larger than memory: duplicates, the gate set and leakage, part by part.
 
-An engine checks and hashes each part. Then 16 bytes of a row are on the disk, in one of 256 files by the first byte of
-its key: equal rows meet in one file, and a few files at a time fit into memory. The result is the role of each row, a
-byte, the same as `splits.distinct_rows` and `splits.train_gate_split` give it.
+An engine checks and hashes each part. The keys go to disk, 16 bytes a row, into one of 256 files by the first byte of
+the key. Equal rows therefore end up in the same file, and a few files at a time fit into memory. The result is one byte
+per row, its role, which agrees with what `splits.distinct_rows` and `splits.train_gate_split` do in memory.
 """
 
 import hashlib
@@ -23,23 +23,22 @@ from wine_quality.errors import DataError
 from wine_quality.files import translate_disk_errors
 from wine_quality.parts import is_synthetic, read_batches
 from wine_quality.schema import MEASUREMENTS, TARGET, to_matrix
-from wine_quality.splits import UNLIKELY, in_gate_set, row_hashes, row_keys
+from wine_quality.splits import STRATA, UNLIKELY, in_gate_set, row_hashes, row_keys, row_strata
 
-DROPPED, TRAIN, GATE, SAMPLED = 0, 1, 2, 4  # the role of a row; the last is added for those in the sample of their set
-ROLE = TRAIN | GATE  # the bits of a role without that
+DROPPED, TRAIN, GATE, SAMPLED = 0, 1, 2, 4  # the role of a row; SAMPLED is a flag that marks the sample of each set
+ROLE = TRAIN | GATE  # the bits of a role without that flag
 LIMIT = 2_000_000  # keys in memory at once
 PREFIXES, PLACE_BITS, STRATUM_BITS = 256, 32, 8
-STRATA = 10  # red or white, and five groups of quality
-BITMAP = 20  # the bits of a hash that rule out most rows without a twin
+BITMAP = 20  # leading bits of a hash, enough to rule out most rows that have no twin
 
-Twins = dict[tuple[int, ...], np.ndarray]  # hashes of rows over all but some columns, by the numbers of those
+Twins = dict[tuple[int, ...], np.ndarray]  # row hashes that leave out some columns, by the positions of those columns
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A part that was checked: how many rows it has, those with blanks, and the sum of its keys and qualities.
+    """A part that passed the checks: its number of rows, the rows with blanks, and a checksum of keys and targets.
 
-    The index of `blank` is the row in the part, from 0.
+    The index of `blank` is the position of the row in the part, from 0.
     """
 
     rows: int
@@ -50,10 +49,10 @@ class Scan:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a dataset: a role for each, part after part; part n begins at `starts[n]`.
+    """The rows of a dataset and the role of each, in the order of the parts; part n begins at `starts[n]`.
 
-    `strata` counts the rows of the training and the gate set by type and quality, of shape (2, 10); `twins` are the
-    keys of the rows with blanks that were dropped. `files` hold the keys of all rows as long as their folder exists.
+    `strata` counts the rows of the training set and the gate set by stratum, of shape (2, `STRATA`). `twins` holds the
+    keys of the rows with blanks that were dropped, and `files` the keys of all rows, as long as their folder exists.
     """
 
     parts: list[str]
@@ -65,25 +64,25 @@ class Rows:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Where each part begins, and the end."""
+        """The position of each part's first row, and the total number of rows."""
         return np.cumsum([0, *(one.rows for one in self.scans)])
 
     @property
     def checksum(self) -> str:
-        """The sha256 sum of the keys and qualities of all rows, in order."""
+        """The SHA-256 of the keys and targets of all rows, in order."""
         return hashlib.sha256("\n".join(one.checksum for one in self.scans).encode()).hexdigest()
 
     @property
     def synthetic(self) -> bool:
-        """Whether a part is made up."""
+        """Whether any part is synthetic."""
         return any(one.synthetic for one in self.scans)
 
     def count(self, role: int, bits: int = ROLE) -> int:
-        """Return how many rows have a role, of which some `bits` count."""
+        """Return how many rows have a role, comparing only some `bits` of it."""
         return int(np.count_nonzero(self.roles & bits == role))
 
     def batches(self, role: int, bits: int = ROLE) -> Iterator[pd.DataFrame]:
-        """Yield the rows with a role as tidy tables, in order; `bits` of a role count."""
+        """Yield the rows with a role as tidy tables, in order, comparing only some `bits` of the role."""
         wanted = self.roles & bits == role
         for part, start, end in zip(self.parts, self.starts, self.starts[1:], strict=False):
             for table in read_batches(part, checked=True) if wanted[start:end].any() else ():
@@ -91,13 +90,13 @@ class Rows:
                 start += len(table)
 
     def table(self, role: int, bits: int = ROLE) -> pd.DataFrame:
-        """Return the rows with a role as one table, the row keys as its index."""
+        """Return the rows with a role as one table, with the row keys as its index."""
         whole = pd.concat(self.batches(role, bits))
         return whole.set_index(row_keys(whole))
 
 
 class KeyFiles:
-    """The keys of all rows on the disk, in files by their first byte, each with its row's place and stratum."""
+    """The keys of all rows on disk, in one file per first byte, each with the place and the stratum of its row."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = [folder / f"keys-{number:02x}" for number in range(PREFIXES)]
@@ -112,7 +111,7 @@ class KeyFiles:
         self.stack.close()
 
     def add(self, part: int, keys: np.ndarray, strata: np.ndarray) -> None:
-        """Append the rows of a part, uint64 and uint8 of shape (n rows,)."""
+        """Append the keys and the strata of a part, uint64 and uint8 of shape (n rows,)."""
         places = np.arange(len(keys), dtype="uint64") + np.uint64(part << PLACE_BITS)
         records = np.column_stack([keys, places << STRATUM_BITS | strata])
         prefixes = (keys >> np.uint64(56)).astype("uint8")
@@ -122,7 +121,7 @@ class KeyFiles:
             file.write(piece.tobytes())
 
     def groups(self, limit: int) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yield neighbouring files with at most `limit` keys together: the first byte, the last, and the records."""
+        """Yield groups of files of at most about `limit` keys: the first and the last prefix, and the records."""
         sizes, first = [path.stat().st_size // 16 for path in self.paths], 0
         for last in range(PREFIXES):
             if last == PREFIXES - 1 or sum(sizes[first : last + 2]) > limit:
@@ -131,7 +130,7 @@ class KeyFiles:
                 first = last + 1
 
     def distinct(self, limit: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield the distinct keys in order, and part, row in the part and stratum of the first row that has each."""
+        """Yield the distinct keys in order, with part, position and stratum of the first row of each."""
         for _, _, records in self.groups(limit):
             records = records[np.argsort(records[:, 0])]
             begins = np.flatnonzero(np.diff(records[:, 0], prepend=~records[:1, 0]))
@@ -141,25 +140,20 @@ class KeyFiles:
 
 
 def scan(part: str) -> tuple[Scan, np.ndarray, np.ndarray]:
-    """Check a part, and return what is known of it, its keys and its strata; raise `DataError` if it is wrong."""
+    """Check a part, and return its `Scan`, its keys and its strata; raise `DataError` if it has problems."""
     keys, strata, blank, checksum = [], [], [], hashlib.sha256()
     for table in read_batches(part):
         keys.append(row_hashes(table))
-        strata.append(stratum(table))
+        strata.append(row_strata(table))
         blank.append(table.loc[table[list(MEASUREMENTS)].isna().any(axis=1)])
-        checksum.update(keys[-1].tobytes() + table[TARGET].to_numpy("int8").tobytes())
+        checksum.update(keys[-1].tobytes() + table[TARGET].to_numpy("int64").tobytes())
     rows = pd.concat(blank)
     about = Scan(sum(map(len, keys)), rows.set_index(rows.index - 1), checksum.hexdigest(), is_synthetic(part))
     return about, np.concatenate(keys), np.concatenate(strata)
 
 
-def stratum(table: pd.DataFrame) -> np.ndarray:
-    """Return the stratum of each row, 0 to 9, as `splits.split_balance` forms them."""
-    return ((table["type"] == "red") * 5 + table[TARGET].clip(4, 8) - 4).to_numpy("uint8")
-
-
 def run_all(engine: Engine, work: Callable[..., Any], calls: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the result of each call as it is done, with two under way for each worker."""
+    """Yield the number and the result of each call as it finishes, with up to two submitted for each worker."""
     waiting, under_way = iter(enumerate(calls)), 0
     while True:
         while under_way < 2 * engine.workers and (following := next(waiting, None)):
@@ -172,11 +166,11 @@ def run_all(engine: Engine, work: Callable[..., Any], calls: Iterable[tuple]) ->
 
 
 def split_parts(parts: list[str], folder: Path, engine: Engine, limit: int = LIMIT, sample: int = 0) -> Rows:
-    """Check the parts of a dataset, and give each row its role; `folder` takes the keys.
+    """Check the parts of a dataset, and assign each row its role; the keys are written to `folder`.
 
-    At most some `limit` keys are in memory at once. `sample` rows of each set, those with the lowest keys, get
-    `SAMPLED` besides. Raise `DataError` if a part is wrong, if a set is empty or the two differ in type and quality
-    more than chance explains, or if the disk is full.
+    About `limit` keys are in memory at once. The `sample` rows with the lowest keys of each set are also marked
+    `SAMPLED`. Raise `DataError` if a part has problems, if a set is empty, if the two sets differ in type and quality
+    by more than chance explains, or if the disk is full.
     """
     scans: dict[int, Scan] = {}
     with translate_disk_errors(folder):
@@ -192,7 +186,7 @@ def split_parts(parts: list[str], folder: Path, engine: Engine, limit: int = LIM
 
 
 def first_appearances(parts: list[str], scans: list[Scan], files: KeyFiles, limit: int, sample: int) -> Rows:
-    """Return the rows of a dataset, each distinct one with a role where it appears first."""
+    """Return the rows of a dataset, where the first row of each distinct key has a role."""
     total = sum(one.rows for one in scans)
     strata, left = np.zeros((2, STRATA), dtype=int), {TRAIN: sample, GATE: sample}
     rows = Rows(parts, scans, np.zeros(total, dtype="uint8"), strata, [], files)
@@ -207,7 +201,7 @@ def first_appearances(parts: list[str], scans: list[Scan], files: KeyFiles, limi
 
 
 def drop_twins(rows: Rows, engine: Engine) -> None:
-    """Drop each row with blanks that a complete row agrees with on everything else, by a hash of 64 bits."""
+    """Drop each row with blanks if a complete row has the same values elsewhere, compared by 64-bit hashes."""
     starts: Any = rows.starts
     begun = zip(rows.scans, starts, strict=False)
     blank = pd.concat([one.blank.set_index(one.blank.index + start) for one, start in begun])
@@ -221,19 +215,19 @@ def drop_twins(rows: Rows, engine: Engine) -> None:
         twin: Any = hashes.index[hashes.isin(np.concatenate([one[columns] for one in found]))]
         for role in (TRAIN, GATE):
             gone = blank.loc[twin[rows.roles[twin] & ROLE == role]]
-            rows.strata[role - 1] -= np.bincount(stratum(gone), minlength=STRATA)
+            rows.strata[role - 1] -= np.bincount(row_strata(gone), minlength=STRATA)
         rows.roles[twin] = DROPPED
         rows.twins.append(row_hashes(blank.loc[twin]))
 
 
 def column_hashes(table: pd.DataFrame) -> np.ndarray:
-    """Return a hash of each cell, uint64 of shape (n rows, 12), whose sum over some columns is a hash of these."""
+    """Return a hash of each cell, uint64 of shape (n rows, 12); the sum over any columns is a hash of those columns."""
     columns = (to_matrix(table) + 0.0).T  # -0.0 is 0.0
     return np.column_stack([np.asarray(hash_array(one)) * np.uint64(2 * n + 1) for n, one in enumerate(columns)])
 
 
 def hashes_without_blanks(blank: pd.DataFrame) -> dict[tuple[int, ...], pd.Series]:
-    """Return the hash of each row over the columns that it doesn't leave blank, by the numbers of those it does."""
+    """Return the hash of each row over its columns that aren't blank, by the positions of those that are."""
     empty = np.isnan(to_matrix(blank))
     hashes = pd.Series(np.where(empty, np.uint64(0), column_hashes(blank)).sum(axis=1), index=blank.index)
     groups: Any = hashes.groupby([*empty.T]) if len(blank) else ()
@@ -241,7 +235,7 @@ def hashes_without_blanks(blank: pd.DataFrame) -> dict[tuple[int, ...], pd.Serie
 
 
 def find_twins(part: str, kept: np.ndarray, wanted: Twins) -> Twins:
-    """Return which of the hashes over some columns complete rows of a part have, of those that are `kept`."""
+    """Return those of the wanted hashes that complete rows of a part have, among the rows that are `kept`."""
     found: dict[tuple[int, ...], list[np.ndarray]] = {columns: [] for columns in wanted}
     start = 0
     for table in read_batches(part, checked=True):
@@ -255,20 +249,20 @@ def find_twins(part: str, kept: np.ndarray, wanted: Twins) -> Twins:
 
 
 def common(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the hashes that are wanted, each once; a bitmap of their first bits spares most of them the search."""
+    """Return the hashes that are wanted, each once; a bitmap of the leading bits filters out most others first."""
     bitmap, shift = np.zeros(2**BITMAP, dtype=bool), np.uint64(64 - BITMAP)
     bitmap[wanted >> shift] = True
     return np.intersect1d(hashes[bitmap[hashes >> shift]], wanted)
 
 
 def balance(strata: np.ndarray) -> float:
-    """Return what `splits.split_balance` does, from the counts of the strata in both sets, of shape (2, k strata)."""
+    """Return the p-value of `splits.split_balance`, from the counts of the strata in both sets, of shape (2, k)."""
     result: Any = chi2_contingency(strata[:, strata.any(axis=0)])
     return float(result.pvalue)
 
 
 def assert_split(rows: Rows) -> None:
-    """Raise `DataError` if a set is empty, or the two differ in type and quality more than chance explains."""
+    """Raise `DataError` if a set is empty, or if the two differ in type and quality by more than chance explains."""
     if not rows.strata.any(axis=1).all():
         raise DataError(f"{rows.strata.sum()} distinct rows are too few to split. Give more rows.")
     if (chance := balance(rows.strata)) < UNLIKELY:
@@ -279,7 +273,7 @@ def assert_split(rows: Rows) -> None:
 
 
 def leaked(rows: Rows, scored: pd.DataFrame, limit: int = LIMIT) -> np.ndarray:
-    """Return for each scored row whether the training set holds an exact copy of it."""
+    """Return for each scored row whether the training set contains an exact copy of it."""
     keys = row_hashes(scored)
     candidate = ~in_gate_set(keys) & ~np.isin(keys, np.concatenate([*rows.twins, keys[:0]]))
     found = np.zeros(len(keys), dtype=bool)

@@ -1,6 +1,7 @@
-"""Is a challenger better? A minimum effect, an interval over rows and seeds, and a correction for repeated use.
+"""The rules of the gate: a minimum effect, an interval over rows and seeds, and a correction for repeated use.
 
-And is it worse for some rows? The same comparison on each slice, each with its part of the error that is allowed.
+The same comparison on each slice of the gate set finds the rows on which a challenger is worse; the slices share the
+probability of an error.
 """
 
 from dataclasses import dataclass
@@ -18,28 +19,28 @@ from wine_quality.models import fit, predict, shares
 from wine_quality.schema import TARGET
 from wine_quality.slices import slices
 
-FALSE_PROMOTIONS = 0.05  # the chance that any of all comparisons on one gate set promotes what is no better
-MIN_SLICE = 30  # rows: the interval is normal, which it is not for a handful
-REFITS = 4  # with other seeds: enough to see how far they spread, and a few seconds for a forest
+FALSE_PROMOTIONS = 0.05  # probability that all comparisons on a gate set together promote a model that is no better
+MIN_SLICE = 30  # rows: with fewer, the normal approximation of the interval is too rough
+REFITS = 4  # with other seeds: enough to estimate the variance, and a few seconds for a forest
 
 
 def tail(use: int) -> float:
-    """Return the chance of a false promotion that the n-th comparison on one gate set may take.
+    """Return the probability of a false promotion allowed for the n-th comparison on one gate set.
 
-    1/2 + 1/6 + 1/12 + … = 1: all comparisons on a gate set together take `FALSE_PROMOTIONS` at most (Bonferroni's
-    bound, spent in unequal parts). The first has the tail of the usual 95 % interval.
+    1/2 + 1/6 + 1/12 + … = 1, so that all comparisons on a gate set together have `FALSE_PROMOTIONS` at most (a
+    Bonferroni correction with unequal parts). The first has the tail of the usual 95 % interval.
     """
     return FALSE_PROMOTIONS / (use * (use + 1))
 
 
 def confidence(use: int) -> float:
-    """Return the level of the interval of the n-th comparison on one gate set, 0 to 1."""
+    """Return the confidence level of the interval for the n-th comparison on one gate set, 0 to 1."""
     return 1 - 2 * tail(use)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much a challenger's RMSE is below its opponent's, with an interval, in points of quality."""
+    """By how much a challenger's RMSE is lower than its opponent's, with an interval, in points of quality."""
 
     gain: float
     low: float
@@ -47,7 +48,7 @@ class Gain:
 
 
 def rejection_reason(overall: Gain, by_slice: dict[str, Gain], use: int, minimum: float) -> str:
-    """Return why a challenger is not promoted, or an empty text."""
+    """Return why a challenger is not promoted, or an empty string."""
     if overall.gain < minimum:
         return f"its gain is below the minimum effect of {minimum:g}"
     if overall.low <= 0:
@@ -64,9 +65,9 @@ def gains(
 ) -> tuple[Gain, dict[str, Gain]]:  # fmt: skip
     """Return a challenger's gain over the champion on the gate set, and on each slice of it with enough rows.
 
-    Without a champion the opponent is the mean of the training set, and there are no slices: a constant is right for
-    some of them by construction. The level of the interval follows from `use`, the number of this comparison on the
-    gate set; the slices together, of which some are of `column` if it is named, may err as often as the whole.
+    Without a champion the opponent is the mean of the training set, and there are no slices: on some of them a constant
+    has a low error by construction. The level of the interval depends on `use`, the number of this comparison on the
+    gate set. The slices, including those of `column` if given, together have the same error probability as the whole.
     """
     pipelines, theirs, ours = [challenger], np.full(len(gate_set), train[TARGET].mean()), predict(challenger, gate_set)
     if champion is not None:
@@ -79,9 +80,9 @@ def gains(
 def compare_scores(
     rows: pd.DataFrame, theirs: np.ndarray, ours: np.ndarray, refits: list[np.ndarray], use: int, column: str = ""
 ) -> tuple[Gain, dict[str, Gain]]:
-    """Return the gain of some scores over others on labelled rows, and on each slice of them with enough rows.
+    """Return the gain of one model's scores over another's on labelled rows, and on each slice with enough rows.
 
-    `refits` holds the scores of the same models with other training seeds, for the variance between these.
+    `refits` holds the scores of the same models trained with other seeds, for the variance between seeds.
     """
     actual = rows[TARGET].to_numpy()
     large = {name: mask for name, mask in slices(rows, column).items() if mask.sum() >= MIN_SLICE}
@@ -95,13 +96,13 @@ def compare_scores(
 
 
 def rmse_variance(actual: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the variance of the RMSE between predictions of shape (k refits, n rows), 0 if there are none."""
+    """Return the variance of the RMSE between k refits, with predictions of shape (k, n rows); 0 if there are none."""
     errors = np.sqrt(np.mean((actual - predicted) ** 2, axis=1))
     return float(np.var(errors, ddof=1)) if len(errors) else 0.0
 
 
 def refit_each(pipelines: list[Pipeline], train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> list[np.ndarray]:
-    """Return `refitted_predictions` of each pipeline; those that differ only in the seed share them."""
+    """Return `refitted_predictions` of each pipeline; pipelines that differ only in the seed share them."""
     refits: dict[str, np.ndarray] = {}
     kinds = [str(joblib.hash(with_seed(pipeline, 0))) for pipeline in pipelines]
     for kind, pipeline in zip(kinds, pipelines, strict=True):
@@ -111,14 +112,14 @@ def refit_each(pipelines: list[Pipeline], train: pd.DataFrame, gate_set: pd.Data
 
 
 def seed_variance(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> float:
-    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if nothing in it is random."""
+    """Return the variance of a pipeline's RMSE on the gate set between training seeds, 0 if it has no seed."""
     return rmse_variance(gate_set[TARGET].to_numpy(), refitted_predictions(pipeline, train, gate_set, seed))
 
 
 def refitted_predictions(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.DataFrame, seed: int) -> np.ndarray:
-    """Return what refits with other seeds predict, of shape (k refits, n rows): k = 0 if nothing in it is random.
+    """Return the predictions of refits with other seeds, of shape (k refits, n rows); k = 0 if it has no seed.
 
-    Of a blend, only the members that are random are fitted again.
+    In a blend, only the members that have a seed are fitted again.
     """
     if not seed_names(pipeline):
         return np.empty((0, len(gate_set)))

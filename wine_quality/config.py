@@ -1,7 +1,7 @@
 """One settings object: paths, addresses, names and the seed.
 
-Each field is an environment variable with the prefix `WINE_` (`WINE_DATA`, `WINE_SEED`), or a line of that name in
-the file `.env` in the project's root. The environment wins over the file.
+Set a field by an environment variable with the prefix `WINE_` (`WINE_DATA`, `WINE_SEED`), or by a line of that name
+in the file `.env` in the project's root. The environment takes precedence over the file.
 """
 
 import os
@@ -19,28 +19,28 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def usable_home(path: Path) -> Path:
-    """Return a folder counted from the project's root, or refuse one that no database address can hold."""
+    """Resolve a folder against the project's root, or reject one that can't be part of a database address."""
     home = ROOT / path
-    if "?" in str(home.resolve()):  # SQLAlchemy, and so MLflow and Prefect, ends the path of a SQLite file there
-        raise ValueError("a path with a ? cannot be used, because the address of a database ends there")
+    if "?" in str(home.resolve()):  # where SQLAlchemy, and so MLflow and Prefect, ends the path of a SQLite file
+        raise ValueError("a path with a ? cannot be used, because it would cut off the address of a database")
     return home
 
 
 class Settings(BaseSettings):
     """The settings of one run.
 
-    `home` is the folder of all that a run writes; a relative path counts from the project's root, so that a notebook
-    and a command mean the same folder. `minimum_gain` is by how many points of RMSE a challenger must beat the
-    champion; 19 of 20 changes of the seed stay below the default (`benchmarks/gate.py`). `trials` is how many the
-    search of notebook 5 makes, and `slice` a measurement by whose thirds errors are reported besides colour and
-    quality. With `shadow`, the challenger scores what the service answered as well. With `approval` set to `manual`, a
-    person approves each promotion, within `approval_seconds`. `keep_runs` is how many training runs keep their files.
-    `predictions` is the address of the database and `webhook` the one that receives alerts; either may contain a
-    secret, so they print as asterisks.
+    A run writes all its files under `home`; a relative path starts at the project's root, so notebooks and commands
+    use the same folder. `minimum_gain` is the number of RMSE points by which a challenger must beat the champion; 19 of
+    20 changes of the seed alone gain less than the default (`benchmarks/gate.py`). `trials` is the number of trials in
+    the search of notebook 5. `slice` names a measurement: errors are then reported for each third of its values, as
+    well as by colour and quality. With `shadow`, the challenger also scores the requests that the service answered.
+    With `approval` set to `manual`, a person must approve each promotion within `approval_seconds`. `keep_runs` is the
+    number of training runs whose files are kept. `predictions` is the address of the predictions database, and
+    `webhook` is where alerts are sent; both may contain a secret, so they print as asterisks.
 
-    `workers` is how many processes search and score side by side, and `dask` the address of a cluster that does so in
-    their place, `tls://…` with the certificates in `dask_tls`. `window` is how many trials of a search may be under way
-    at once, whatever the number of workers. `memory` is how much `train-at-scale` may use, such as `6GB`.
+    `workers` is the number of processes that search and score in parallel. `dask` is the address of a cluster that
+    replaces them, `tls://…` with the certificates in `dask_tls`. `window` is the number of trials of a search that may
+    run at once, whatever the number of workers. `memory` is how much `train-at-scale` may use, such as `6GB`.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     bucket: str = "wine-quality"
     predictions: SecretStr = SecretStr("")
     webhook: SecretStr = SecretStr("")
-    keep_runs: int = Field(default=30, ge=1, le=100_000)  # a month of nightly runs, at most some 1.2 GB
+    keep_runs: int = Field(default=30, ge=1, le=100_000)  # a month of nightly runs, 4 to 5 GB at most
 
     prefect_port: int = Field(default=4200, ge=1, le=65535)
     mlflow_port: int = Field(default=5500, ge=1, le=65535)
@@ -84,32 +84,32 @@ class Settings(BaseSettings):
 
     @property
     def models(self) -> Path:
-        """Where trained models land as files."""
+        """Trained models, saved as files."""
         return self.home / "models"
 
     @property
     def mlruns(self) -> Path:
-        """Artifacts of MLflow runs, where MLflow has no server elsewhere."""
+        """Artifacts of MLflow runs, if MLflow doesn't run on another server."""
         return self.home / "mlruns"
 
     @property
     def images(self) -> Path:
-        """Where the notebooks save the figures that a README shows."""
+        """The figures that notebooks save for the READMEs."""
         return self.home / "images"
 
     @property
     def local(self) -> Path:
-        """State that is no one's to edit: Prefect's home and the local bucket."""
+        """State that you shouldn't edit: Prefect's home and the local bucket."""
         return self.home / ".local"
 
     @property
     def outbox(self) -> Path:
-        """What waits to be pushed to the bucket."""
+        """Runs that are waiting to be pushed to the bucket."""
         return self.local / "outbox"
 
     @property
     def prediction_queue(self) -> Path:
-        """Predictions that wait for their database."""
+        """Predictions that are waiting to be written to their database."""
         return self.local / "predictions"
 
     @property
@@ -129,9 +129,9 @@ class Settings(BaseSettings):
 
 
 def settings(**overrides: Any) -> Settings:
-    """Return the settings as the environment and `.env` have them now; an override that is not None wins over both.
+    """Return the current settings from the environment and `.env`; overrides that aren't None take precedence.
 
-    Raise `SettingsError` if variables have values of the wrong kind, or `.env` cannot be read.
+    Raise `SettingsError` if a variable has an invalid value, or `.env` cannot be read.
     """
     overrides = {name: value for name, value in overrides.items() if value is not None}
     try:
@@ -144,12 +144,12 @@ def settings(**overrides: Any) -> Settings:
 
 
 def load_env_file() -> None:
-    """Add the variables of `.env` to the environment, for the tools that read theirs there: AWS, Prefect, MLflow."""
+    """Load `.env` into the environment, where AWS, Prefect and MLflow look for their variables."""
     load_dotenv(env_file())
 
 
 def env_file() -> Path:
-    """Return the path of `.env`, or raise a `SettingsError` if it cannot be read."""
+    """Return the path of `.env`, or raise `SettingsError` if it cannot be read."""
     path = ROOT / os.environ.get("WINE_HOME", "") / ".env"
     try:
         if path.is_file() and "\0" in path.read_text():

@@ -1,4 +1,4 @@
-"""Download datasets: the UCI archive, and the two Kaggle sets. A download is stored and read the next time."""
+"""Download datasets: the UCI archive, and the two Kaggle sets. A download is stored and reused."""
 
 import logging
 import shutil
@@ -30,27 +30,27 @@ CONNECT_READ_SECONDS = (3, 10)
 
 
 def is_downloaded(config: Settings) -> bool:
-    """Say whether the UCI files were downloaded before and are whole."""
+    """Return whether the UCI files were downloaded before and are intact."""
     folder = config.raw_data / "uci"
     with translate_disk_errors(folder):
         return all((folder / name).is_file() for name in UCI_SHA256) and not damaged(folder)
 
 
 def damaged(folder: Path) -> list[str]:
-    """Return the names of the UCI files whose checksum is not the published one."""
+    """Return the names of the UCI files whose checksum differs from the published one."""
     return [name for name, sha256 in UCI_SHA256.items() if pooch.file_hash(str(folder / name)) != sha256]
 
 
 def uci(config: Settings) -> Path:
-    """Return the folder of the two UCI files, downloaded if they are not stored yet, or raise `DownloadError`."""
+    """Return the folder with the two UCI files, downloading them if necessary, or raise `DownloadError`."""
     folder = config.raw_data / "uci"
     return folder if is_downloaded(config) else fill_folder(folder, lambda aside: unpack_uci(config.uci_url, aside))
 
 
 def unpack_uci(url: str, folder: Path) -> None:
-    """Download the archive, unpack its two CSV files into `folder` and check their sums."""
+    """Download the archive, unpack its two CSV files into `folder` and verify their checksums."""
     pooch.get_logger().setLevel("WARNING")
-    # pooch's own bar would leave its line unfinished where a download fails; one without a total it does not take
+    # pooch's own bar leaves an unfinished line if a download fails, and pooch rejects a bar without a total
     bar = tqdm(total=1, unit="B", unit_scale=True, disable=None, leave=False)
     downloader: Any = pooch.HTTPDownloader(progressbar=bar, timeout=CONNECT_READ_SECONDS)  # pyright: ignore[reportArgumentType]
     try:
@@ -66,17 +66,17 @@ def unpack_uci(url: str, folder: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             for name in UCI_SHA256:
                 packed.extract(name, folder)
-    except OSError:  # of the disk
+    except OSError:  # a problem with the disk, not with the archive
         raise
     except Exception:  # zipfile raises a different class for each way in which an archive can be broken
-        raise DownloadError(f"{url}: not the wine archive, or cut short") from None
+        raise DownloadError(f"{url}: not the wine archive, or truncated") from None
     Path(archive).unlink()
     if wrong := damaged(folder):
-        raise DownloadError(f"{url}: {wrong[0]} has another sha256 sum than published")
+        raise DownloadError(f"{url}: the SHA-256 checksum of {wrong[0]} differs from the published one")
 
 
 def kaggle(config: Settings) -> Path:
-    """Return the folder of the two Kaggle files, downloaded if they are not stored yet, or raise `DownloadError`."""
+    """Return the folder with the two Kaggle files, downloading them if necessary, or raise `DownloadError`."""
     folder = config.raw_data / "kaggle"
     with translate_disk_errors(folder):
         complete = all((folder / name).is_file() for name in KAGGLE_SETS.values())
@@ -85,17 +85,17 @@ def kaggle(config: Settings) -> Path:
 
 def download_kaggle(folder: Path) -> None:
     """Download both sets into `folder` with Kaggle's own client."""
-    import kagglehub  # a second to import, for a source that few ask for
+    import kagglehub  # takes a second to import, and few users need it
 
     for handle, name in KAGGLE_SETS.items():
         try:
             kagglehub.dataset_download(handle, path=name, output_dir=str(folder))
-        except Exception as error:  # the client raises a different class for each of network, rights and names
-            raise DownloadError(f"Kaggle set {handle} is not available ({reason(error)})") from error
+        except Exception as error:  # the client raises different classes for network, permissions and names
+            raise DownloadError(f"the Kaggle dataset {handle} is not available ({reason(error)})") from error
 
 
 def fill_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder aside and move it into place when it is complete; return it."""
+    """Fill a temporary folder, move it into place once it is complete, and return its path."""
     with translate_disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as aside:

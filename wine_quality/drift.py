@@ -21,7 +21,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 
 from wine_quality.errors import DataError
 from wine_quality.files import atomic_write
-from wine_quality.schema import MEASUREMENTS, TYPES
+from wine_quality.schema import MEASUREMENTS, TYPE, TYPES
 from wine_quality.thresholds import MAX_P_VALUE, MIN_DISTANCE, MIN_GAP, MIN_ROWS
 
 SCORE = "score"  # the column of predictions
@@ -60,7 +60,7 @@ class Drift:
     @property
     def type_drift(self) -> bool:
         """Whether the mix of colours drifted."""
-        return bool(self.columns["drifted"].get("type", False))
+        return bool(self.columns["drifted"].get(TYPE, False))
 
     @property
     def prediction_drift(self) -> bool:
@@ -91,15 +91,15 @@ def drift(reference: pd.DataFrame, current: pd.DataFrame) -> Drift:
     if fewest < MIN_ROWS:
         raise DataError(f"{fewest} rows are too few to test for drift: {MIN_ROWS} are needed. Wait for more.")
     names = [*MEASUREMENTS, *([SCORE] if SCORE in reference and SCORE in current else [])]
-    counts: list[Any] = [table["type"].value_counts() for table in (reference, current)]
+    counts: list[Any] = [table[TYPE].value_counts() for table in (reference, current)]
     colours = [colour for colour in TYPES if all(count.get(colour, 0) >= MIN_ROWS for count in counts)]
     infinite = [np.inf, -np.inf]
-    tables: list[Any] = [table[["type", *names]].mask(lambda t: t.isin(infinite)) for table in (reference, current)]
+    tables: list[Any] = [table[[TYPE, *names]].mask(lambda t: t.isin(infinite)) for table in (reference, current)]
     missing = columns_with_few_values(*tables)
     tables = [split_by_colour(table.drop(columns=list(missing)), colours) for table in tables]
     of_a_colour = columns_with_few_values(*tables)
     reference, current = (table.drop(columns=list(of_a_colour)) for table in tables)
-    tests = {name: CATEGORY if name == "type" else NUMBER for name in reference}
+    tests = {name: CATEGORY if name == TYPE else NUMBER for name in reference}
     report = Report([ValueDrift(column=name, **test) for name, test in tests.items()])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constant columns and of small groups
@@ -114,8 +114,8 @@ def drift(reference: pd.DataFrame, current: pd.DataFrame) -> Drift:
 
 def split_by_colour(table: pd.DataFrame, colours: list[str]) -> pd.DataFrame:
     """Return a table with each of its columns once for each colour, blank in the rows of the other, and the type."""
-    kind, rest = table.filter(["type"]), table.drop(columns="type", errors="ignore")
-    parts = {by_colour(name, colour): rest[name].where(table["type"] == colour) for colour in colours for name in rest}
+    kind, rest = table.filter([TYPE]), table.drop(columns=TYPE, errors="ignore")
+    parts = {by_colour(name, colour): rest[name].where(table[TYPE] == colour) for colour in colours for name in rest}
     return kind.assign(**parts)
 
 
@@ -130,14 +130,14 @@ def drift_row(name: str, reference: Any, current: Any, value: float) -> dict[str
     For a measurement that is the p-value, for the type the distance. The other one, effect or p-value, comes from
     scipy. A column drifted if the p-value is at most 0.01 and the effect at least the minimum.
     """
-    if name == "type":
+    if name == TYPE:
         p_value, effect, minimum = type_p_value(reference, current), value, MIN_DISTANCE
     else:
         p_value, minimum = value, MIN_GAP
         gap: Any = ks_2samp(reference.dropna(), current.dropna())
         effect = float(gap.statistic)
     drifted = p_value <= MAX_P_VALUE and effect >= minimum
-    test = "jensenshannon" if name == "type" else "ks"
+    test = "jensenshannon" if name == TYPE else "ks"
     return {"test": test, "p_value": p_value, "effect": effect, "minimum": minimum, "drifted": drifted}
 
 
@@ -157,7 +157,7 @@ def too_few_values(table: pd.DataFrame, what: str) -> dict[str, str]:
 
 def as_dataset(table: pd.DataFrame) -> Dataset:
     """Return a table as Evidently takes it."""
-    categories = [name for name in table if name == "type"]
-    numbers = [name for name in table if name != "type"]
+    categories = [name for name in table if name == TYPE]
+    numbers = [name for name in table if name != TYPE]
     definition = DataDefinition(numerical_columns=numbers, categorical_columns=categories)
     return Dataset.from_pandas(table.reset_index(drop=True), definition)

@@ -1,7 +1,7 @@
-"""Engines: where units of work run. In this process, in processes of this machine, or on a Dask cluster.
+"""Engines run units of work: in this process, in several processes of this machine, or on a Dask cluster.
 
-An engine takes work by number and returns what is done, in the order in which it's done. A unit is a function that can
-be pickled, with its arguments. A unit whose worker dies runs again, so it must be safe to repeat.
+An engine takes numbered units and returns their results in the order in which they finish. A unit is a function that
+can be pickled, with its arguments. If its worker dies, the unit runs again, so it must be idempotent.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ from threadpoolctl import threadpool_limits
 from wine_quality.config import Settings
 from wine_quality.errors import EngineError, SettingsError
 
-TRIES = 3  # how many workers a unit may lose
+TRIES = 3  # how many workers may die while they run a unit
 CONNECT_SECONDS, WORKER_SECONDS = 10, 60  # how long to wait for a scheduler, and for a worker
-LOOK_SECONDS, CLOSE_SECONDS = 2, 3  # between two looks for a worker; for a scheduler to take leave
+LOOK_SECONDS, CLOSE_SECONDS = 2, 3  # between two checks for a worker; to wait for a scheduler on closing
 LOOPBACK = re.compile(r"(127(\.\d+){3}|localhost|\[::1\]):\d+")
-XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"  # the former has wheels for Linux alone
+XGBOOST = "xgboost-cpu" if sys.platform == "linux" else "xgboost"  # xgboost-cpu has wheels for Linux only
 LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", XGBOOST)
 ONE_THREAD = {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # for a worker
 
 
 class Engine(Protocol):
-    """What the search, the batches and the training on many rows use of an engine; `workers` run side by side."""
+    """What the search, batch scoring and training on many rows need from an engine; `workers` run in parallel."""
 
     workers: int
 
@@ -47,16 +47,16 @@ class Engine(Protocol):
         """Start a unit of work, or queue it."""
 
     def next_done(self) -> tuple[int, Any]:
-        """Wait for the next unit that is done, and return its number and its result, or raise what it raised."""
+        """Wait for the next unit to finish, and return its number and result, or raise its exception."""
         ...
 
 
 @dataclass(frozen=True)
 class Shared:
-    """A value that each worker makes once, by `make(*arguments)`, and keeps until it needs another one.
+    """A value that each worker computes once, by `make(*arguments)`, and caches until it needs another one.
 
-    It travels as this recipe, so it survives the death of a worker, which data that was scattered doesn't. `key`
-    identifies the value.
+    Only the function and its arguments are sent, so the value can be recomputed if a worker dies; scattered data can't.
+    `key` identifies the value.
     """
 
     key: str
@@ -64,18 +64,18 @@ class Shared:
     arguments: tuple[Any, ...] = ()
 
     def get(self) -> Any:
-        """Return the value, made now if this process doesn't hold it."""
+        """Return the value, computed now unless this process has cached it."""
         if self.key not in _HELD:
             _HELD.clear()
             _HELD[self.key] = self.make(*self.arguments)
         return _HELD[self.key]
 
 
-_HELD: dict[str, Any] = {}  # of this process: the last shared value
+_HELD: dict[str, Any] = {}  # the last shared value of this process
 
 
 class InProcess:
-    """One unit after the other in this process, when its result is asked for."""
+    """Runs one unit after the other in this process, each when its result is requested."""
 
     workers = 1
 
@@ -93,9 +93,9 @@ class InProcess:
 
 
 class Processes:
-    """Units side by side in processes of this machine, each with one thread. A process that dies is replaced.
+    """Runs units in parallel in processes of this machine, each with one thread. A process that dies is replaced.
 
-    The processes end when the engine is closed, or when this process dies: each waits for the end of a pipe.
+    The processes end when the engine is closed or this process dies, because each waits for a pipe to close.
     """
 
     def __init__(self, workers: int) -> None:
@@ -108,7 +108,7 @@ class Processes:
         self.pool = self.new_pool()
 
     def new_pool(self) -> ProcessPoolExecutor:
-        """Return a pool of fresh processes, which inherit no threads of this one."""
+        """Return a pool of new processes, which inherit no threads from this one."""
         own: Any = {"mp_context": self.context, "initializer": end_with_pipe, "initargs": (self.reader,)}
         return ProcessPoolExecutor(self.workers, **own)
 
@@ -118,7 +118,7 @@ class Processes:
         self.start(number)
 
     def start(self, number: int) -> None:
-        """Hand a unit to the pool, or to a new one if that is broken."""
+        """Submit a unit to the pool, or to a new one if the pool is broken."""
         work, arguments = self.units[number]
         try:
             self.futures[self.pool.submit(run_on_one_thread, work, *arguments)] = number
@@ -126,7 +126,7 @@ class Processes:
             self.restart()
 
     def next_done(self) -> tuple[int, Any]:
-        """Wait for the next unit; after the death of a process all that were running start again."""
+        """Wait for the next unit; if a process dies, restart the units that were running."""
         while True:
             done, _ = wait(self.futures, return_when=FIRST_COMPLETED)
             future = min(done, key=lambda one: self.futures[one])
@@ -138,8 +138,8 @@ class Processes:
             return number, future.result()
 
     def restart(self) -> None:
-        """Submit to a new pool what the broken one has not finished; raise `EngineError` if that is hopeless."""
-        self.pool.shutdown(cancel_futures=True)  # waits until each future has its end
+        """Submit the unfinished units to a new pool; raise `EngineError` if a unit has been lost too often."""
+        self.pool.shutdown(cancel_futures=True)  # waits until every future has ended
         ended = {future: n for future, n in self.futures.items() if not future.cancelled()}
         self.futures = {f: n for f, n in ended.items() if not isinstance(f.exception(), BrokenProcessPool)}
         unfinished = [number for number in self.units if number not in self.futures.values()]
@@ -150,18 +150,18 @@ class Processes:
             raise EngineError(f"unit {which} of the work ended its process {TRIES} times. Is there enough memory?")
         self.pool = self.new_pool()
         for number in unfinished:
-            if number not in self.futures.values():  # a pool that breaks meanwhile has been restarted with all of them
+            if number not in self.futures.values():  # if the new pool broke too, all units were restarted
                 self.start(number)
 
     def close(self) -> None:
-        """End the processes, and the units that they work on."""
+        """End the processes, and the units that they run."""
         self.writer.close()
         self.pool.shutdown(cancel_futures=True)
         self.reader.close()
 
 
 def end_with_pipe(reader: Connection) -> None:
-    """End this process, whatever it does, when the other end of a pipe closes; an interrupt ends it silently."""
+    """End this process, whatever it is doing, when the pipe's other end closes; an interrupt ends it silently."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def wait_for_end() -> None:
@@ -172,18 +172,18 @@ def end_with_pipe(reader: Connection) -> None:
 
 
 def run_on_one_thread(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a unit with one thread for linear algebra, OpenMP and joblib, because its neighbours use the other cores."""
-    os.environ.update(ONE_THREAD)  # of a worker, for what is loaded later; joblib reads it each time
+    """Run a unit with one thread for BLAS, OpenMP and joblib, because other workers use the other cores."""
+    os.environ.update(ONE_THREAD)  # for libraries that are loaded later; joblib reads it each time
     with threadpool_limits(1):
         return work(*arguments)
 
 
 class OnDask:
-    """Units on the workers of a Dask cluster, which must run this code with these libraries.
+    """Runs units on the workers of a Dask cluster, which must have the same code and library versions.
 
-    `tls` is a folder with `ca.pem`, `cert.pem` and `key.pem`, for an address that begins with `tls://`; another must be
-    of this machine, because who reaches a scheduler can run any code on its workers. Raise `EngineError` if no
-    scheduler answers or no worker is there; later, if the scheduler goes away, or has no worker for `patience` seconds.
+    For an address that starts with `tls://`, `tls` is the folder of `ca.pem`, `cert.pem` and `key.pem`. Any other
+    address must be on loopback, because anyone who reaches a scheduler can run code on its workers. Raise
+    `EngineError` if no scheduler answers, if it has no worker for `patience` seconds, or if it goes away later.
     """
 
     def __init__(self, address: str, tls: Path, patience: float = WORKER_SECONDS) -> None:
@@ -205,11 +205,11 @@ class OnDask:
 
     @property
     def workers(self) -> int:
-        """How many workers there are now."""
+        """The current number of workers."""
         return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
-        """Send a unit to the scheduler, which does not look into it; the lowest number goes first."""
+        """Send a unit to the scheduler, pickled so that it isn't unpacked there; the lowest number runs first."""
         unit = pickle.dumps((work, arguments))
         self.futures[number] = self.client.submit(run_on_worker, fingerprint(), unit, pure=False, priority=-number)
 
@@ -228,7 +228,7 @@ class OnDask:
             raise self.gone() from None
 
     def wait_for_unit(self) -> int:
-        """Return the number of a unit that is done, the lowest of them; see from time to time whether all is well."""
+        """Return the lowest number of the units that are done; while waiting, check that there are workers."""
         from distributed import wait as wait_on_cluster
 
         while True:
@@ -242,7 +242,7 @@ class OnDask:
                 self.wait_for_worker()
 
     def wait_for_worker(self) -> None:
-        """Return if there is a worker, at the latest when one joins; raise `EngineError` if none does in time."""
+        """Wait until there is a worker; raise `EngineError` if none joins in time."""
         try:
             self.client.wait_for_workers(1, timeout=self.patience)
         except TimeoutError:
@@ -253,16 +253,16 @@ class OnDask:
             raise self.gone() from None
 
     def gone(self) -> EngineError:
-        """Return the error of a scheduler that does not answer any more."""
+        """Return the error for a scheduler that no longer answers."""
         return EngineError(f"the Dask scheduler at {self.address} went away. Start it and its workers, and run again.")
 
     def close(self) -> None:
-        """Cancel what is left, and disconnect."""
+        """Cancel the remaining units, and disconnect."""
         self.client.close(timeout=CLOSE_SECONDS)
 
 
 def security_of(address: str, tls: Path) -> Any:
-    """Return the certificates for a scheduler's address; raise `SettingsError` if it or they cannot be used."""
+    """Return the TLS settings for a scheduler; raise `SettingsError` if its address or certificates are unusable."""
     from distributed import Security
 
     scheme, _, host = address.partition("://")
@@ -270,8 +270,8 @@ def security_of(address: str, tls: Path) -> Any:
         return None
     if scheme != "tls":
         raise SettingsError(
-            f"WINE_DASK={address}: plain tcp:// is for loopback alone (tcp://127.0.0.1:8786), because whoever reaches "
-            "a scheduler can run any code. Use tls:// with the certificates in WINE_DASK_TLS."
+            f"WINE_DASK={address}: plain tcp:// is for loopback only (tcp://127.0.0.1:8786), because anyone who "
+            "reaches a scheduler can run code on its workers. Use tls:// with the certificates in WINE_DASK_TLS."
         )
     files = {"tls_ca_file": "ca.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
     if missing := [name for name in files.values() if not (tls / name).is_file()]:
@@ -280,19 +280,17 @@ def security_of(address: str, tls: Path) -> Any:
 
 
 def run_on_worker(expected: dict[str, str], unit: bytes) -> Any:
-    """Run a pickled unit, or raise `EngineError` if this worker has other code or libraries than its client."""
+    """Run a pickled unit; raise `EngineError` if this worker has different code or libraries than the client."""
     own = fingerprint()
     if other := [name for name in expected if own.get(name) != expected[name]]:
         details = ", ".join(f"{name} {own.get(name)}, not {expected[name]}" for name in other)
-        raise EngineError(
-            f"a worker on {platform.node()} differs from its client: {details}. Update it and restart it."
-        )
+        raise EngineError(f"a worker on {platform.node()} differs from its client: {details}. Update and restart it.")
     work, arguments = pickle.loads(unit)
     return run_on_one_thread(work, *arguments)
 
 
 def fingerprint() -> dict[str, str]:
-    """Return the checksum of this package's code and the versions that the result of a unit depends on."""
+    """Return a checksum of the package's code, and the versions of Python and libraries that results depend on."""
     return {
         "code": CODE_SHA256[:12],
         "python": platform.python_version(),
@@ -301,7 +299,7 @@ def fingerprint() -> dict[str, str]:
 
 
 def code_checksum() -> str:
-    """Return the sha256 sum of the package's source on disk."""
+    """Return the SHA-256 of the package's source on disk."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
@@ -311,7 +309,7 @@ CODE_SHA256 = code_checksum()  # at import: after an upgrade on disk this proces
 
 @contextmanager
 def open_engine(config: Settings) -> Iterator[Engine]:
-    """Open the engine that the settings name: `WINE_DASK`, else `WINE_WORKERS` processes, else this process."""
+    """Open the engine of the settings: Dask for `WINE_DASK`, else `WINE_WORKERS` processes, else this process."""
     if config.dask:
         try:
             engine: Any = OnDask(config.dask, config.dask_tls)

@@ -1,15 +1,15 @@
-"""The errors: each is one line that says what is wrong, where, and what to do next."""
+"""The package's errors: each is one line that says what is wrong, where, and what to do next."""
 
 import re
 
-PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")  # of an address, such as postgresql://user:password@host/database
+PASSWORD = re.compile(r"(://[^\s:/@]*:)\S*@")  # in an address, such as postgresql://user:password@host/database
 
 
 class WineError(Exception):
-    """The base of all: a command prints its line, a password in an address masked, and ends with exit code 1."""
+    """The base class: a command prints its line, with any password in an address masked, and exits with code 1."""
 
     def __init__(self, line: str) -> None:
-        # what the line quotes may hold line breaks or terminal codes
+        # the line may quote text with line breaks or terminal codes
         plain = "".join(letter if letter.isprintable() else " " for letter in line)
         super().__init__(PASSWORD.sub(r"\1***@", plain))
 
@@ -19,11 +19,11 @@ class SettingsError(WineError):
 
 
 class DataError(WineError):
-    """A file or table is not what it should be. Trying again will not help."""
+    """A file or table is not valid. Retrying will not help."""
 
 
 class DownloadError(WineError):
-    """A download failed, and `what` says how. Trying again may help."""
+    """A download failed, and `what` says how. Retrying may help."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}. Try later, or set WINE_DATA=sample.")
@@ -31,44 +31,44 @@ class DownloadError(WineError):
 
 
 class LeakError(WineError):
-    """A row is in the training set and in the set to score."""
+    """The training set and the set to score share rows."""
 
 
 class StorageError(WineError):
-    """The bucket cannot be used as it is set up. Trying again will not help."""
+    """The bucket cannot be used as configured. Retrying will not help."""
 
 
 class StorageUnavailable(StorageError):
-    """The bucket does not answer. Trying again may help."""
+    """The bucket does not respond. Retrying may help."""
 
 
 class TrackingError(WineError):
-    """The tracking store cannot be read or written. Trying again may help."""
+    """The tracking store cannot be read or written. Retrying may help."""
 
 
 class RegistryError(WineError):
-    """The model registry cannot do what was asked."""
+    """The model registry cannot carry out the request."""
 
 
 class PredictionsError(WineError):
-    """The store of predictions cannot be read. Trying again may help."""
+    """The predictions database cannot be read. Retrying may help."""
 
 
 class SearchError(WineError):
-    """A search cannot be made as it was asked for, or none of its trials ended well."""
+    """A search cannot run as requested, or none of its trials succeeded."""
 
 
 class EngineError(WineError):
-    """The workers of an engine are lost, or differ from their client. Run again: what was recorded is kept."""
+    """An engine lost its workers, or their versions differ from the client's. Recorded results are kept: run again."""
 
 
 class DeploymentError(WineError):
-    """Prefect cannot set up or start what was asked."""
+    """Prefect cannot create or start a deployment."""
 
 
 class AlertError(WineError):
-    """Nobody takes an alert. Trying again may help."""
+    """An alert could not be delivered. Retrying may help."""
 
 
 class NotebookError(WineError):
-    """A cell of a notebook failed, or warned."""
+    """A notebook cell failed or printed a warning."""

@@ -1,4 +1,4 @@
-"""What a model is worth on the gate set, and why: errors by slice, permutation importance, partial dependence."""
+"""Evaluation on the gate set: errors by slice, permutation importance, partial dependence."""
 
 from dataclasses import dataclass
 
@@ -12,20 +12,21 @@ from sklearn.pipeline import Pipeline
 from wine_quality.intervals import bounds
 from wine_quality.metrics import scores
 from wine_quality.models import predict
-from wine_quality.schema import FEATURES, TARGET
+from wine_quality.schema import FEATURES, TARGET, TYPE
 from wine_quality.slices import error_table
 
 SHUFFLES = 5  # of each feature
 MANY_ROWS = 200  # for the importance, so that a training run doesn't wait for it
-STRONGEST, GRID, SAMPLE = 4, 10, 100  # features, values of each, and rows that a partial dependence is averaged over
+STRONGEST, GRID, SAMPLE = 4, 10, 100  # of a partial dependence: features, values of each, and rows to average over
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result on the gate set: `scores` as `metrics.scores` has them, and `slices` as `slices.error_table`.
+    """A model's evaluation on the gate set: `scores` from `metrics.scores`, and `slices` from `slices.error_table`.
 
-    `importance` has a row for each feature, the strongest first: by how much shuffling it raises the RMSE (`mean`), and
-    how much that varies between shuffles (`std`), in points of quality. `dependence` is the figure of the strongest.
+    `importance` has a row for each feature, the most important first: by how much shuffling it raises the RMSE
+    (`mean`), and how much that varies between shuffles (`std`), in points of quality. `dependence` is a figure of the
+    partial dependence on the most important features.
     """
 
     scores: dict[str, float]
@@ -35,7 +36,7 @@ class Evaluation:
 
 
 def evaluate(pipeline: Pipeline, interval: Pipeline, gate_set: pd.DataFrame, seed: int, column: str = "") -> Evaluation:
-    """Evaluate a model and its intervals on the gate set; `column` makes further slices."""
+    """Evaluate a model and its intervals on the gate set; `column` adds further slices."""
     predicted = predict(pipeline, gate_set)
     ends = bounds(predicted, predict(interval, gate_set))
     importance = feature_importance(pipeline, gate_set, seed)
@@ -48,9 +49,9 @@ def evaluate(pipeline: Pipeline, interval: Pipeline, gate_set: pd.DataFrame, see
 
 
 def feature_importance(pipeline: Pipeline, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return by how much the RMSE rises where a feature is shuffled (Breiman, 2001, Random Forests, section 10).
+    """Return by how much the RMSE rises if a feature is shuffled (Breiman, 2001, Random Forests, section 10).
 
-    It is measured on at most 200 of the rows.
+    At most 200 of the rows are used.
     """
     rows = rows.sample(min(MANY_ROWS, len(rows)), random_state=seed)
     with joblib.parallel_config("threading", n_jobs=-1):
@@ -63,22 +64,22 @@ def feature_importance(pipeline: Pipeline, rows: pd.DataFrame, seed: int) -> pd.
 
 
 def partial_dependence(pipeline: Pipeline, rows: pd.DataFrame, features: list[str], seed: int) -> Figure:
-    """Return a curve for each feature: the mean score of some rows if it had another value in all of them.
+    """Return a curve for each feature: the mean prediction for some rows if the feature had a given value in all rows.
 
     Friedman (2001), Greedy Function Approximation, section 8.2. The grid goes from the 5th to the 95th percentile.
     """
     sample = rows[FEATURES].sample(min(SAMPLE, len(rows)), random_state=seed)
     figure = Figure(figsize=(3 * len(features), 3.2), layout="constrained")
     PartialDependenceDisplay.from_estimator(
-        pipeline, sample.astype({name: "float64" for name in FEATURES if name != "type"}), features,
-        categorical_features=["type"], grid_resolution=GRID, n_cols=len(features), ax=figure.subplots(),
+        pipeline, sample.astype({name: "float64" for name in FEATURES if name != TYPE}), features,
+        categorical_features=[TYPE], grid_resolution=GRID, n_cols=len(features), ax=figure.subplots(),
     )  # fmt: skip
     figure.suptitle(f"Partial dependence of the score, {len(sample)} rows of the gate set")
     return figure
 
 
 def importance_figure(importance: pd.DataFrame, title: str) -> Figure:
-    """Return a bar for each feature, the strongest on top, with the spread between shuffles."""
+    """Return a bar chart of the importance of each feature, the most important on top, with error bars."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes, weakest_first = figure.subplots(), importance.iloc[::-1]
     places = np.arange(len(importance))

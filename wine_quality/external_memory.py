@@ -1,9 +1,9 @@
-"""Gradient boosting on more rows than memory holds: XGBoost's external memory, with checkpoints.
+"""Train XGBoost on more rows than fit into memory: its external memory, with checkpoints.
 
-The training rows are cached as float32 files, which XGBoost reads a batch at a time and turns into pages of its own on
-the disk. It does so in a process of its own, because it ends its process where the disk is full; one that was killed
-goes on from its last checkpoint. The result is the pipeline that `models.build` makes, as if `models.fit` had fitted
-it on all rows at once, unless it was killed: the rounds after a checkpoint draw rows and columns anew.
+The training rows are cached as float32 files. XGBoost reads them batch by batch and writes pages of its own to disk.
+Training runs in a separate process, because XGBoost ends its process when the disk is full. A training process that was
+killed resumes from its last checkpoint. The result is a pipeline of `models.build`, as if `models.fit` had fitted it to
+all rows at once. A resumed one differs, because the rounds after a checkpoint draw rows and columns afresh.
 """
 
 import json
@@ -29,19 +29,22 @@ from wine_quality.schema import FEATURES, TARGET, to_matrix
 
 log = logging.getLogger("wine_quality.train")
 
+MODE = "training_mode"  # a tag of the MLflow run, which begins with one of the next two
+IN_MEMORY, EXTERNAL_MEMORY = "in memory", "external memory"
+
 MODEL_NAMES = [name for name, model in MODELS.items() if model.estimator is xgboost.XGBRegressor]
-BATCH = 250_000  # rows that XGBoost reads at once
-ROW_BYTES = 80  # of a training row on the disk: 13 numbers of 4 bytes, and XGBoost's pages
-CHECKPOINT = 10  # rounds
-TRIES = 3  # how often a training may be killed
+BATCH = 250_000  # rows that XGBoost reads at a time
+ROW_BYTES = 80  # of a training row on disk: 13 numbers of 4 bytes, and XGBoost's pages
+CHECKPOINT = 10  # rounds between two checkpoints
+TRIES = 3  # times that the training process may be killed
 PLAN, MODEL, LOG = "plan.json", "model.ubj", "training.log"
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Training rows on the disk: files of float32 of shape (n rows, 13), and the mean of each column of features.
+    """Training rows on disk: float32 files of shape (n rows, 13), and the mean of each feature.
 
-    The columns of a file are those of `schema.to_matrix` and the quality; `head` is its first rows as a tidy table.
+    The columns of a file are those of `schema.to_matrix`, then the target. `head` holds the first rows as a tidy table.
     """
 
     paths: list[Path]
@@ -50,14 +53,14 @@ class Cache:
 
 
 class CachedRows(xgboost.DataIter):
-    """An iterator over cached rows as XGBoost asks for it; blanks become the mean of their column."""
+    """The iterator over cached rows that XGBoost asks for; blanks become the mean of their column."""
 
     def __init__(self, paths: list[Path], means: np.ndarray, pages: Path) -> None:
         super().__init__(cache_prefix=str(pages / "page"), on_host=False)
         self.paths, self.means, self.position = paths, means, 0
 
     def next(self, input_data: Callable[..., Any]) -> bool:
-        """Give XGBoost the next batch, or say that there is none."""
+        """Pass the next batch to XGBoost; return whether there was one."""
         if self.position == len(self.paths):
             return False
         rows = np.load(self.paths[self.position])
@@ -69,14 +72,14 @@ class CachedRows(xgboost.DataIter):
         return True
 
     def reset(self) -> None:
-        """Begin again."""
+        """Start again from the first batch."""
         self.position = 0
 
 
 def write_cache(tables: Iterable[pd.DataFrame], folder: Path, rows: int) -> Cache:
     """Cache tidy tables of `rows` training rows in an empty folder.
 
-    Raise `DataError` if the disk is full, or has not enough space for what the training will write.
+    Raise `DataError` if the disk is full, or has too little space for what the training will write.
     """
     sums, counts, paths, head = [], [], [], []
     with translate_disk_errors(folder):
@@ -92,13 +95,13 @@ def write_cache(tables: Iterable[pd.DataFrame], folder: Path, rows: int) -> Cach
 
 
 def assert_space(folder: Path, size: int) -> None:
-    """Raise `DataError` if the disk of a folder has fewer bytes free than a training will write."""
+    """Raise `DataError` if the disk has less space than the training will need, in bytes."""
     if (free := shutil.disk_usage(folder).free) < size:
-        raise DataError(f"{folder}: needs {size / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free. Free some space.")
+        raise DataError(f"{folder}: needs {size / 1e9:.2g} GB, but only {free / 1e9:.2g} GB are free. Free some space.")
 
 
 def joined(tables: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Yield tables joined to some 250,000 rows each."""
+    """Yield the tables joined into batches of about 250,000 rows."""
     waiting, size = [], 0
     for table in tables:
         waiting.append(table)
@@ -111,11 +114,11 @@ def joined(tables: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
 
 def fit_cached(name: str, seed: int, cache: Cache, folder: Path, threads: int = 1) -> tuple[Pipeline, int]:
-    """Return the pipeline of an XGBoost model, fitted on cached rows by another process, and where it was resumed.
+    """Fit an XGBoost model to cached rows in another process; return its pipeline and the round it resumed after.
 
-    `folder` keeps a checkpoint, of every tenth round. A training that was ended goes on from there; the number is that
-    of the last round after which one did, else 0. Raise `DataError` if the disk is full, `EngineError` if the training
-    is killed three times.
+    `folder` holds a checkpoint of every tenth round. If an earlier training left one there, this one resumes from it
+    and returns its round, else 0. Raise `DataError` if the disk is full, `EngineError` if the training process is
+    killed three times.
     """
     pipeline = build(name, seed)
     model: Any = pipeline["model"]
@@ -129,34 +132,32 @@ def fit_cached(name: str, seed: int, cache: Cache, folder: Path, threads: int = 
         part.write_text(json.dumps(plan))
     for _ in range(TRIES):
         if done := rounds_done(folder):
-            log.info("fit       goes on after round %d of %d, from a checkpoint", done, plan["rounds"])
+            log.info("fit       resumes from the checkpoint of round %d of %d", done, plan["rounds"])
         with companion(module(__name__, folder), folder / LOG, {}) as process:
             code = process.wait()
         if code == 0:
             return with_booster(pipeline, folder / MODEL, cache), done
         if code != -signal.SIGKILL:
             raise DataError(f"{folder}: the training failed ({reason(folder / LOG)}). Free some space and run again.")
-        log.warning("fit       the training was killed")
-    raise EngineError(
-        f"the training was killed {TRIES} times. Is there enough memory? Run again: it goes on from there."
-    )
+        log.warning("fit       the training process was killed")
+    raise EngineError(f"the training process was killed {TRIES} times. Is there enough memory? Run again to resume.")
 
 
 def reason(log: Path) -> str:
-    """Return the line of a log that says why XGBoost ended."""
+    """Return the line of the log that says why XGBoost failed."""
     lines = log.read_text(errors="replace").splitlines()
     return next((line for line in lines if "Check failed" in line), last_line(log))
 
 
 def train(folder: Path) -> None:
-    """Train as the plan in a folder says, from the last checkpoint there, and save the model in the folder."""
+    """Train by the plan in a folder, from its last checkpoint if there is one, and save the model there."""
     plan, pages = json.loads((folder / PLAN).read_text()), folder / "pages"
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir()
     rows = CachedRows([Path(path) for path in plan["paths"]], np.array(plan["means"]), pages)
     matrix = xgboost.ExtMemQuantileDMatrix(rows, nthread=plan["params"]["nthread"])
     done, saved = rounds_done(folder), folder / MODEL
-    params = plan["params"] | {"random_state": plan["params"]["random_state"] + done}  # else it draws as at the start
+    params = plan["params"] | {"random_state": plan["params"]["random_state"] + done}  # else the first draws again
     booster = xgboost.Booster(params, [matrix], saved if done else None)
     for number in range(done, plan["rounds"]):
         booster.update(matrix, number)
@@ -166,13 +167,13 @@ def train(folder: Path) -> None:
 
 
 def rounds_done(folder: Path) -> int:
-    """Return how many rounds the model in a folder has, 0 if there is none."""
+    """Return how many rounds the model in a folder has; 0 if there is none."""
     path = folder / MODEL
     return xgboost.Booster(model_file=path).num_boosted_rounds() if path.exists() else 0
 
 
 def with_booster(pipeline: Pipeline, path: Path, cache: Cache) -> Pipeline:
-    """Return a pipeline with the model of a file, which was trained on cached rows with their means for blanks."""
+    """Return the pipeline with the model from a file, and the means of the cached rows as imputed values."""
     preprocess: Any = pipeline["preprocess"]
     model: Any = pipeline["model"]
     preprocess.fit(cache.head[FEATURES])

@@ -1,7 +1,7 @@
-"""Fitted pipelines as an ONNX graph: one matrix of rows in, a column for each pipeline out, preprocessing inside.
+"""Export fitted pipelines, preprocessing included, to an ONNX graph: a matrix of rows in, a column per pipeline out.
 
 The operators are written here because skl2onnx has no converter for the derived columns, and takes some 20 seconds for
-500 trees. All is float64, as in the pipeline, except in the trees, where scikit-learn too compares float32.
+500 trees. Everything is float64, as in the pipeline, except in trees, where scikit-learn also compares float32.
 """
 
 from functools import reduce
@@ -22,12 +22,12 @@ from wine_quality.schema import FEATURES
 FORESTS = ExtraTreesRegressor, RandomForestRegressor
 ROWS, SCORES = "rows", "scores"  # the names of the graph's input and output
 OPSETS = {"": 18, "ai.onnx.ml": 5, "com.microsoft": 1}
-GROUP = 100  # trees that one operator holds: with more, scoring many rows leaves the processor's cache
-MEAN, AT_MOST = 0, 0  # how the operator of trees joins their values, and compares a column with a threshold
+GROUP = 100  # trees per operator: with more, scoring many rows no longer fits the CPU cache
+MEAN, AT_MOST = 0, 0  # how the TreeEnsemble operator aggregates trees, and compares a column with a threshold
 
 
 class Value:
-    """A value in a graph; arithmetic with it adds operators to the graph, so a formula for columns serves here too."""
+    """A value in a graph. Arithmetic with it adds operators to the graph, so formulas for columns work here too."""
 
     def __init__(self, graph: "Graph", name: str) -> None:
         self.graph, self.name = graph, name
@@ -50,19 +50,19 @@ class Value:
     __radd__, __rmul__ = __add__, __mul__
 
     def clip(self, lower: float) -> "Value":
-        """Return the value, or `lower` where it is below that."""
+        """Return the value, but at least `lower`."""
         return self.graph.apply("Max", self, lower)
 
 
 class Graph:
-    """A graph that is being written: its operators, and its constants, which are float64 unless they are integers."""
+    """A graph under construction: its operators, and its constants, which are float64 unless given as arrays."""
 
     def __init__(self) -> None:
         self.nodes, self.constants = [], []
         self.rows = Value(self, ROWS)
 
     def apply(self, operator: str, *inputs: Any, domain: str = "", **attributes: Any) -> Value:
-        """Add an operator; inputs that are not values become constants."""
+        """Add an operator, and return its output; inputs that are not values become constants."""
         names = [value.name if isinstance(value, Value) else self.constant(value) for value in inputs]
         output = f"value_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, names, [output], domain=domain, **attributes))
@@ -75,7 +75,7 @@ class Graph:
         return self.constants[-1].name
 
     def model(self, columns: list[Value]) -> ModelProto:
-        """Return the whole, with one output of shape (n rows, k columns)."""
+        """Return the graph as a model with one output, of shape (n rows, k columns)."""
         joined = self.apply("Concat", *columns, axis=1)
         self.nodes.append(helper.make_node("Identity", [joined.name], [SCORES]))
         given = helper.make_tensor_value_info(ROWS, TensorProto.DOUBLE, [None, len(FEATURES)])
@@ -86,14 +86,14 @@ class Graph:
 
 
 class NoGraphError(Exception):
-    """A step of a pipeline cannot be written as a graph here."""
+    """A step of a pipeline cannot be exported here."""
 
 
 def to_onnx(*pipelines: Pipeline) -> bytes | None:
-    """Return fitted pipelines as one ONNX graph, or None if there is none for a step of one of them.
+    """Return fitted pipelines as one serialised ONNX graph, or None if a step of one of them cannot be exported.
 
-    The input is float64 of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if blank. The
-    output is float64 of shape (n rows, k pipelines).
+    The input is float64, of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if blank. The
+    output is float64, of shape (n rows, k pipelines).
     """
     graph = Graph()
     try:
@@ -104,7 +104,7 @@ def to_onnx(*pipelines: Pipeline) -> bytes | None:
 
 
 def predicted(graph: Graph, pipeline: Pipeline) -> Value:
-    """Add what a pipeline predicts to a graph."""
+    """Add the prediction of a pipeline to a graph, and return it."""
     model = cast(Any, pipeline["model"])
     if isinstance(model, VotingRegressor):
         return reduce(add, (predicted(graph, member) * share for share, member in shares(pipeline)))
@@ -122,16 +122,17 @@ def predicted(graph: Graph, pipeline: Pipeline) -> Value:
 
 
 def forest_scores(graph: Graph, trees: list[Any], matrix: Value) -> Value:
-    """Return the mean over the trees of a forest, of shape (n rows, 1)."""
+    """Return the mean prediction of the trees of a forest, of shape (n rows, 1)."""
     groups = [trees[start : start + GROUP] for start in range(0, len(trees), GROUP)]
     means = [tree_scores(graph, one, np.concatenate([tree.value.ravel() for tree in one]), matrix) for one in groups]
     return reduce(add, (mean * (len(one) / len(trees)) for one, mean in zip(groups, means, strict=True)))
 
 
 def tree_scores(graph: Graph, trees: list[Any], values: np.ndarray, matrix: Value) -> Value:
-    """Return the mean over trees of the value at the leaf of a row, of shape (n rows, 1); `values` has one a node.
+    """Return the mean over trees of the value at the leaf of a row, of shape (n rows, 1).
 
-    `matrix` is float32. The operator counts the nodes that branch and the leaves apart, each over all trees.
+    `values` has one value for each node, and `matrix` is float32. The operator numbers branching nodes and leaves
+    separately, each over all trees.
     """
     if any(tree.node_count == 1 for tree in trees):
         raise NoGraphError
@@ -165,13 +166,13 @@ def tree_scores(graph: Graph, trees: list[Any], values: np.ndarray, matrix: Valu
 
 
 def float32_at_most(thresholds: np.ndarray) -> np.ndarray:
-    """Return thresholds as float32, rounded down: the same float32 columns are at most as large."""
+    """Return thresholds as float32, rounded down, so that every comparison with a float32 value stays the same."""
     rounded = thresholds.astype("float32")
     return np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
 
 def preprocessed(graph: Graph, pipeline: Pipeline) -> Value:
-    """Add the steps before the model, of those that `build` makes, and return their columns."""
+    """Add the steps before the model, as `build` creates them, and return their columns."""
     steps: dict[str, Any] = dict(pipeline.steps[:-1])
     scaler = steps.pop("scale", None)
     if list(steps) not in (["preprocess"], ["chemistry", "preprocess"]):
@@ -186,10 +187,10 @@ def preprocessed(graph: Graph, pipeline: Pipeline) -> Value:
 
 
 def scaled(graph: Graph, scaler: Any, matrix: Value) -> Value:
-    """Return columns as `logarithms` scales them."""
+    """Return columns scaled like by `preprocessing.logarithms`."""
     if not isinstance(scaler, Pipeline) or list(scaler.named_steps) != ["arcsinh", "standardise"]:
         raise NoGraphError
     standardise: Any = scaler["standardise"]
-    size = graph.apply("Abs", matrix)  # ONNX Runtime has no Asinh of float64
+    size = graph.apply("Abs", matrix)  # ONNX Runtime has no Asinh for float64
     arcsinh = graph.apply("Sign", matrix) * graph.apply("Log", size + graph.apply("Sqrt", size * size + 1))
     return (arcsinh - standardise.mean_) / standardise.scale_

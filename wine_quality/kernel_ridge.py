@@ -1,4 +1,4 @@
-"""Kernel ridge regression with an exponential kernel, in the memory of one matrix of rows by rows."""
+"""Kernel ridge regression with an exponential kernel, in the memory of one n × n matrix for n rows."""
 
 from typing import Any, Self
 
@@ -11,20 +11,20 @@ from sklearn.base import BaseEstimator, RegressorMixin
 class ExponentialKernelRidge(RegressorMixin, BaseEstimator):
     """Ridge regression with the kernel exp(-distance / `length_scale`), on the target minus its mean.
 
-    Its predictions are the means of a Gaussian process with that kernel, Matérn's of 1/2, and a noise of `alpha`
+    Its predictions are the means of a Gaussian process with that kernel (Matérn with ν = 1/2) and a noise of `alpha`
     (Rasmussen and Williams, 2006, Gaussian Processes for Machine Learning, section 2.2). scikit-learn's `KernelRidge`
-    predicts the same, but while it is fitted it holds three such matrices, and it takes 1.8 times as long (4,221 rows).
+    predicts the same, but fitting needs three such matrices, and takes 1.8 times as long on 4,221 rows.
     """
 
     def __init__(self, alpha: float = 1.0, length_scale: float = 1.0) -> None:
         self.alpha, self.length_scale = alpha, length_scale
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Fit to `X`, of shape (n rows, k), and `y`, of shape (n rows,); raise `LinAlgError` if it has no solution."""
+        """Fit to `X`, of shape (n rows, k), and `y`, of shape (n rows,); raise `LinAlgError` if unsolvable."""
         self.rows_, self.mean_ = np.asarray(X, dtype="float64"), float(np.mean(y))
         kernel = self.kernel(self.rows_)
         kernel[np.diag_indices_from(kernel)] += self.alpha
-        factor = cho_factor(kernel.T, lower=True, overwrite_a=True, check_finite=False)  # in place, as it is transposed
+        factor = cho_factor(kernel.T, lower=True, overwrite_a=True, check_finite=False)  # transposed: in place
         self.coefficients_ = cho_solve(factor, np.asarray(y, dtype="float64") - self.mean_, check_finite=False)
         return self
 
@@ -33,7 +33,7 @@ class ExponentialKernelRidge(RegressorMixin, BaseEstimator):
         return self.kernel(X) @ self.coefficients_ + self.mean_
 
     def kernel(self, X: Any) -> np.ndarray:
-        """Return the likeness of each row of `X` to each fitted row, 0 to 1."""
+        """Return the similarity of each row of `X` to each fitted row, 0 to 1."""
         matrix = cdist(X, self.rows_)
         matrix *= -1 / self.length_scale
         return np.exp(matrix, out=matrix)

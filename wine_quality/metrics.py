@@ -1,4 +1,4 @@
-"""How good a score is, said in six ways."""
+"""Six metrics, and confidence intervals for two of them and for the gain of one model over another."""
 
 import numpy as np
 from scipy.stats import norm
@@ -9,7 +9,7 @@ def scores(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Return six measures of predicted against actual quality, both of shape (n rows,).
 
     `rmse` and `mae` are in points of quality; `r2` is the share of the variance explained (0 is no better than the
-    mean); `accuracy` is the share of rows whose rounded score is right, and `within_1` of those at most one point off;
+    mean); `accuracy` is the share of rows whose rounded score is right, `within_1` the share at most one point off;
     `qwk` is Cohen's kappa with quadratic weights (Cohen, 1968, Psychological Bulletin 70(4)): agreement of the rounded
     scores beyond chance, where a miss by two counts four times a miss by one.
     """
@@ -50,9 +50,9 @@ def rmse_interval(
 def rmse_gain(
     actual: np.ndarray, champion: np.ndarray, challenger: np.ndarray, seed: int, draws: int = 2000
 ) -> tuple[float, float, float]:
-    """Return by how much the challenger's RMSE is below the champion's, with its 95 % interval (low, high).
+    """Return by how much the challenger's RMSE is lower than the champion's, with its 95 % interval (low, high).
 
-    A paired bootstrap: the same rows are redrawn for both, so that rows which are hard for both cancel out (Efron and
+    A paired bootstrap: the same rows are redrawn for both, so that errors shared by both models cancel out (Efron and
     Tibshirani, 1993, An Introduction to the Bootstrap, chapter 13, percentile interval).
     """
     squares = np.column_stack([(actual - champion) ** 2, (actual - challenger) ** 2])
@@ -65,13 +65,13 @@ def rmse_gain(
 def gain_interval(
     actual: np.ndarray, champion: np.ndarray, challenger: np.ndarray, seed_variance: float, tail: float
 ) -> tuple[float, float, float]:
-    """Return by how much the challenger's RMSE is below the champion's, with an interval (low, high).
+    """Return by how much the challenger's RMSE is lower than the champion's, with an interval (low, high).
 
-    `seed_variance` is the variance of the gain between training seeds, in squared points of quality; `tail` the chance
-    that the true gain is below `low`, and that it is above `high`: 0.025 makes a 95 % interval. The interval is normal,
-    and its standard error joins that of the rows with that of the seeds. For the rows, the gain is the difference of
-    the mean squared errors over the sum of the RMSEs: what makes a row hard for both cancels out, as in `rmse_gain`. A
-    bootstrap would need far more draws, because the tails that the gate uses hold a few of them only.
+    `seed_variance` is the variance of the gain between training seeds, in squared points of quality; `tail` is the
+    probability of a true gain below `low`, and of one above `high`: 0.025 gives a 95 % interval. The interval uses the
+    normal approximation, with the variance between rows plus that between seeds. For the rows, the gain is the
+    difference of the mean squared errors divided by the sum of the RMSEs, so that errors shared by both models cancel
+    out, as in `rmse_gain`. A bootstrap would need far more draws, because only a few fall into the tails of the gate.
     """
     squares = np.column_stack([(actual - champion) ** 2, (actual - challenger) ** 2])
     before, after = np.sqrt(squares.mean(axis=0))

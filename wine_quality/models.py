@@ -1,4 +1,4 @@
-"""A name for each model, the pipeline behind the name, and the space that is searched for its parameters."""
+"""The models by name, with their pipelines and search spaces."""
 
 import warnings
 from collections.abc import Callable
@@ -36,12 +36,11 @@ Evaluate = Callable[[Pipeline, pd.DataFrame, pd.DataFrame], Any]
 
 @dataclass(frozen=True)
 class Model:
-    """An estimator class, its parameters over the library's defaults, and its search space if it has one.
+    """An estimator class, the parameters that differ from the library's defaults, and the search space if there is one.
 
-    The parameters of the models named `…_tuned` and `…_engineered`, and those that a search space fixes, were set by
-    hand, by trying values on the training set. `features` are those that `build` takes unless it is told otherwise.
-    `scaler` puts the columns on one scale first, as all that works with distances needs. `side_by_side` fits the folds
-    at the same time: not for a model that needs much memory.
+    The parameters of the models named `…_tuned` and `…_engineered`, and those that a search space fixes, were tuned by
+    hand on the training set. `features` is the default of `build`. `scaler` puts the columns on one scale, for models
+    that work with distances. `side_by_side` fits the folds in parallel, unless the model needs much memory.
     """
 
     estimator: Callable[..., Any]
@@ -53,7 +52,7 @@ class Model:
 
 
 def features_of(name: str) -> Any:
-    """Return the choice of a model's features: as measured, or with the derived ones of `chemistry`."""
+    """Return hyperopt's choice of a model's features: the measured ones, or also the derived ones of `chemistry`."""
     return hp.choice(f"{name}.features", ["measured", "engineered"])
 
 
@@ -126,10 +125,10 @@ BASELINES = [*(name for name in MODELS if name not in ("svr", "kernel_ridge")), 
 
 
 def build(name: str, seed: int, features: str | None = None, **params: Any) -> Pipeline:
-    """Return the unfitted pipeline of a model in `MODELS`, preprocessing inside, with `params` over those there.
+    """Return the unfitted pipeline of a model in `MODELS`, with its preprocessing; `params` override those there.
 
-    `features` is `measured`, or `engineered` for the measurements and the columns of `chemistry`; the model says which
-    if it is left out. `BLEND` takes neither.
+    `features` is `measured`, or `engineered` for the measurements and the columns of `chemistry`; the default is that
+    of the model. `BLEND` takes neither argument.
     """
     if name == BLEND:
         return weighted_mean([(member, build(member, seed)) for member in MEMBERS])
@@ -144,12 +143,12 @@ def build(name: str, seed: int, features: str | None = None, **params: Any) -> P
 
 
 def weighted_mean(members: list[tuple[str, Pipeline]], weights: list[float] | None = None) -> Pipeline:
-    """Return the unfitted weighted mean of pipelines, or their mean without weights."""
+    """Return the unfitted weighted mean of pipelines, or their plain mean if there are no weights."""
     return Pipeline([("model", VotingRegressor(members, weights=weights, n_jobs=1))])  # pyright: ignore[reportArgumentType]
 
 
 def shares(pipeline: Pipeline) -> list[tuple[float, Pipeline]]:
-    """Return the fitted pipelines that a prediction is the weighted mean of, each with its share: one, or a blend's."""
+    """Return the members of a fitted blend, each with its share of the prediction; any other pipeline has share 1."""
     model: Any = pipeline["model"]
     if not isinstance(model, VotingRegressor):
         return [(1.0, pipeline)]
@@ -159,21 +158,21 @@ def shares(pipeline: Pipeline) -> list[tuple[float, Pipeline]]:
 
 
 def default_params(name: str) -> dict[str, Any]:
-    """Return the parameters of a model in `MODELS`, or of a blend's members, over the library's defaults."""
+    """Return the parameters of a model in `MODELS`, or of the members of the blend, that differ from the defaults."""
     if name != BLEND:
         return MODELS[name].params
     return {f"{member}.{key}": value for member in MEMBERS for key, value in MODELS[member].params.items()}
 
 
 def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
-    """Fit a pipeline on a tidy table, a forest on all cores, and return it set to predict on one.
+    """Fit a pipeline on a tidy table, a forest on all cores, and return it set to predict on one core.
 
-    Predictions summed side by side would differ in the last bit from run to run, and for a few rows one core is faster.
-    XGBoost is fitted on one core (`MODELS`), because its threads wait by spinning: beside a busy program, several are
-    many times slower than one.
+    If several cores summed the trees, predictions would differ in the last bit from run to run, and for a few rows one
+    core is faster. XGBoost is fitted on one core (`MODELS`), because its threads wait by spinning: beside a busy
+    program, several threads are many times slower than one.
     """
     set_cores(pipeline, -1)
-    with warnings.catch_warnings():  # scikit-learn changes the filters in its threads, and may leave none behind
+    with warnings.catch_warnings():  # scikit-learn changes the warning filters in its threads and may not restore them
         pipeline.fit(rows[FEATURES], rows[TARGET])
     set_cores(pipeline, 1)
     return pipeline
@@ -190,7 +189,7 @@ def set_cores(pipeline: Pipeline, cores: int) -> None:
 
 
 def threaded(pipeline: Pipeline) -> bool:
-    """Say whether a model, such as a forest, fits on many cores by itself."""
+    """Return whether a model, such as a forest, uses many cores by itself when it is fitted."""
     return pipeline["model"].get_params().get("n_jobs", 1) != 1
 
 
@@ -200,17 +199,17 @@ def predict(pipeline: Pipeline, rows: pd.DataFrame) -> np.ndarray:
 
 
 def fit_predict(pipeline: Pipeline, learn: pd.DataFrame, score: pd.DataFrame) -> np.ndarray:
-    """Return the predicted score of some rows by a pipeline that is fitted on others."""
+    """Fit a pipeline on some rows, and return its predictions for other rows."""
     return predict(fit(pipeline, learn), score)
 
 
 def map_folds(
     evaluate: Evaluate, pipeline: Pipeline, rows: pd.DataFrame, folds: list[Fold], side_by_side: bool = True
 ) -> list[Any]:
-    """Call `evaluate` with a clone of a pipeline, the rows to learn from and those to score, for each fold, in threads.
+    """For each fold, call `evaluate` with a clone of a pipeline, the rows to fit on and the rows to score, in threads.
 
-    While folds are fitted side by side, linear algebra uses one core within each. A model that is fitted on many cores
-    by itself takes one fold after the other.
+    While folds are fitted in parallel, linear algebra uses one core in each. For a model that uses many cores by
+    itself, the folds are fitted one after the other.
     """
     side_by_side = side_by_side and not threaded(pipeline)
     jobs = (delayed(evaluate)(clone(pipeline), rows.iloc[learn], rows.iloc[score]) for learn, score in folds)
@@ -227,5 +226,5 @@ def in_row_order(scores: list[np.ndarray], folds: list[Fold], rows: int) -> np.n
 
 
 def cross_predict(pipeline: Pipeline, rows: pd.DataFrame, folds: list[Fold], side_by_side: bool = True) -> np.ndarray:
-    """Return a score for each row by a model that was fitted on the other folds."""
+    """Return the cross-validated prediction for each row, by a model that was fitted on the other folds."""
     return in_row_order(map_folds(fit_predict, pipeline, rows, folds, side_by_side), folds, len(rows))

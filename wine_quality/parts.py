@@ -1,7 +1,7 @@
-"""A dataset of many rows: a folder of Parquet parts, on this machine or in a bucket, read a batch at a time.
+"""A dataset of many rows: a folder of Parquet parts, on this machine or in a bucket, read in batches.
 
-The folder holds files named `part-*.parquet`, which count in the order of their names. Its address is a path, or
-`s3://bucket/prefix`; the server and the keys are then those of the environment (`AWS_ENDPOINT_URL_S3` and so on).
+The parts are the files named `part-*.parquet`, in the order of their names. The address of the folder is a path or
+`s3://bucket/prefix`; the environment then gives the S3 server and the keys (`AWS_ENDPOINT_URL_S3` and so on).
 """
 
 import tempfile
@@ -32,7 +32,7 @@ from wine_quality.tables import (
 
 NAMES = "part-*.parquet"
 BATCH = 50_000  # rows
-SYNTHETIC = b"wine_quality.synthetic"  # a key of the metadata of a part whose rows are made up
+SYNTHETIC = b"wine_quality.synthetic"  # a metadata key of parts whose rows are synthetic
 CLIENT = Config(
     connect_timeout=3,
     read_timeout=30,
@@ -43,13 +43,15 @@ CLIENT = Config(
 
 
 def list_parts(address: str) -> list[str]:
-    """Return the addresses of the parts of a dataset in the order of their names.
+    """Return the addresses of the parts of a dataset, sorted by name.
 
-    Raise `DataError` if there are none, `StorageError` if the bucket cannot be used.
+    Raise `DataError` if there are none, `StorageError` if the bucket can't be read.
     """
     parts = in_bucket(address) if address.startswith("s3://") else in_folder(ROOT / Path(address).expanduser())
     if not parts:
-        raise DataError(f"{address}: holds no {NAMES}. Name a folder of Parquet parts, or make one: make rows.")
+        raise DataError(
+            f"{address}: contains no {NAMES}. Choose a folder of Parquet parts, or generate one: make rows."
+        )
     return parts
 
 
@@ -69,19 +71,19 @@ def in_bucket(address: str) -> list[str]:
 
 
 def bucket_and_key(address: str) -> tuple[str, str]:
-    """Return the two halves of an address such as `s3://bucket/folder/part-0.parquet`."""
+    """Return the bucket and the key of an address such as `s3://bucket/folder/part-0.parquet`."""
     bucket, _, key = address.removeprefix("s3://").partition("/")
     return bucket, key
 
 
 def s3() -> Any:
-    """Return a client of the S3 server that the environment names."""
+    """Return a client for the S3 server that is set in the environment."""
     return boto3.Session().client("s3", config=CLIENT)
 
 
 @contextmanager
 def local_copy(address: str) -> Iterator[Path]:
-    """Yield the path of a part; one in a bucket is downloaded for the block."""
+    """Yield a local path of a part; a part in a bucket is downloaded, and deleted after the block."""
     if not address.startswith("s3://"):
         yield Path(address)
         return
@@ -94,10 +96,10 @@ def local_copy(address: str) -> Iterator[Path]:
 
 
 def read_batches(part: str, checked: bool = False) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a part as tidy tables of up to 50,000 rows, the index being the row in the part, from 1.
+    """Yield the rows of a part as tidy tables of up to 50,000 rows, whose index is the row number in the part, from 1.
 
-    Unless the part was `checked` before, raise `DataError` with all that is wrong with it, after its last batch, in one
-    line that names it. Raise `StorageError` if it lies in a bucket that cannot be used.
+    Unless the part was `checked` before, raise `DataError` after the last batch if it has problems, in one line that
+    lists them. Raise `StorageError` if the part is in a bucket that can't be read.
     """
     problems: Problems = {}
     further, start = 0, 1
@@ -118,16 +120,16 @@ def read_batches(part: str, checked: bool = False) -> Iterator[pd.DataFrame]:
     if problems:
         raise DataError(problem_line(part, problems, further))
     if start == 1:
-        raise DataError(f"{part}: columns and no rows. Delete it, or write it again.")
+        raise DataError(f"{part}: has columns but no rows. Delete it, or write it again.")
 
 
 def arrow_batches(part: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a part as they stand in its file."""
+    """Yield the rows of a part as they are in its file."""
     with local_copy(part) as path, open_file(path) as file, translate_parquet_errors(path):
         yield from pq.ParquetFile(file, buffer_size=BUFFER).iter_batches(BATCH)
 
 
 def is_synthetic(part: str) -> bool:
-    """Say whether the rows of a part are made up, as `make rows` notes in the file."""
+    """Return whether the rows of a part are synthetic, as `make rows` marks them in the file."""
     with local_copy(part) as path, open_file(path) as file, translate_parquet_errors(path):
         return SYNTHETIC in (pq.read_metadata(file).metadata or {})

@@ -1,4 +1,4 @@
-"""Figures that are too long for a notebook's cell or shown in several chapters, and how all are drawn and stored."""
+"""Figures whose code is too long for a notebook cell or that several chapters show, and helpers to save figures."""
 
 from io import BytesIO
 from pathlib import Path
@@ -12,25 +12,26 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from wine_quality.files import atomic_write
+from wine_quality.schema import TYPES
 
-TYPE_COLOURS = {"red": "#d55e00", "white": "#56b4e9"}  # Okabe and Ito (2008): also apart for the colour-blind
+TYPE_COLOURS = dict(zip(TYPES, ("#d55e00", "#56b4e9"), strict=True))  # Okabe and Ito (2008), for colour-blind readers
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
+    """Write a figure as PNG, atomically; the same figure gives the same bytes."""
     with atomic_write(path) as part:
         part.write_bytes(as_png(figure))
 
 
 def as_png(figure: Figure) -> bytes:
-    """Return a figure as a picture; the same figure gives the same bytes."""
+    """Return a figure as PNG; the same figure gives the same bytes."""
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
     return picture.getvalue()
 
 
 def predicted_against_actual(actual: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
-    """Return a box per actual quality of the scores predicted for it, with the line of perfect scores."""
+    """Return a box plot of the predicted scores for each actual quality, with the line of perfect scores."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     sns.boxplot(x=actual, y=predicted, native_scale=True, color="#9ecae1", fliersize=2, ax=axes)
@@ -42,10 +43,10 @@ def predicted_against_actual(actual: np.ndarray, predicted: np.ndarray, title: s
 
 
 def parallel_coordinates(trials: pd.DataFrame, logarithmic: list[str], title: str) -> Figure:
-    """Return a line per trial across one upright axis per column, coloured by the last column, low values dark.
+    """Return a parallel-coordinates plot: a line per trial, an axis per column, coloured by the last, low values dark.
 
-    `trials` is of shape (n trials, k): numbers, or texts of at most two kinds. `logarithmic` names the columns whose
-    axis is logarithmic.
+    `trials` has shape (n trials, k), with columns of numbers, or of strings with at most two values. `logarithmic`
+    names the columns with a logarithmic axis.
     """
     trials = trials.sort_values(str(trials.columns[-1]), ascending=False)  # good trials are drawn over bad ones
     heights, last = heights_on_axes(trials, logarithmic), trials.iloc[:, -1]
@@ -66,7 +67,7 @@ def parallel_coordinates(trials: pd.DataFrame, logarithmic: list[str], title: st
 
 
 def heights_on_axes(trials: pd.DataFrame, logarithmic: list[str]) -> np.ndarray:
-    """Return each value as a height from 0, its column's minimum, to 1, its maximum, of shape (n trials, k)."""
+    """Return each value scaled from 0, the minimum of its column, to 1, the maximum, of shape (n trials, k)."""
     numbers = trials.copy()
     for name in trials.select_dtypes(exclude="number"):
         numbers[name] = pd.factorize(trials[name], sort=True)[0]

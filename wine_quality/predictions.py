@@ -28,7 +28,7 @@ from sqlalchemy.types import TypeDecorator
 
 from wine_quality.disk_queue import DiskQueue, Outage, open_segment
 from wine_quality.errors import PredictionsError, SettingsError
-from wine_quality.schema import FEATURES, MEASUREMENTS
+from wine_quality.schema import FEATURES, MEASUREMENTS, TYPE
 
 FLUSH_SECONDS, MAX_WAIT = 1.0, 30.0  # between two flushes, and at most while the database is away
 CLOSE_SECONDS = 5.0
@@ -76,11 +76,11 @@ TABLE = Table(
     Column("id", String, primary_key=True),
     Column("time", UtcTime, nullable=False, index=True),
     Column("version", String, nullable=False, index=True),
-    Column("type", String),
+    Column(TYPE, String),
     *(Column(name, Double) for name in MEASUREMENTS),
     *(Column(name, Double) for name in ("score", "low", "high")),
 )
-DTYPES = dict.fromkeys(TABLE.columns.keys(), "float64") | dict.fromkeys(("id", "version", "type"), "str")
+DTYPES = dict.fromkeys(TABLE.columns.keys(), "float64") | dict.fromkeys(("id", "version", TYPE), "str")
 DTYPES["time"] = "datetime64[us, UTC]"
 PARSER = TypeAdapter(Prediction)
 

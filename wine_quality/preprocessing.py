@@ -7,18 +7,18 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTransformer, StandardScaler
 
 from wine_quality.chemistry import CHEMISTRY, with_chemistry
-from wine_quality.schema import MEASUREMENTS, TYPES
+from wine_quality.schema import MEASUREMENTS, TYPE, TYPES
 
 
 def preprocessor(columns: tuple[str, ...] = tuple(MEASUREMENTS)) -> ColumnTransformer:
-    """Return the transformer of a table of `FEATURES` into numbers: red = 1 or white = 0, then the columns.
+    """Return a transformer from a table of `FEATURES` to numbers: red = 1 or white = 0, then the columns.
 
-    A blank measurement becomes the mean of its column in the training rows. An unknown type raises `ValueError`.
+    A blank measurement becomes the mean of its column in the training set. An unknown type raises `ValueError`.
     """
-    colour = OneHotEncoder(categories=[TYPES], drop=["white"], sparse_output=False)  # pyright: ignore[reportArgumentType]
+    colour = OneHotEncoder(categories=[TYPES], drop=TYPES[1:], sparse_output=False)  # pyright: ignore[reportArgumentType]
     return ColumnTransformer(
         [
-            ("type", colour, ["type"]),
+            (TYPE, colour, [TYPE]),
             ("measurements", SimpleImputer(strategy="mean", keep_empty_features=True), list(columns)),
         ],
         verbose_feature_names_out=False,
@@ -32,7 +32,7 @@ def engineered_steps() -> list[tuple[str, FunctionTransformer | ColumnTransforme
 
 
 def normal_scores() -> QuantileTransformer:
-    """Return the transformer of each column to the normal scores of its ranks; red and white come out far apart."""
+    """Return a transformer of each column to the normal scores of its ranks, which puts red and white far apart."""
     return QuantileTransformer(
         n_quantiles=100,
         output_distribution="normal",
@@ -41,8 +41,8 @@ def normal_scores() -> QuantileTransformer:
 
 
 def logarithms() -> Pipeline:
-    """Return the transformer of each column to its inverse hyperbolic sine, standardised.
+    """Return a transformer of each column to its inverse hyperbolic sine, standardised.
 
-    That is a logarithm far from 0 and a straight line near it, so blanks' means, shares and 0 pass alike.
+    That is nearly a logarithm far from 0 and linear near 0, so unlike a logarithm it is also defined at 0.
     """
     return Pipeline([("arcsinh", FunctionTransformer(np.arcsinh)), ("standardise", StandardScaler())])

@@ -1,4 +1,4 @@
-"""The model registry: versions, the champion among them, and the gate before it.
+"""The model registry: versions, their aliases, and the gate.
 
 The alias `champion` names the version that is in use, `challenger` the newest one unless it is the champion. A
 challenger becomes champion only if its RMSE on the gate set is lower by a minimum effect and the gain is statistically
@@ -46,23 +46,23 @@ from wine_quality.tracking import (
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 REPLACED = "replaced"  # the tag of a version that names the champion before it
-MODEL_SHA256, INTERVAL_SHA256 = "model_sha256", "interval_sha256"  # the tags that have the sums of its files
-INPUTS = "inputs_sha256"  # the tag with the checksum of all that its model depends on, set once it is published
+MODEL_SHA256, INTERVAL_SHA256 = "model_sha256", "interval_sha256"  # the tags with the checksums of its files
+INPUTS = "inputs_sha256"  # the tag with the checksum of everything its model depends on, set after it is published
 DISTINCT_ROWS = "distinct_rows_sha256"  # the tag with the checksum of the rows that it was trained and compared on
 MLMODEL = "MLmodel"  # the file that describes a logged model
 FILES = "files"  # the tag of a version whose files were deleted
-APPROVAL = "approval"  # the tag of a version that a person has to approve: the flow run that waits, or the result
-GATE_SET = "gate_set_sha256"  # the tag that names the gate set on which it was compared
+APPROVAL = "approval"  # the tag of a version that a person has to approve: the waiting flow run, or the result
+GATE_SET = "gate_set_sha256"  # the tag with the checksum of the gate set on which it was compared
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The result of comparing a challenger with the champion, and the reason for the decision.
 
-    `gain` is by how much its RMSE on the gate set is below that of `opponent`, with the interval `low` to `high` at the
-    level `confidence`; `by_slice` the same for each slice of the gate set, if there was a champion. `use` is the number
-    of the comparison on this gate set, from 1. `compared_on` is the checksum of the gate set if the comparison with a
-    champion was fair, else empty, and `champion` the number of that version.
+    `gain` is by how much its RMSE on the gate set is lower than that of `opponent`, with the interval `low` to `high`
+    at the level `confidence`; `by_slice` has the same for each slice of the gate set, if there was a champion. `use`
+    counts the comparisons on this gate set, from 1. `compared_on` is the checksum of the gate set if there was a fair
+    comparison with a champion, otherwise empty, and `champion` is the number of that version.
     """
 
     promoted: bool
@@ -111,8 +111,9 @@ def with_alias(store: Store, alias: str) -> ModelVersion | None:
 def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     """Register a run's model as the next version, under the alias `challenger`, and return the version's number.
 
-    The tags of the version hold the checksums of the model's file and of its interval's, if it has one, and, for
-    `compare` to count, that of the gate set. A run that a failed attempt registered keeps its version and its checksum.
+    The tags of the version have the checksums of the model file, of the interval file, if there is one, and of the gate
+    set, so that `compare` can count its uses. If an earlier attempt failed after registering the run, its version is
+    reused.
     """
     client = store.client
     if not client.search_registered_models(f"name = '{store.model_name}'"):
@@ -121,7 +122,7 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     if earlier:
         registered = earlier[0]
     else:
-        source = client.get_logged_model(run.model_id).artifact_location  # MLflow asks its current store for models:/
+        source = client.get_logged_model(run.model_id).artifact_location  # models:/ would use the process-wide store
         of_run, names = client.get_run(run.run_id).data.tags, {SCORED_ON: GATE_SET, INTERVAL_SUM: INTERVAL_SHA256}
         tags = tags | {ours: of_run[name] for name, ours in names.items() if name in of_run}
         registered = client.create_model_version(store.model_name, source, run.run_id, tags, model_id=run.model_id)
@@ -135,7 +136,7 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
 
 
 def describe(store: Store, version: str, verdict: Verdict) -> str:
-    """Write a version's model card, from what its run logged and the gate found, as its description, and return it."""
+    """Write a version's model card from its run and the verdict, store it as its description and return it."""
     run = store.run_of(store.client.get_model_version(store.model_name, version))
     card = render(
         "model-card.md.j2",
@@ -155,21 +156,21 @@ def describe(store: Store, version: str, verdict: Verdict) -> str:
 
 
 def row_counts(run: Run) -> dict[str, int]:
-    """Return how many rows each dataset of a run has, by what it was used for."""
+    """Return the number of rows of each dataset of a run, by its context, such as `training`."""
     inputs = run.inputs.dataset_inputs if run.inputs else []
     contexts = {tag.value: one.dataset for one in inputs for tag in one.tags}
     return {context: json.loads(str(dataset.profile))["num_rows"] for context, dataset in contexts.items()}
 
 
 def read_table(store: Store, run: Run, name: str) -> pd.DataFrame | None:
-    """Return a table that a run logged, or None if it did not."""
+    """Return a table that a run logged, or None if there is none."""
     if name not in {file.path for file in store.client.list_artifacts(run.info.run_id)}:
         return None
     return pd.read_csv(StringIO(store.read_text(run.info.run_id, name)), index_col=0)
 
 
 def add_note(store: Store, version: str, note: str) -> None:
-    """Add a line with the time to the description of a version."""
+    """Add a line with the current time to the description of a version."""
     client, now = store.client, datetime.now(UTC)
     before = client.get_model_version(store.model_name, version).description or ""
     client.update_model_version(store.model_name, version, f"{before}\n\n{now:%Y-%m-%d %H:%M} UTC: {note}".strip())
@@ -177,7 +178,7 @@ def add_note(store: Store, version: str, note: str) -> None:
 
 @retried
 def set_champion(store: Store, version: str) -> None:
-    """Give a version the alias `champion`, and take `challenger` from it."""
+    """Give a version the alias `champion`, and remove `challenger` from it."""
     store.client.set_registered_model_alias(store.model_name, CHAMPION, version)
     if str(store.client.get_registered_model(store.model_name).aliases.get(CHALLENGER)) == version:
         store.client.delete_registered_model_alias(store.model_name, CHALLENGER)
@@ -189,12 +190,12 @@ def compare(
 ) -> Verdict:  # fmt: skip
     """Compare a challenger, fitted on `train`, with the champion on the gate set, or with the training mean if none.
 
-    Both sets are of shape (n rows, 13), of distinct rows; none is in both. The challenger passes if its RMSE is lower
-    by at least `minimum_gain` and the whole interval of the gain is above zero. Two models that differ only in the seed
-    differ in RMSE too, so the interval covers the variance between seeds, from refits that follow from `seed`, as well
-    as between rows. Repeated comparisons on one gate set find a winner by chance, so each is stricter than the one
-    before (`comparison.tail`). It fails if it is worse on a slice by more than chance, of those that `column` makes as
-    well. Raise `RegistryError` if the champion does not load.
+    Both sets have shape (n rows, 13), with distinct rows, and no row is in both. The challenger passes if its RMSE is
+    lower by at least `minimum_gain` and the whole interval of the gain is above zero. Two models that differ only in
+    the seed have different RMSEs, so the interval covers the variance between seeds, from refits whose seeds depend on
+    `seed`, as well as that between rows. Repeated comparisons on one gate set find a winner by chance, so each is
+    stricter than the one before (`comparison.tail`). A challenger that is significantly worse on a slice, including
+    the slices of `column`, is rejected. Raise `RegistryError` if the champion does not load.
     """
     current, seen = champion(store), checksum(gate_set)
     use = 1 + len(versions_tagged(store, GATE_SET, seen))
@@ -224,18 +225,18 @@ def record_comparison(store: Store, verdict: Verdict) -> None:
 
 
 def unfairness_reason(store: Store, current: ModelVersion, gate_set: pd.DataFrame, source: str) -> str:
-    """Return why a comparison with the champion would not be fair, or an empty text."""
+    """Return why a comparison with the champion would not be fair, or an empty string."""
     if source == "sample" and store.run_of(current).data.tags.get(SOURCE) != "sample":
-        return "a model of synthetic data does not replace one of real data"
+        return "a model trained on synthetic data does not replace one trained on real data"
     known = row_keys(gate_set).isin(store.read_text(str(current.run_id), TRAINED_ON).split())
-    if BY_HASH in store.run_of(current).data.tags:  # of more rows than it logged, perhaps of these
+    if BY_HASH in store.run_of(current).data.tags:  # trained on more rows than it logged, perhaps on these
         known |= ~in_gate_set(key_numbers(row_keys(gate_set)))
     seen = known.sum()
     return f"the champion was trained on {seen} of the {len(gate_set)} rows of the gate set" if seen else ""
 
 
 def model_folder(store: Store, version: ModelVersion) -> str:
-    """Return the address of the folder in which the store keeps a version's model."""
+    """Return the address of the folder with a version's model."""
     return store.client.get_model_version_download_uri(version.name, str(version.version))
 
 
@@ -245,7 +246,7 @@ def load_version(store: Store, version: ModelVersion) -> Pipeline:
 
 
 def load_artifact(store: Store, version: ModelVersion, address: str, load: Callable[[Any], Any]) -> Any:
-    """Download a file or folder of a version, and return what `load` reads from it, or raise `RegistryError`."""
+    """Download a file or folder of a version, and return the result of `load`, or raise `RegistryError`."""
     try:
         with tempfile.TemporaryDirectory() as aside:
             return load(store.download(address, aside))
@@ -263,7 +264,7 @@ def promote(store: Store, version: str) -> None:
     """
     current = champion(store)
     if current and str(current.version) == version:
-        set_champion(store, version)  # an earlier try may have been stopped halfway
+        set_champion(store, version)  # an earlier attempt may have been interrupted
         return
     candidate = store.client.get_model_version(store.model_name, version)
     if refusal := refusal_reason(store, candidate, current):
@@ -280,18 +281,18 @@ def promote(store: Store, version: str) -> None:
 
 @retried
 def await_approval(store: Store, version: str, flow_run_id: str) -> None:
-    """Tag a version with the flow run that waits for its approval."""
+    """Tag a version with the flow run that is waiting for its approval."""
     store.client.set_model_version_tag(store.model_name, version, APPROVAL, flow_run_id)
 
 
 def awaiting(store: Store, flow_run_id: str) -> list[str]:
-    """Return the versions for whose approval a flow run waits."""
+    """Return the versions whose approval a flow run is waiting for."""
     return [str(version.version) for version in versions_tagged(store, APPROVAL, flow_run_id)]
 
 
 @retried
 def end_approval(store: Store, version: str, result: str) -> None:
-    """Note the result of an approval, such as `approved`, in the tag and the description of a version."""
+    """Record the result of an approval, such as `approved`, in the tag and the description of a version."""
     store.client.set_model_version_tag(store.model_name, version, APPROVAL, result.partition(":")[0])
     add_note(store, version, f"{result}.")
 
@@ -299,19 +300,21 @@ def end_approval(store: Store, version: str, result: str) -> None:
 def promote_approved(store: Store, version: str, opponent: str | None, reason: str) -> None:
     """Promote a version that a person approved; raise `RegistryError` if another one became champion meanwhile.
 
-    `opponent` is the number of the champion with which it was compared, None if there was none.
+    `opponent` is the number of the champion that it was compared with, None if there was none.
     """
     try:
         assert_unchanged(store, version, opponent)
     except RegistryError:
-        end_approval(store, version, "rejected: another version became champion while it waited for approval")
+        end_approval(
+            store, version, "rejected: another version became champion while this one was waiting for approval"
+        )
         raise
     promote(store, version)
     end_approval(store, version, f"approved: {reason or 'no reason given'}")
 
 
 def assert_unchanged(store: Store, version: str, opponent: str | None) -> None:
-    """Raise `RegistryError` if neither `opponent`, with which a version was compared, nor the version is champion."""
+    """Raise `RegistryError` unless the champion is `opponent`, to which the version was compared, or the version."""
     current = champion(store)
     if (current and str(current.version)) not in (opponent, version):
         raise RegistryError(
@@ -321,7 +324,7 @@ def assert_unchanged(store: Store, version: str, opponent: str | None) -> None:
 
 
 def refusal_reason(store: Store, candidate: ModelVersion, current: ModelVersion | None) -> str:
-    """Return why a version cannot replace the champion, whatever its scores, or an empty text."""
+    """Return why a version cannot replace the champion, even with good scores, or an empty string."""
     status = store.run_of(candidate).info.status
     if status != "FINISHED":
         return f"its run is {status.lower()}, not finished"
@@ -340,14 +343,14 @@ def signature(store: Store, version: ModelVersion) -> ModelSignature | None:
 
 
 def scored_on(store: Store, version: ModelVersion) -> str | None:
-    """Return the checksum of the gate set on which a version was compared, the last one if there were several."""
+    """Return the checksum of the gate set on which a version was last compared."""
     return version.tags.get(SCORED_ON) or store.run_of(version).data.tags.get(SCORED_ON)
 
 
 def rollback(store: Store) -> str:
     """Give the alias `champion` back to the version that had it before, and return its number.
 
-    Raise `RegistryError` if there is no champion, none before it, or the one before does not load.
+    Raise `RegistryError` if there is no champion, or no version before it, or if that version does not load.
     """
     current = champion(store)
     earlier = current.tags.get(REPLACED) if current else None
@@ -368,12 +371,12 @@ def lineage(store: Store, version: ModelVersion) -> dict[str, str]:
 
 
 def trained_on_same_inputs(store: Store, inputs: str) -> ModelVersion | None:
-    """Return the newest version with a checksum of inputs that still has its files, or None."""
+    """Return the newest version with this checksum of inputs that still has its files, or None."""
     identical = [version for version in versions_tagged(store, INPUTS, inputs) if FILES not in version.tags]
     return max(identical, key=lambda version: int(version.version), default=None)
 
 
 @retried
 def tag_inputs(store: Store, version: str, inputs: str) -> None:
-    """Tag a version with the checksum of its inputs, last of all: a half-published version is trained again."""
+    """Tag a version with the checksum of its inputs. This comes last, so that a half-published one is trained again."""
     store.client.set_model_version_tag(store.model_name, version, INPUTS, inputs)

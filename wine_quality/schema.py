@@ -1,8 +1,9 @@
-"""The tidy table: a row for each wine, 13 columns, and what each may hold."""
+"""The tidy table: one row per sample, 13 columns, and the values that each column allows."""
 
 import reprlib
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from wine_quality.errors import DataError
 
 @dataclass(frozen=True)
 class Measurement:
-    """The unit of a column, and the lowest and highest value that wine can physically have."""
+    """The unit of a column, and its lowest and highest physically plausible value."""
 
     unit: str
     low: float
@@ -33,23 +34,24 @@ MEASUREMENTS: dict[str, Measurement] = {
     "sulphates": Measurement("g/L potassium sulphate", 0, 5),
     "alcohol": Measurement("% by volume", 5, 25),
 }
-TYPES = ["red", "white"]
-FEATURES = ["type", *MEASUREMENTS]
+TYPE, TYPES = "type", ["red", "white"]  # the one category column, and what it may hold
+FEATURES = [TYPE, *MEASUREMENTS]
 TARGET = "quality"
 WORST, BEST = 0, 10
 COLUMNS = [*FEATURES, TARGET]
+DTYPES: Any = {TYPE: "str", **dict.fromkeys(MEASUREMENTS, "float64"), TARGET: "int64"}  # of the tidy table
 SHOWN_PROBLEMS = 10
 
 schema = pa.DataFrameSchema(
     {
-        "type": pa.Column(str, pa.Check.isin(TYPES, error="not red or white")),
+        TYPE: pa.Column(str, pa.Check.isin(TYPES, error=f"not {' or '.join(TYPES)}")),
         **{
             name: pa.Column(
                 float, pa.Check.in_range(m.low, m.high, error=f"not {m.low:g} to {m.high:g} {m.unit}"), nullable=True
             )
             for name, m in MEASUREMENTS.items()
         },
-        "quality": pa.Column(
+        TARGET: pa.Column(
             float,
             [
                 pa.Check.in_range(WORST, BEST, error=f"not {WORST} to {BEST}"),
@@ -65,7 +67,7 @@ Problems = dict[tuple[int, str], str]
 
 
 def column_problems(table: pd.DataFrame, columns: list[str]) -> Problems:
-    """Return which of the columns are missing or repeated in a table, and what it has besides, as problems of row 1."""
+    """Return the missing, repeated and unknown columns of a table, as problems of row 1."""
     counts = Counter(table.columns)
     wrong = {
         "missing": ", ".join(name for name in columns if name not in counts),
@@ -76,9 +78,9 @@ def column_problems(table: pd.DataFrame, columns: list[str]) -> Problems:
 
 
 def as_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
-    """Turn all columns but `type` into floats, and that into text; return the table and problems by (row, column)."""
-    problems, numbers = {}, table.astype({"type": "str"} if "type" in table else {})
-    for name in numbers.columns.drop("type", errors="ignore"):
+    """Convert `type` to text and all other columns to floats; return the table and the problems by (row, column)."""
+    problems, numbers = {}, table.astype({TYPE: "str"} if TYPE in table else {})
+    for name in numbers.columns.drop(TYPE, errors="ignore"):
         numbers[name] = pd.Series(pd.to_numeric(table[name], errors="coerce")).astype(float)
         text = table[name].notna() & numbers[name].isna()
         texts = table.loc[text, name].items()
@@ -87,11 +89,11 @@ def as_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
 
 
 def validate(table: pd.DataFrame, where: str, earlier: Problems | None = None) -> pd.DataFrame:
-    """Check a table of the 13 `COLUMNS`, of text or numbers, against the schema, and return it tidy.
+    """Check a table of the 13 `COLUMNS`, as text or numbers, against the schema, and return it tidy.
 
-    In the result `type` is text, the measurements are float64 in the units of `MEASUREMENTS` (nulls allowed), and
-    `quality` is int64. Raise `DataError` with all problems, and those of `earlier` checks, in one line: `where`, the
-    row by its index, the column, the value and what is wrong with it, for the first ten.
+    In the result, `type` is text, the measurements are float64 in the units of `MEASUREMENTS` (nulls allowed), and
+    `quality` is int64. Raise `DataError` with all problems, including those of `earlier` checks, in one line. It
+    starts with `where`; the first ten problems give the row's index, the column, the value and what is wrong with it.
     """
     numbers, problems = check_columns(table, COLUMNS)
     if problems := problems | (earlier or {}):
@@ -100,7 +102,7 @@ def validate(table: pd.DataFrame, where: str, earlier: Problems | None = None) -
 
 
 def check_columns(table: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Problems]:
-    """Return the columns of a table in the types of the schema, and all that is wrong with them by (row, column)."""
+    """Return the columns of a table in the schema's types, and their problems by (row, column)."""
     known = [name for name in columns if name in table]
     numbers, problems = as_numbers(table.loc[:, ~table.columns.duplicated()][known])
     try:
@@ -113,7 +115,7 @@ def check_columns(table: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame
 
 
 def problem_line(where: str, problems: Problems, further: int = 0) -> str:
-    """Return all problems of one file as one line, the first ten in full; `further` are only counted."""
+    """Return all problems of one file as one line: the first ten in full, the others and `further` as a count."""
     lines = [f"row {row}, {column}: {what}" for (row, column), what in sorted(problems.items())]
     total = len(lines) + further
     count = "1 problem" if total == 1 else f"{total} problems"
@@ -121,18 +123,18 @@ def problem_line(where: str, problems: Problems, further: int = 0) -> str:
 
 
 def the_first(texts: list[str], separator: str, further: int = 0) -> str:
-    """Return the first ten of many as one line that says how many more there are."""
+    """Join the first ten texts, and say how many more there are."""
     more = len(texts[SHOWN_PROBLEMS:]) + further
     return separator.join([*texts[:SHOWN_PROBLEMS], *([f"and {more} more"] if more else [])])
 
 
 def to_matrix(rows: pd.DataFrame) -> np.ndarray:
-    """Return rows as float64 of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if blank."""
-    return np.column_stack([rows["type"] == "red", rows[list(MEASUREMENTS)]]).astype("float64")
+    """Return rows as float64 of shape (n rows, 12): 1 for red or 0 for white, then the measurements, NaN if missing."""
+    return np.column_stack([rows[TYPE] == TYPES[0], rows[list(MEASUREMENTS)]]).astype("float64")
 
 
 def from_matrix(matrix: np.ndarray) -> pd.DataFrame:
-    """Return the table of `FEATURES` of a matrix that `to_matrix` returned."""
+    """Return a matrix made by `to_matrix` as a table of `FEATURES`."""
     table = pd.DataFrame(matrix[:, 1:], columns=list(MEASUREMENTS))
-    table.insert(0, "type", np.where(matrix[:, 0] == 1, "red", "white"))
+    table.insert(0, TYPE, np.where(matrix[:, 0] == 1, *TYPES))
     return table

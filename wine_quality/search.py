@@ -1,6 +1,6 @@
-"""The search, as the flow and notebook 5 run it: a parent run in MLflow, and a nested run for each trial.
+"""The search of the flow and of notebook 5: one parent run in MLflow, and a nested run for each trial.
 
-The runs are the only record. A search that was interrupted resumes from them, with the draws it would have made anyway.
+The runs are the only record. An interrupted search resumes from them, with the draws it would have made otherwise.
 """
 
 import hashlib
@@ -31,14 +31,14 @@ from wine_quality.tuning import Candidate, Objective, SearchSpace, Trial, best, 
 
 log = logging.getLogger("wine_quality.search")
 
-KEY = "search_key"  # the tag of a parent run that identifies its search
-LIBRARIES = ("hyperopt", "numpy", "scikit-learn", XGBOOST)  # on which a draw or a loss depends
-RESUMES = "The search stopped; its recorded trials are kept, and the same search resumes after them. "
+KEY = "search_key"  # the tag that identifies the search of a parent run
+LIBRARIES = ("hyperopt", "numpy", "scikit-learn", XGBOOST)  # the libraries on which a draw or a loss depends
+RESUMES = "The search stopped; its recorded trials are stored, and the same search will resume from them. "
 
 RETRYING = Retrying(
     retry=retry_if_exception_type(OUTAGE),
     stop=stop_after_attempt(5),
-    wait=wait_exponential(),  # 15 seconds in all, besides what the calls take
+    wait=wait_exponential(),  # 15 seconds in all, plus the time of the calls
     before_sleep=before_sleep_log(log, logging.WARNING),
     reraise=True,
 )
@@ -51,33 +51,33 @@ def search(
 ) -> tuple[list[Trial], str]:  # fmt: skip
     """Search for the lowest loss of an objective, and return the trials and the id of their parent run.
 
-    The Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter Optimization. With
-    the default `window` of 1, a draw follows from the seed, its number and all trials before it. With a window of k, up
-    to k trials are under way at once on the workers of an `engine`: trial n is drawn from the losses of trials 0 to
-    n - k, and the k - 1 between count as the worst so far, even if they have ended. So the trials are the same on any
-    engine, in whatever order they end.
+    The algorithm is the Tree-structured Parzen Estimator of Bergstra et al. (2011), Algorithms for Hyper-Parameter
+    Optimization. With the default `window` of 1, a draw depends on the seed, its number and all trials before it. With
+    a window of k, up to k trials run at once on the workers of an `engine`: trial n is drawn from the losses of trials
+    0 to n - k, and the k - 1 trials in between count as the worst so far, even if they have ended. So the trials are
+    the same on any engine, in whatever order they end.
 
-    With `resume`, the search goes on from the runs of the same table, space, seed, window, code and libraries; a second
-    process that runs it on the same folder of `locks` waits, and takes over its trials. `max_evals` counts the recorded
-    trials too, and `on_trial` is called with each of them, as it ends.
+    With `resume`, the search continues from recorded runs of the same table, space, seed, window, code
+    and libraries. A second process that runs the same search with the same folder of `locks` waits, and then takes over
+    its trials. `max_evals` includes the recorded trials, and `on_trial` is called with each trial, as it ends.
 
     Raise `SearchError` if the space or the number of trials is invalid or every trial failed, `TrackingError` if MLflow
-    cannot be reached: the recorded trials are kept, and the others get the same draws when the search resumes.
+    cannot be reached: the recorded trials stay there, and the others get the same draws when the search resumes.
     """
     if max_evals < 1:
-        raise SearchError(f"a search of {max_evals} trials. Give it at least one.")
+        raise SearchError(f"a search cannot have {max_evals} trials. Give it at least one.")
     expression = hyperopt_space(default_space() if space is None else space)
     key = search_key(objective, expression, window)
     lock = locks / f"search-{key}.lock"
     if is_locked(lock):
-        log.warning("The same search is running in another process. Waiting for it, to take over its trials.")
+        log.warning("The same search is running in another process. Waiting for it to end; its trials will be reused.")
     with exclusive_lock(lock), translate_errors(*OUTAGE, consequence=RESUMES):
         parent = retrying(find_or_create_parent, client, experiment_id, key, objective, window, resume)
         draws = Draws(objective, expression, window)
         try:
             trials = TrialRuns(client, parent, retrying).run(draws, engine or InProcess(), max_evals, on_trial)
         except OUTAGE:
-            raise  # the status cannot be set
+            raise  # no status can be set without MLflow
         except BaseException as error:
             client.set_terminated(parent.info.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
@@ -85,7 +85,7 @@ def search(
 
 
 def search_key(objective: Objective, expression: Any, window: int) -> str:
-    """Return a checksum of all that the trials of a search depend on."""
+    """Return a checksum of everything that the trials of a search depend on."""
     libraries = [version(name) for name in LIBRARIES]
     parts = [table_checksum(objective.train), str(expression), objective.seed, window, libraries, CODE_SHA256]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -119,7 +119,7 @@ class TrialRuns:
         complete = self.parent.info.status == "FINISHED" and before >= set(range(max_evals))
         if not complete:
             self.retrying(self.client.update_run, self.parent.info.run_id, "RUNNING")
-        hidden = False if issubclass(tqdm, tqdm_notebook) else None  # None: where nobody watches a terminal
+        hidden = False if issubclass(tqdm, tqdm_notebook) else None  # None: hidden unless there is a terminal
         ended = evaluate_in_order(draws, engine, trials, max_evals)
         for trial, seconds in tqdm(ended, "search", max_evals, disable=hidden, leave=False):
             if trial.number not in before:
@@ -130,7 +130,7 @@ class TrialRuns:
         return [trials[number] for number in range(max_evals)]
 
     def recorded(self) -> dict[int, Trial]:
-        """Return the trials that ended, by number. A run that was left half-written is deleted."""
+        """Return the trials that ended, by number, and delete runs that were left half-written."""
         below = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.parent.info.run_id}'"
         runs = self.client.search_runs([self.parent.info.experiment_id], below, max_results=10_000)
         for run in runs:
@@ -140,7 +140,7 @@ class TrialRuns:
         return {trial.number: trial for trial in trials}
 
     def record(self, trial: Trial, started: int) -> None:
-        """Log a trial as a run, which is RUNNING until all of it is there."""
+        """Log a trial as a run, whose status is RUNNING until it is complete."""
         tags = {
             MLFLOW_PARENT_RUN_ID: self.parent.info.run_id,
             "trial": str(trial.number),
@@ -158,7 +158,7 @@ class TrialRuns:
         self.retrying(self.client.set_terminated, run.info.run_id, "FAILED" if trial.loss is None else "FINISHED")
 
     def summarise(self, trials: list[Trial]) -> None:
-        """Log the number of trials and the best of them to the parent, and end it, unless every trial failed."""
+        """Log the number of trials and the best one to the parent run, and end it; raise if every trial failed."""
         if all(trial.loss is None for trial in trials):
             raise SearchError(
                 f"all {len(trials)} trials failed, the last with: {trials[-1].error}. Fix the search space or the data."
@@ -176,7 +176,7 @@ class TrialRuns:
 
 
 def metric(name: str, value: Any) -> Metric:
-    """Return a metric of this moment."""
+    """Return a metric with the current time."""
     return Metric(name, value, round(1000 * time.time()), 0)
 
 
@@ -189,18 +189,18 @@ def trial_of(run: Run) -> Trial:
 
 
 class Draws:
-    """hyperopt's draws of an ordered window, one after the other, each with a seed of its own."""
+    """hyperopt's draws in order, each with its own seed, and with at most a window of trials pending."""
 
     def __init__(self, objective: Objective, expression: Any, window: int) -> None:
         self.objective, self.expression, self.window = objective, expression, window
         self.domain, self.history = Domain(objective, expression), Trials()
 
     def needs(self, number: int, trials: dict[int, Trial]) -> bool:
-        """Say whether a trial must end before trial `number` can be drawn."""
+        """Return whether another trial must end before trial `number` can be drawn."""
         return number >= self.window and number - self.window not in trials
 
     def next(self, number: int, trials: dict[int, Trial]) -> dict[str, Any]:
-        """Return the next trial as hyperopt's document: drawn, or as it was recorded; until it ends it is pending."""
+        """Return the next trial as a pending hyperopt document: newly drawn, or with the recorded draw."""
         if number >= self.window:
             finish(self.history.trials[number - self.window], trials[number - self.window])
         if number in trials:
@@ -213,7 +213,7 @@ class Draws:
         return doc
 
     def drawn(self, doc: dict[str, Any]) -> dict[str, Any]:
-        """Return a draw as the objective takes it."""
+        """Return a draw in the form that the objective takes."""
         return space_eval(
             self.expression, {label: values[0] for label, values in doc["misc"]["vals"].items() if values}
         )
@@ -222,7 +222,7 @@ class Draws:
 def evaluate_in_order(
     draws: Draws, engine: Engine, trials: dict[int, Trial], max_evals: int
 ) -> Iterator[tuple[Trial, float]]:
-    """Evaluate the trials that `trials` lacks, add each as it ends, and yield all, with the seconds that they took."""
+    """Evaluate the trials missing in `trials`, add each as it ends, and yield all trials with the seconds they took."""
     running: dict[int, dict[str, Any]] = {}
 
     def next_ended() -> tuple[Trial, float]:
@@ -244,7 +244,7 @@ def evaluate_in_order(
 
 
 def trial_from(doc: dict[str, Any], cpu_seconds: float = 0.0) -> Trial:
-    """Return the trial that hyperopt holds as `doc`."""
+    """Return the trial of a hyperopt document."""
     result, vals = doc["result"], doc["misc"]["vals"]
     draw = {label: [np.asarray(value).item() for value in values] for label, values in vals.items()}
     candidate = Candidate(result["name"], result["params"])
@@ -252,7 +252,7 @@ def trial_from(doc: dict[str, Any], cpu_seconds: float = 0.0) -> Trial:
 
 
 def pending_doc(history: Trials, trial: Trial) -> dict[str, Any]:
-    """Return a recorded trial as hyperopt's document of a trial that has not ended."""
+    """Return a recorded trial as a hyperopt document, with its draw and not yet with its loss."""
     misc = {
         "tid": trial.number,
         "cmd": ("domain_attachment", "FMinIter_Domain"),
@@ -264,6 +264,6 @@ def pending_doc(history: Trials, trial: Trial) -> dict[str, Any]:
 
 
 def finish(doc: dict[str, Any], trial: Trial) -> None:
-    """Enter the loss of a trial into hyperopt's document, so that the next draw knows it."""
+    """Enter the loss of a trial into its hyperopt document, so that later draws use it."""
     doc["state"] = JOB_STATE_DONE
     doc["result"] = {"status": STATUS_FAIL} if trial.loss is None else {"status": STATUS_OK, "loss": trial.loss}

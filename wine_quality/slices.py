@@ -1,4 +1,4 @@
-"""Errors by slice: for which rows the model is worse, and how many of them its intervals hold for."""
+"""Errors and interval coverage by slice."""
 
 from itertools import pairwise
 
@@ -8,20 +8,20 @@ import pandas as pd
 from wine_quality.errors import SettingsError
 from wine_quality.intervals import covered
 from wine_quality.metrics import rmse_interval
-from wine_quality.schema import MEASUREMENTS, TARGET, TYPES
+from wine_quality.schema import MEASUREMENTS, TARGET, TYPE, TYPES
 
 ALL = "all rows"
 BANDS = {"quality 0 to 4": (0, 4), "quality 5 or 6": (5, 6), "quality 7 to 10": (7, 10)}
 
 
 def slices(rows: pd.DataFrame, column: str = "") -> dict[str, np.ndarray]:
-    """Return which of some rows are in each slice, by its name: the colours, the bands of quality, thirds of a column.
+    """Return a mask for each slice, by name: the colours, the bands of quality, and the thirds of a column if given.
 
-    Each is boolean of shape (n rows,). A slice without rows is left out, and blanks of the column are in none. Raise
-    `SettingsError` if the column is no measurement.
+    A mask is boolean, of shape (n rows,). A slice without rows is left out, and blanks of the column are in no third.
+    Raise `SettingsError` if the column is not a measurement.
     """
     assert_measurement(column)
-    found = {colour: rows["type"] == colour for colour in TYPES}
+    found = {colour: rows[TYPE] == colour for colour in TYPES}
     found |= {band: rows[TARGET].between(low, high) for band, (low, high) in BANDS.items()}
     if column:
         edges = np.unique(rows[column].quantile([0, 1 / 3, 2 / 3, 1]).round(4))
@@ -32,7 +32,7 @@ def slices(rows: pd.DataFrame, column: str = "") -> dict[str, np.ndarray]:
 
 
 def assert_measurement(column: str) -> None:
-    """Raise `SettingsError` if rows cannot be sliced by a column; without a name they are not."""
+    """Raise `SettingsError` unless the column is a measurement or an empty string."""
     if column and column not in MEASUREMENTS:
         raise SettingsError(f"WINE_SLICE={column!r}: not a measurement. Choose one of {', '.join(MEASUREMENTS)}.")
 
@@ -42,7 +42,7 @@ def error_table(
 ) -> pd.DataFrame:
     """Return the error of some scores, and the coverage of their intervals, over all rows and in each slice.
 
-    There is a row for each: how many `rows` it has, the `rmse` with its 95 % interval (`low`, `high`) and the
+    Each row of the table has the number of `rows`, the `rmse` with its 95 % interval (`low`, `high`) and the
     `coverage`, 0 to 1, NaN without intervals. `ends` are the lower and the upper ends of the intervals.
     """
     actual, (low, high) = rows[TARGET].to_numpy(), ends

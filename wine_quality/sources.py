@@ -1,8 +1,8 @@
-"""The sources of a dataset: UCI, Kaggle, a file or folder of yours, or the committed sample.
+"""The sources of a dataset: UCI, Kaggle, your own file or folder, or the committed sample.
 
-The one setting is `WINE_DATA`: `auto` (the default: an earlier download, else UCI, else the sample), `uci`, `kaggle`,
-`sample`, or a file or folder, relative to the project's root. A folder holds the UCI pair or a Kaggle pair (the names
-are below), or both; or else a table of your own, of one colour or two: `wines.csv`, or the single file that has all
+`WINE_DATA` chooses one: `auto` (the default: an earlier download, else UCI, else the sample), `uci`, `kaggle`,
+`sample`, or a file or folder, relative to the project's root. A folder contains the UCI pair, a Kaggle pair (the file
+names are below) or both; otherwise your own table, with one colour or two: `wines.csv`, or the only file that has all
 columns.
 """
 
@@ -44,8 +44,8 @@ KAGGLE_BLANKS = {
 class Dataset:
     """A table of shape (n rows, 13), duplicates included, and where it came from.
 
-    `why` is a line for people: which data this is and why it was chosen. `pair` is the training and validation set if
-    the data came as a Kaggle pair.
+    `why` is a line for the user: which dataset this is and why it was chosen. `pair` is the training and validation
+    set if the source is a Kaggle pair.
     """
 
     table: pd.DataFrame
@@ -55,15 +55,15 @@ class Dataset:
 
     @property
     def collection(self) -> pd.DataFrame:
-        """The rows as UCI lists them: of a Kaggle pair its second set, which is all of them with a few blanks."""
+        """The rows as UCI lists them; of a Kaggle pair the second set, which has all of them, with a few blanks."""
         return self.pair[1] if self.pair else self.table
 
 
 def load_dataset(config: Settings) -> Dataset:
     """Load the dataset that `config.data` names.
 
-    Raise `DataError` if the source is unknown or a file of it is not the table it should be, `DownloadError` if `uci`
-    or `kaggle` was requested by name and is not available now.
+    Raise `DataError` if the source is unknown or one of its files is not a valid table, and `DownloadError` if `uci`
+    or `kaggle` was requested by name and isn't available.
     """
     if config.data == "auto":
         return load_any(config)
@@ -79,7 +79,7 @@ def load_dataset(config: Settings) -> Dataset:
 
 def own_path(config: Settings) -> Path:
     """Return the file or folder that `config.data` names, or raise `DataError`."""
-    with suppress(OSError, RuntimeError, ValueError):  # no permission, too long, a home of no one, a null character
+    with suppress(OSError, RuntimeError, ValueError):  # no permission, too long, no such user, a null character
         path = ROOT / Path(config.data).expanduser()
         if path.exists():
             return path
@@ -89,12 +89,12 @@ def own_path(config: Settings) -> Path:
 
 
 def own_table(path: Path) -> Dataset:
-    """Read one table of your own, of one colour or two."""
+    """Read the user's own table, with one colour or two."""
     return Dataset(read_table(path, both_types=False), "folder", f"the file {path}")
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Return the files in a folder by their names in lower case without `.gz`, an unpacked one before a packed one."""
+    """Return the files in a folder by lower-case name without `.gz`; uncompressed files take precedence."""
     try:
         paths = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".gz", path.name))
         return {path.name.lower().removesuffix(".gz"): path for path in paths}
@@ -105,32 +105,32 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 
 def load_any(config: Settings) -> Dataset:
-    """Load an earlier download, else UCI, else the sample; `why` says which and why."""
+    """Load an earlier download, else UCI, else the sample; `why` says which one, and the reason."""
     try:
         earlier = download.is_downloaded(config)
         folder = download.uci(config)
     except DownloadError as error:
         return sample(f"auto: no earlier download, and {error.what}")
-    came = "auto: from an earlier download" if earlier else "auto: downloaded just now"
-    return read_folder(folder, "uci", f"UCI Wine Quality, checksums verified ({came})")
+    origin = "auto: from an earlier download" if earlier else "auto: downloaded just now"
+    return read_folder(folder, "uci", f"UCI Wine Quality, checksums verified ({origin})")
 
 
 def sample(reason: str) -> Dataset:
     """Load the committed synthetic sample."""
-    return read_folder(SAMPLE, "sample", f"the sample, which is synthetic, not real wine ({reason})")
+    return read_folder(SAMPLE, "sample", f"the sample, which is synthetic, not real data ({reason})")
 
 
 def read_folder(folder: Path, source: Source, why: str) -> Dataset:
-    """Read the UCI pair of a folder if there is one, else its Kaggle pair, else its one table.
+    """Read the UCI pair of a folder if there is one, else its Kaggle pair, else its only table.
 
-    Raise `DataError` if there is none of these, or more than one table; or if a file is not the table it should be.
+    Raise `DataError` if there is none of these, if there are several tables, or if a file is not a valid table.
     """
     names = files_in(folder)
     uci = [names[name] for name in UCI_PAIR if name in names]
     if len(uci) == 2:
         tables = [read_table(path, wine_type) for path, wine_type in zip(uci, TYPES, strict=True)]
         if {path.name for path in uci} == set(download.UCI_SHA256) and not download.damaged(folder):
-            source = "uci"  # wherever the files lie
+            source = "uci"  # wherever the folder is
         return Dataset(pd.concat(tables, ignore_index=True), source, why)
     if pair := kaggle_files(names):
         train, validation = (read_table(path) for path in pair)
@@ -139,13 +139,13 @@ def read_folder(folder: Path, source: Source, why: str) -> Dataset:
         return own_table(table)
     if uci:
         missing = next(name for name in UCI_PAIR if name not in names)
-        raise DataError(f"{folder}: {missing} is missing, and the model needs both colours. Put it there.")
-    wanted = " or ".join([*(" with ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS)), "a table of your own"])
-    raise DataError(f"{folder}: no wine here. Put in it {wanted}.")
+        raise DataError(f"{folder}: {missing} is missing, and the model needs both colours. Put it into the folder.")
+    wanted = "; or ".join([*(" and ".join(pair) for pair in (UCI_PAIR, *KAGGLE_PAIRS)), "one table of your own"])
+    raise DataError(f"{folder}: no dataset here. Put into it: {wanted}.")
 
 
 def single_table(folder: Path, names: dict[str, Path]) -> Path | None:
-    """Return your own table in a folder: `wines.csv`, else the one with all columns, else the only one."""
+    """Return the user's own table in a folder: `wines.csv`, else the one with all columns, else the only one."""
     if OWN_TABLE in names:
         return names[OWN_TABLE]
     tables = {name: path for name, path in names.items() if name.endswith(TABLE_ENDINGS)}
@@ -155,20 +155,20 @@ def single_table(folder: Path, names: dict[str, Path]) -> Path | None:
             complete += [path] if set(COLUMNS) <= column_names(path) else []
     if len(complete) > 1:
         listed = " and ".join(sorted(path.name for path in complete))
-        raise DataError(f"{folder}: more than one table of wine: {listed}. Name one of them: WINE_DATA={complete[0]}.")
+        raise DataError(f"{folder}: more than one table: {listed}. Name one of them: WINE_DATA={complete[0]}.")
     if not complete and len(tables) == 1:
         complete = [path for name, path in tables.items() if name not in UCI_PAIR]
     return complete[0] if complete else None
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:
-    """Write a table into a folder, for `read_folder` to read."""
+    """Write a table into a folder, where `read_folder` finds it."""
     with atomic_write(folder / OWN_TABLE) as part:
         table.to_csv(part, index=False)
 
 
 def kaggle_files(names: dict[str, Path]) -> list[Path] | None:
-    """Return the training and the validation file among the files of a folder, or None."""
+    """Return the training and validation files of a Kaggle pair among the files of a folder, or None."""
     for pair in KAGGLE_PAIRS:
         if all(name.lower() in names for name in pair):
             return [names[name.lower()] for name in pair]
@@ -176,7 +176,7 @@ def kaggle_files(names: dict[str, Path]) -> list[Path] | None:
 
 
 def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Return the real Kaggle pair if the source holds one, else one built by `kaggle_pair`, and a line about it."""
+    """Return the source's real Kaggle pair, or one built by `kaggle_pair`, and a line that says which."""
     path = None if config.data in SOURCES else own_path(config)
     if path and path.is_dir() and (pair := kaggle_files(files_in(path))):
         train, validation = pair
@@ -184,14 +184,14 @@ def load_pair(config: Settings) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     dataset = load_dataset(config)
     if dataset.pair:
         return *dataset.pair, "the real Kaggle pair"
-    return *kaggle_pair(dataset.table, config.seed), f"a pair built as Kaggle's was, from {dataset.why}"
+    return *kaggle_pair(dataset.table, config.seed), f"a pair built like Kaggle's, from {dataset.why}"
 
 
 def kaggle_pair(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Build a training and a validation set the way the two Kaggle sets came about, from n UCI rows, repeats included.
+    """Build a training and a validation set like the two Kaggle sets, from n UCI rows, duplicates included.
 
-    The training set, of shape (5 n, 13), is 5 n rows drawn with replacement; the validation set the n rows themselves
-    with 38 blank cells, as many per column as in the real file (`KAGGLE_BLANKS`).
+    The training set, of shape (5 n, 13), is 5 n rows drawn with replacement. The validation set is the n rows
+    themselves with 38 blank cells, as many per column as in the real file (`KAGGLE_BLANKS`).
     """
     rng = np.random.default_rng(seed)
     train = table.iloc[rng.integers(len(table), size=KAGGLE_COPIES * len(table))].reset_index(drop=True)
@@ -202,10 +202,10 @@ def kaggle_pair(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def table_checksum(table: pd.DataFrame) -> str:
-    """Return the sha256 sum of a table's values, whatever file they came from."""
+    """Return the SHA-256 checksum of a table's values, whatever file they came from."""
     return hashlib.sha256(table.to_csv(index=False, float_format="%.8g").encode()).hexdigest()
 
 
 def blank_cells(table: pd.DataFrame) -> int:
-    """Return how many measurements are missing."""
+    """Return the number of missing measurements."""
     return int(table[list(MEASUREMENTS)].isna().sum().sum())

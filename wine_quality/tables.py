@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wine_quality.errors import DataError
-from wine_quality.schema import COLUMNS, TYPES, Problems, validate
+from wine_quality.schema import COLUMNS, DTYPES, TYPE, TYPES, Problems, validate
 
 PARQUET = ".parquet"
 TABLE_ENDINGS = (".csv", ".tsv", PARQUET)  # of files that may hold a table
-TIDY_NAMES = {name.lower(): name for name in COLUMNS} | {"color": "type", "colour": "type"}
+TIDY_NAMES = {name.lower(): name for name in COLUMNS} | dict.fromkeys(("color", "colour"), TYPE)
 # pandas, R, readr and Parquet each name an index column in their own way
 INDEX_NAMES = re.compile(r"|index|id|x(_\d+)?|unnamed.*|_\d+|_index_level_\d+_")
 NULLS = {"", "na", "nan", "null", "none", "n/a", "#n/a", "<na>", r"\n"}
@@ -51,10 +51,18 @@ def read_table(path: Path, wine_type: str | None = None, both_types: bool = True
         (_, header), *body = csv_rows(path)[1]
         rows, ragged = as_table(header, body)
     if not len(rows) and not ragged:
-        raise DataError(f"{path}: a header and no wines. Get the file again.")
+        raise DataError(f"{path}: a header but no rows. Get the file again.")
     table = tidy_columns(rows, wine_type)
     problems = ragged | repeated_columns(rows.columns, COLUMNS) | type_problems(table, wine_type, both_types)
     return validate(table, str(path), problems)
+
+
+def read_back(path: Path) -> pd.DataFrame:
+    """Read a CSV that was written from a tidy table, with the same types and values; it may have other columns, too.
+
+    pandas alone would guess the types, and turn a category such as `"1"` into a number.
+    """
+    return pd.read_csv(path, dtype=DTYPES, float_precision="round_trip")
 
 
 def column_names(path: Path) -> set[str]:
@@ -199,17 +207,17 @@ def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
     names = [tidy_name(name) for name in table.columns]
     is_data = [INDEX_NAMES.fullmatch(name) is None for name in names]
     table = with_decimal_points(table.set_axis(names, axis="columns").loc[:, is_data])
-    if "type" in table:
+    if TYPE in table:
         # a column of nulls alone would lose its type of text
-        table["type"] = table["type"].map(lambda cell: str(cell).lower(), na_action="ignore").astype("str")
+        table[TYPE] = table[TYPE].map(lambda cell: str(cell).lower(), na_action="ignore").astype("str")
     elif wine_type is not None:
-        table = table.assign(type=wine_type)
+        table = table.assign(**{TYPE: wine_type})
     return table
 
 
 def with_decimal_points(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with decimal points for commas, unless it has points too: a comma may mean thousands then."""
-    numbers = [name for name in COLUMNS if name != "type" and list(table.columns).count(name) == 1]
+    numbers = [name for name in COLUMNS if name != TYPE and list(table.columns).count(name) == 1]
     texts = [name for name in numbers if pd.api.types.is_string_dtype(table[name])]
     if any(table[name].str.contains(".", regex=False).any() for name in texts):
         return table
@@ -227,11 +235,11 @@ def repeated_columns(header: Iterable[str], columns: list[str]) -> Problems:
 
 def type_problems(table: pd.DataFrame, wine_type: str | None, both_types: bool) -> Problems:
     """Return the rows of another type than the file's, or the type that is missing in a file that must hold both."""
-    if list(table.columns).count("type") != 1:
+    if list(table.columns).count(TYPE) != 1:
         return {}
-    types = table["type"]
+    types = table[TYPE]
     if wine_type is not None:
         others = types.loc[types.notna() & (types != wine_type)].to_dict()
-        return {(row, "type"): f"{reprlib.repr(cell)} in a file of {wine_type} wine" for row, cell in others.items()}
+        return {(row, TYPE): f"{reprlib.repr(cell)} in a file of {wine_type} wine" for row, cell in others.items()}
     missing = " or ".join(name for name in TYPES if both_types and name not in set(types))
-    return {(1, "type"): f"no wine is {missing}, and the model needs both types"} if missing else {}
+    return {(1, TYPE): f"no wine is {missing}, and the model needs both types"} if missing else {}

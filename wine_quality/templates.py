@@ -1,4 +1,4 @@
-"""Reports, rendered from the jinja2 templates of the chapters."""
+"""Render reports from the Jinja templates of the chapters."""
 
 from typing import Any
 
@@ -15,5 +15,5 @@ TEMPLATES = Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template filled in; values are escaped in HTML."""
+    """Return a rendered template; values are escaped in HTML."""
     return TEMPLATES.get_template(template).render(**values)

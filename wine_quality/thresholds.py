@@ -1,6 +1,6 @@
 """The alert rules of monitoring: what is measured, the thresholds, and when to retrain.
 
-Each threshold trades false alarms for late ones; the notebook of chapter 5 shows how it was chosen.
+Each threshold is a trade-off between false alarms and late ones; the notebook of chapter 5 shows how it was chosen.
 """
 
 from dataclasses import dataclass, field
@@ -11,18 +11,18 @@ from scipy.stats import binomtest
 from wine_quality.intervals import LEVEL, covered
 from wine_quality.metrics import rmse_interval
 
-MAX_P_VALUE = 0.01  # at which a column has drifted, if by the minimum effect as well
-MIN_GAP = 0.1  # of Kolmogorov and Smirnov: in a large sample a trivial shift has a small p-value too
-MIN_DISTANCE = 0.1  # of Jensen and Shannon: 3 white wines in 100 where there were none, 65 where 50
-MIN_ROWS = 10  # on each side of a comparison: with fewer, no test can tell drift from chance
-MAX_REJECTED = 0.05  # share of the requests: a few are always wrong, one in twenty says that somebody's data is
+MAX_P_VALUE = 0.01  # of a drifted column, which must also differ by the minimum effect below
+MIN_GAP = 0.1  # Kolmogorov-Smirnov statistic: in a large sample even a trivial shift has a small p-value
+MIN_DISTANCE = 0.1  # Jensen-Shannon distance: 3 % white wines instead of none, or 65 % instead of 50 %
+MIN_ROWS = 10  # in each of the two samples: with fewer, no test can distinguish drift from chance
+MAX_REJECTED = 0.05  # share of the requests: a few are always wrong; one in twenty means that a client sends bad data
 MAX_DRIFT = 1 / 3  # share of a colour's measurements: one may drift in any week, and correlated ones drift together
-REFERENCE_WEEKS = 3  # monitoring runs after a promotion whose predictions are the reference from then on
-LABEL_WINDOW = 150  # newest labels that the error is measured on: fewer say little, more look far back
+REFERENCE_WEEKS = 3  # monitoring runs after a promotion: their predictions become the reference
+LABEL_WINDOW = 150  # number of newest labels for the error: fewer are too noisy, more reach too far back
 MIN_LABELS = 40  # below which the error is not measured
-MAX_ERROR_RATIO = 1.05  # to the RMSE on the gate set: a gate set is a sample too, and may have been an easy one
-COVERAGE_BAND = 0.05  # about that of the intervals: a gate set of 1,100 rows has it within 0.02
-MIN_GROWTH = {"drift": 1 / 2, "quality": 1 / 3}  # of the rows to train on since the last training, as a share
+MAX_ERROR_RATIO = 1.05  # to the RMSE on the gate set, which is a sample too, and may have been an easy one
+COVERAGE_BAND = 0.05  # above and below the nominal coverage: on a gate set of 1,100 rows it varies by 0.02
+MIN_GROWTH = {"drift": 1 / 2, "quality": 1 / 3}  # of the number of labelled rows since the last training, as a share
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ModelQuality:
 
     @property
     def degraded(self) -> bool:
-        """Whether the error is above that on the gate set by more than chance explains."""
+        """Whether the error is significantly above that on the gate set."""
         return self.low > MAX_ERROR_RATIO * self.gate_rmse
 
 
@@ -58,19 +58,19 @@ class Coverage:
 
     @property
     def off(self) -> bool:
-        """Whether the intervals hold for fewer or more rows than they should, by more than chance explains."""
+        """Whether the coverage is significantly lower or higher than it should be."""
         return self.high < LEVEL - COVERAGE_BAND or self.low > LEVEL + COVERAGE_BAND
 
 
 @dataclass(frozen=True)
 class MonitoringResult:
-    """What a monitoring run measured in a period such as `week 14`, of the champion `version`.
+    """The result of a monitoring run for a period such as `week 14`, with the champion `version`.
 
-    `requests`, and those `rejected` with a 4xx response, are None if the service didn't answer. `drift_share`, of the
-    measurements of the colour that drifted most, is None if there were too few predictions; `type_drift` means that the
-    mix of colours did, and `reference` is what the rows were compared with. `quality` and `coverage` are None if there
-    were too few labels, and `slices` has the error by slice of these, as `slices.error_table` has it. `missing` has a
-    line for each column with too few values to be compared.
+    `requests`, and those `rejected` with a 4xx response, are None if the service didn't answer. `drift_share` is the
+    share of measurements that drifted, for the colour with the most drift; it is None if there were too few
+    predictions. `type_drift` means that the mix of colours drifted, and `reference` names what the rows were compared
+    with. `quality` and `coverage` are None if there were too few labels, and `slices` has the error by slice, from
+    `slices.error_table`. `missing` has a line for each column with too few values for a comparison.
     """
 
     name: str
@@ -90,13 +90,13 @@ class MonitoringResult:
 
     @property
     def rejected_share(self) -> float:
-        """The share of the requests that were rejected, 0 to 1; 0 if there were none, or it is unknown."""
+        """The share of the requests that were rejected, 0 to 1; 0 if there were none, or if it is unknown."""
         return self.rejected / self.requests if self.requests and self.rejected else 0.0
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A threshold that was crossed: its kind and a message.
+    """An alert for a crossed threshold, with its kind and a message.
 
     Kinds are `bad data`, `missing data`, `drift`, `quality` and `coverage`.
     """
@@ -122,7 +122,8 @@ def model_quality(labels: np.ndarray, scores: np.ndarray, gate_rmse: float, seed
 def interval_coverage(labels: np.ndarray, low: np.ndarray, high: np.ndarray) -> Coverage | None:
     """Return the coverage on the newest labels that have an interval; None if there are fewer than `MIN_LABELS`.
 
-    The arrays are of shape (n rows,), the oldest row first. Its own interval is that of Clopper and Pearson (1934).
+    The arrays are of shape (n rows,), the oldest row first. The interval of the coverage is that of Clopper and Pearson
+    (1934).
     """
     inside = covered(labels, low, high)[np.isfinite(low)][-LABEL_WINDOW:]
     if len(inside) < MIN_LABELS:
@@ -132,7 +133,7 @@ def interval_coverage(labels: np.ndarray, low: np.ndarray, high: np.ndarray) -> 
 
 
 def alerts(result: MonitoringResult) -> list[Alert]:
-    """Return an alert for each threshold that is crossed."""
+    """Return an alert for each threshold that was crossed."""
     crossed = []
     if result.rejected_share > MAX_REJECTED:
         rejected = f"{result.rejected} of {result.requests} requests were rejected ({result.rejected_share:.0%})"
@@ -153,17 +154,17 @@ def alerts(result: MonitoringResult) -> list[Alert]:
 
 
 def retraining(crossed: list[Alert], rows: int, rows_before: int) -> tuple[str, str]:
-    """Return the trigger of a retraining, `drift` or `quality`, or an empty text, and the reason.
+    """Return the trigger of a retraining, `drift` or `quality`, or an empty string, and the reason.
 
-    `rows` is how many labelled rows there are, `rows_before` how many there were when a training was last requested.
+    `rows` is the number of labelled rows, `rows_before` that number when a training was last requested.
     """
     kinds = {alert.kind for alert in crossed}
     if "bad data" in kinds:
-        return "", "bad data must be fixed at its source; a model must not learn from it"
+        return "", "bad data must be fixed at its source; a model must not be trained on it"
     growth = rows / rows_before - 1
     for kind in ("quality", "drift"):
         if kind in kinds and growth >= MIN_GROWTH[kind]:
-            return kind, f"{kind}, and {rows - rows_before} more labelled rows than last time ({growth:+.0%})"
+            return kind, f"{kind}, and {rows - rows_before} more labelled rows than at the last training ({growth:+.0%})"
     if needed := [share for kind, share in MIN_GROWTH.items() if kind in kinds]:
         more = f"{rows - rows_before} more labelled rows ({growth:+.0%})"
         return "", f"too few new labels: {more}, {min(needed):.0%} needed"

@@ -60,37 +60,37 @@ TRUSTED_TYPES = [
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBRegressor",
 ]
-SHOWN = 300  # characters of an error of MLflow, which may quote a whole query
+SHOWN = 300  # characters of an MLflow error that are printed, because it may quote a whole query
 OUTAGE = (MlflowException, SQLAlchemyError)
 SOURCE, SCORED_ON = "data_source", "scored_on_sha256"  # tags of each run
-TRAINED_ON = "training_wines.txt"  # an artifact of it
-FIGURE = "predicted_against_actual.png"  # another
-SLICES, IMPORTANCE = "slices.csv", "importance.csv"  # and two more, if the model was evaluated
+TRAINED_ON = "training_rows.txt"  # an artifact of each run: the keys of its training rows
+FIGURE = "predicted_against_actual.png"  # another artifact
+SLICES, IMPORTANCE = "slices.csv", "importance.csv"  # two more, if the model was evaluated
 BY_HASH = "trained_on_all_but_gate_set"  # the tag of a run that was trained on more rows than it logs
-PARTS = "parts.json"  # an artifact of such a run, with the parts of its dataset
-WINES = "wines.csv"  # and another, of both sets, which the flow logs
-MODEL_FILE = "model.skops"  # as MLflow calls it
-INTERVAL_FILE, INTERVAL_SUM = "interval.skops", "interval_sha256"  # an artifact of a run, and the tag with its sum
+PARTS = "parts.json"  # an artifact of such a run: the parts of its dataset
+ROWS_FILE = "rows.csv"  # an artifact with the rows of both sets, which the flow logs
+MODEL_FILE = "model.skops"  # the name that MLflow gives it
+INTERVAL_FILE, INTERVAL_SUM = "interval.skops", "interval_sha256"  # an artifact of a run, and the tag with its checksum
 REQUIRED = ["pandas", "scikit-learn", "skops"]
-# modules of this package that a model's file names, and that need no other of it
+# the modules of this package that a model file refers to; they import no other module of it
 OWN_CODE = ["chemistry.py", "kernel_ridge.py"]
 CONFLICT = (
     "UNIQUE constraint failed|duplicate key value|(table|relation) .* already exists|duplicate column name"
     "|RESOURCE_ALREADY_EXISTS|Experiment.* already exists|out-of-date database schema|too many 500 error responses"
 )
-RUN_AGAIN = "Run it again; if that fails alike, look into the store that MLFLOW_TRACKING_URI names."
-ADVICE = {  # by what an error says; the first that fits
+RUN_AGAIN = "Run it again; if it fails again, check the store that MLFLOW_TRACKING_URI names."
+ADVICE = {  # by a pattern in the error message; the first match counts
     "no space left|disk is full|file too large|quota|disk i/o": "Free some space, and run again.",
     "unable to open database|readonly database|permission denied|read-only file|is a directory": (
         "Fix the permissions of the store, or MLFLOW_TRACKING_URI, and run again."
     ),
     "not a database|malformed": "Move that file away, or fix MLFLOW_TRACKING_URI, and run again.",
-    "database is locked": "Another program writes to it for long: end that or wait, and run again.",
+    "database is locked": "Another program has locked it: stop that program or wait, and run again.",
     "out-of-date database schema": (
-        "Another release of MLflow made it: upgrade it with `mlflow db upgrade`, or name another store in "
-        "MLFLOW_TRACKING_URI."
+        "Another release of MLflow created it: upgrade it with `mlflow db upgrade`, or set MLFLOW_TRACKING_URI to "
+        "another store."
     ),
-    CONFLICT: "Another process wrote the same at the same moment: run it again.",
+    CONFLICT: "Another process wrote the same record at the same moment: run it again.",
     "failed with exception|max retries|connection|timed out": (
         "Start that server, or fix MLFLOW_TRACKING_URI, and run again."
     ),
@@ -99,7 +99,7 @@ ADVICE = {  # by what an error says; the first that fits
 
 @dataclass(frozen=True)
 class Tracked:
-    """Where MLflow keeps a run and its model."""
+    """The ids of a run, its experiment and its logged model in MLflow."""
 
     run_id: str
     experiment_id: str
@@ -108,10 +108,10 @@ class Tracked:
 
 @dataclass(frozen=True)
 class Whole:
-    """A dataset of which a run logs samples, because it's too large: how many of its rows are in the training set.
+    """A dataset that is too large to log, so that a run logs samples of it.
 
-    `checksum` is that of all its rows, `manifest` describes its parts, and `tags` says how the run was trained on it.
-    With `held_out`, the sample of the training set was left out of the fit.
+    `train_rows` is the size of its training set, `checksum` covers all its rows, `manifest` describes its parts, and
+    `tags` says how the run was trained on it. If `held_out`, the sample of the training set was left out of the fit.
     """
 
     train_rows: int
@@ -122,7 +122,7 @@ class Whole:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Say whether an error means that two processes wrote the same at once, so that a second try finds it there."""
+    """Return whether an error means that two processes wrote the same record at once; a retry will then find it."""
     return isinstance(error, OUTAGE) and bool(re.search(CONFLICT, str(error)))
 
 
@@ -136,9 +136,9 @@ retried = retry(
 
 @dataclass(frozen=True)
 class Store:
-    """A tracking store of MLflow, with the experiment and the registered model of this project.
+    """An MLflow tracking store, with the experiment and the registered model of this project.
 
-    Nothing depends on the address that is current in the process: the client has its own.
+    The client has its own address. MLflow's process-wide tracking URI is never used.
     """
 
     client: MlflowClient
@@ -146,7 +146,7 @@ class Store:
     model_name: str
 
     def download(self, uri: str, folder: Path | str | None = None) -> Path:
-        """Download an artifact to a folder; without one, a file on this machine is returned where it is."""
+        """Download an artifact to a folder; without one, return the path of a file on this machine."""
         target = str(folder) if folder else None
         return Path(download_artifacts(uri, dst_path=target, tracking_uri=self.client.tracking_uri))
 
@@ -171,7 +171,7 @@ def store(config: Settings) -> Iterator[Store]:
 def existing_store(config: Settings) -> Iterator[Store]:
     """Open the project's store as `store` does, or raise `TrackingError` if it is a file that does not exist."""
     url = make_url(config.mlflow_uri)
-    if url.drivername == "sqlite" and not Path(url.database or "").exists():  # else MLflow creates an empty one
+    if url.drivername == "sqlite" and not Path(url.database or "").exists():  # MLflow would create an empty one
         raise TrackingError("there is no MLflow store, or it was deleted. Train a model: make run.")
     with store(config) as opened:
         yield opened
@@ -179,7 +179,7 @@ def existing_store(config: Settings) -> Iterator[Store]:
 
 @contextmanager
 def translate_errors(*errors: type[Exception], consequence: str = "") -> Iterator[None]:
-    """Turn an error of MLflow into a `TrackingError`: its cause, what follows from it, and what to do."""
+    """Turn an MLflow error into a `TrackingError` that gives its cause, its consequence, and what to do."""
     try:
         yield
     except errors as error:
@@ -193,14 +193,14 @@ def translate_errors(*errors: type[Exception], consequence: str = "") -> Iterato
 def open_store(config: Settings) -> Store:
     """Return the project's store, and create the experiment if it doesn't exist.
 
-    One process at a time where MLflow creates the database itself, because its migrations must not run twice at once.
+    A lock admits one process at a time if MLflow creates the database itself, because its migrations take no lock.
     """
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it also raises what it logs
     on_server = config.mlflow_uri.startswith("http")
     with nullcontext() if on_server else exclusive_lock(config.local / "mlflow.lock"):
-        if config.mlflow_uri.startswith("sqlite:"):  # if it cannot be opened, MLflow would go on trying for minutes
+        if config.mlflow_uri.startswith("sqlite:"):  # if it can't be opened, MLflow would retry for minutes
             with closing(sqlite3.connect(str(make_url(config.mlflow_uri).database))) as database:
                 database.execute("PRAGMA schema_version")
         client = MlflowClient(move_credentials_to_environment(config.mlflow_uri))
@@ -221,7 +221,7 @@ def move_credentials_to_environment(address: str) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error of the disk or network behind one of MLflow, else that of MLflow."""
+    """Return the disk or network error that caused an MLflow error, or else the MLflow error itself."""
     cause: BaseException | None = error
     while cause and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
@@ -231,9 +231,9 @@ def root_cause(error: BaseException) -> BaseException:
 def save_model(pipeline: Pipeline, path: Path) -> Path:
     """Save a pipeline as a compressed skops file, whole or not at all, and return its path.
 
-    skops writes no code: unlike a pickle, loading it runs nothing that the file brings along.
+    Unlike a pickle, a skops file contains no code that runs when it is loaded.
     """
-    import skops.io  # here, because it takes seconds that most commands need not wait for
+    import skops.io  # imported here, because it takes seconds and most commands don't need it
 
     with atomic_write(path) as part:
         skops.io.dump(pipeline, part, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
@@ -252,7 +252,7 @@ def log_model(store: Store, run_id: str, pipeline: Pipeline, example: pd.DataFra
 
     The signature always declares float64 output, so that a classifier or XGBoost can replace another model. The model
     carries the code of this package that it needs, so it also loads where only its requirements are installed. MLflow
-    writes skops files uncompressed; this one is a fifth as large.
+    writes skops files uncompressed; compressed, this one is a fifth as large.
     """
     features = example.filter(FEATURES).reset_index(drop=True)
     params = store.client.get_run(run_id).data.params
@@ -294,7 +294,7 @@ def log_evaluation(store: Store, run_id: str, evaluation: Evaluation) -> None:
 
 
 def requirements() -> list[str]:
-    """Return the packages that a logged model needs, pinned, on whatever platform it is loaded."""
+    """Return the packages that a logged model needs, pinned, for every platform."""
     pinned, xgboost = [f"{name}=={version(name)}" for name in REQUIRED], version(XGBOOST)
     on_linux, elsewhere = "xgboost-cpu=={}; sys_platform == 'linux'", "xgboost=={}; sys_platform != 'linux'"
     return [*pinned, on_linux.format(xgboost), elsewhere.format(xgboost)]
@@ -302,9 +302,9 @@ def requirements() -> list[str]:
 
 @contextmanager
 def own_code() -> Iterator[str]:
-    """Yield a folder named like this package that holds `OWN_CODE` alone.
+    """Yield a folder with the name of this package that contains `OWN_CODE` only.
 
-    It has no `__init__.py`, so that Python prefers an installed package of that name, wherever it is on the path.
+    It has no `__init__.py`, so Python prefers an installed package of that name, wherever that is on the path.
     """
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as aside:
@@ -316,7 +316,7 @@ def own_code() -> Iterator[str]:
 
 
 def download_model(store: Store, model_id: str, path: Path) -> Path:
-    """Copy the file of a logged model, byte for byte, to `path`, and return that."""
+    """Copy the file of a logged model, byte for byte, to `path`, and return `path`."""
     location = store.client.get_logged_model(model_id).artifact_location
     with atomic_write(path) as part:
         store.download(f"{location}/{MODEL_FILE}", part.parent).rename(part)
@@ -326,14 +326,14 @@ def download_model(store: Store, model_id: str, path: Path) -> Path:
 def log_dataset(
     store: Store, run_id: str, rows: pd.DataFrame, name: str, context: str, whole: Whole | None = None
 ) -> None:
-    """Log a table, or the whole that it is a sample of, as a dataset of a run for `training` or for `evaluation`."""
+    """Log a table, or the `whole` that it samples, as a dataset of a run for `training` or for `evaluation`."""
     logged = dataset_input(rows, name, context, whole)
     retried(store.client.log_inputs)(run_id, [logged])  # another run may log the same dataset at the same moment
 
 
 def dataset_input(rows: pd.DataFrame, name: str, context: str, whole: Whole | None = None) -> DatasetInput:
-    """Return a table, or a whole of which it is a sample, as MLflow logs it: its name, shape and digest."""
-    table = rows.astype({TARGET: "float64"}).reset_index(drop=True)  # the digest would cover the index
+    """Return what MLflow logs of a table, or of the `whole` that it samples: name, shape and digest."""
+    table = rows.astype({TARGET: "float64"}).reset_index(drop=True)  # otherwise the digest would cover the index
     described = from_pandas(table, name=name, targets=TARGET).to_dict()
     if whole is not None:
         shape = {"num_rows": whole.train_rows, "num_elements": whole.train_rows * table.shape[1]}
@@ -363,8 +363,8 @@ def log_run(
 
     `split` is the training set and the gate set, each of shape (n rows, 13). Without a gate set the run cannot be
     compared with the champion; with one, its metrics are added as `gate_<name>`. `source` is that of `sources.Dataset`,
-    `interval` the pipeline of `intervals.fit_half_width`, and `evaluation` what is known of the model on the gate set.
-    The two sets are samples if there is a `whole`.
+    `interval` the pipeline of `intervals.fit_half_width`, and `evaluation` that of the model on the gate set. With a
+    `whole`, the two sets are samples of it.
     """
     train, gate_set = split
     with running(store, name, {SOURCE: source, **(tags or {})}) as run_id:
@@ -394,20 +394,20 @@ def log_run(
 
 
 def checksum(rows: pd.DataFrame) -> str:
-    """Return the sha256 sum of the row keys of a table, whatever their order."""
+    """Return the SHA-256 checksum of the row keys of a table, in any order."""
     return hashlib.sha256("\n".join(sorted(row_keys(rows))).encode()).hexdigest()
 
 
 def git_commit() -> str:
-    """Return the commit of this checkout, `-dirty` if files differ, `unknown` if git fails or this is no work tree."""
-    above = git("rev-parse", "--show-cdup")  # a line break at the top; else this was unpacked into another repository
+    """Return the commit of this checkout, with `-dirty` if files were changed, or `unknown` if git can't tell."""
+    above = git("rev-parse", "--show-cdup")  # a line break at the top level of a repository
     commit = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if above == "\n" else ""
     return commit.strip() or "unknown"
 
 
 def git(*words: str) -> str:
     """Return the output of a git command in this checkout, empty if it fails."""
-    hook = "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"  # a git hook names its own repository by these
+    hook = "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"  # a git hook sets these for its own repository
     environment = {name: value for name, value in os.environ.items() if name not in hook}
     try:
         done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=10)
@@ -417,7 +417,7 @@ def git(*words: str) -> str:
 
 
 def create_store() -> None:
-    """Create the project's store if there is none yet, before a server of MLflow's own opens it."""
+    """Create the project's store if it doesn't exist, before MLflow's own server opens it."""
     with store(settings()):
         pass
 

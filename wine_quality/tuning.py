@@ -1,4 +1,4 @@
-"""What a search evaluates: a space of candidates, their loss over cross-validation folds, the finalists, the blend."""
+"""The parts of a search: the space, the cross-validated loss of a candidate, the finalists, and their blend."""
 
 import time
 from dataclasses import dataclass, field
@@ -34,12 +34,12 @@ from wine_quality.splits import folds
 SEARCH_TREES, FINAL_TREES = 60, 300  # extra trees
 ROUNDS, PATIENCE, STOP_SHARE = 1000, 50, 0.15  # XGBoost's early stopping
 
-SearchSpace = dict[str, dict[str, Any]]  # the parameters to search, by the name of a model
+SearchSpace = dict[str, dict[str, Any]]  # the parameters to search, by model name
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model's name and the parameters it is built with, over those of `MODELS`."""
+    """A model's name and its parameters, which override those of `MODELS`."""
 
     name: str
     params: dict[str, Any]
@@ -47,11 +47,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """An evaluation of a search; `number` counts from 0, in the order of the draws.
+    """One evaluation of a search; `number` counts from 0, in the order of the draws.
 
-    `candidate` has the number of rounds if XGBoost stopped early. `loss` is the RMSE over the folds, or None if the
-    trial failed, for the reason `error`. `draw` is hyperopt's own record (`misc.vals`), from which a search resumes.
-    `cpu_seconds` is what the process that evaluated it used.
+    `candidate` includes the number of rounds if XGBoost stopped early. `loss` is the RMSE over the folds, or None if
+    the trial failed; `error` then gives the reason. `draw` is hyperopt's own record (`misc.vals`), from which a search
+    resumes. `cpu_seconds` is the CPU time of the process that evaluated it.
     """
 
     number: int
@@ -63,19 +63,20 @@ class Trial:
 
 
 def default_space() -> SearchSpace:
-    """Return the parameters to search of each model that has a search space in `MODELS`."""
+    """Return the search space of each model in `MODELS` that has one."""
     return {name: model.space for name, model in MODELS.items() if model.space}
 
 
 def hyperopt_space(space: SearchSpace) -> Any:
-    """Return a search space as hyperopt's expression: which model, and for that model which parameters.
+    """Return a search space as a hyperopt expression: the choice of a model, and the parameters of each model.
 
-    Raise `SearchError` if it is empty, names an unknown model or parameter, or two parameters share a label.
+    Raise `SearchError` if it is empty, names an unknown model or parameter, or uses a label twice.
     """
     if not space:
         raise SearchError("the search space is empty. Give it at least one model.")
     if unknown := sorted(set(space) - set(MODELS)):
-        raise SearchError(f"the search space names {', '.join(unknown)}. Models are: {', '.join(MODELS)}.")
+        known = f"Known models: {', '.join(MODELS)}."
+        raise SearchError(f"the search space has unknown models: {', '.join(unknown)}. {known}")
     try:
         for name, params in space.items():
             build(name, 0, **params)
@@ -87,7 +88,7 @@ def hyperopt_space(space: SearchSpace) -> Any:
 
 
 def best(trials: list[Trial], name: str | None = None) -> Trial:
-    """Return the trial with the lowest loss, of one model if it is named; of equals the first."""
+    """Return the trial with the lowest loss, of one model if `name` is given; if several are equal, the first."""
     return min(
         (trial for trial in trials if trial.loss is not None and name in (None, trial.candidate.name)),
         key=lambda trial: trial.loss or 0.0,
@@ -95,12 +96,13 @@ def best(trials: list[Trial], name: str | None = None) -> Trial:
 
 
 class Objective:
-    """What a search minimises: the RMSE of a candidate over 5 folds, as hyperopt's result.
+    """The objective of a search: the RMSE of a candidate over five folds, in the form that hyperopt expects.
 
-    Extra trees grow 60 trees in a trial, not 300: good parameters show at that size, in a fifth of the time. XGBoost
-    adds up to 1000 trees and stops when 50 more have not helped on a seventh of the training rows. Predictions over the
-    folds are computed once for each candidate, because a trial may be a finalist as it is; they stay in the process
-    that computed them. Linear algebra uses one thread: with another number, the last bits of a loss would differ.
+    In a trial, extra trees have 60 trees, not 300: that is enough to recognise good parameters, in a fifth of the time.
+    XGBoost adds up to 1,000 trees and stops when 50 more have not helped on 15 % of the training rows, set aside for
+    that. Predictions over the folds are computed once for each candidate, because a trial may become a finalist without
+    a change; they stay in the process that computed them. Linear algebra uses one thread, because with another number
+    of threads the last bits of a loss would differ.
     """
 
     def __init__(self, train: pd.DataFrame, seed: int) -> None:
@@ -108,17 +110,17 @@ class Objective:
         self.predicted: dict[str, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what travels to another process: all but the predictions."""
+        """Return the state to send to another process: everything except the predictions."""
         return {**self.__dict__, "predicted": {}}
 
     def __call__(self, draw: dict[str, Any]) -> dict[str, Any]:
-        """Return hyperopt's result of a draw, with the candidate that it stands for."""
+        """Return the result of a draw as hyperopt expects it, with the candidate that was evaluated."""
         params = {key: plain(value) for key, value in draw.items() if key != "name"}
         candidate = with_trees(Candidate(draw["name"], params), SEARCH_TREES)
         result = {"name": candidate.name, "params": candidate.params, "error": ""}
         try:
             loss, rounds = self.rmse(candidate)
-        except ValueError as error:  # so are scikit-learn's InvalidParameterError, XGBoostError and LinAlgError
+        except ValueError as error:  # includes scikit-learn's InvalidParameterError, XGBoostError and LinAlgError
             return result | {"status": STATUS_FAIL, "error": shorten(f"{type(error).__name__}: {error}", 500)}
         return result | {"status": STATUS_OK, "loss": loss, "params": {**candidate.params, **rounds}}
 
@@ -135,7 +137,7 @@ class Objective:
         return root_mean_squared_error(actual, predicted), {"n_estimators": rounds}
 
     def predictions(self, candidate: Candidate) -> np.ndarray:
-        """Return the score of each row, shape (n rows,), by a candidate that was fitted on the other folds."""
+        """Return the cross-validated prediction for each row, shape (n rows,)."""
         if candidate.name == BLEND:
             return np.mean([self.predictions(Candidate(member, {})) for member in MEMBERS], axis=0)
         key = repr((candidate.name, sorted(candidate.params.items())))
@@ -148,7 +150,7 @@ class Objective:
 
 
 def evaluate(objective: Objective, draw: dict[str, Any]) -> tuple[dict[str, Any], float, float]:
-    """Return the result of a draw, and the seconds and the CPU seconds of this process that it took: a unit of work."""
+    """Return the result of a draw, and the elapsed and the CPU seconds that it took: one unit of work for an engine."""
     started, cpu = time.monotonic(), time.process_time()
     result = objective(draw)
     return result, time.monotonic() - started, time.process_time() - cpu
@@ -157,7 +159,7 @@ def evaluate(objective: Objective, draw: dict[str, Any]) -> tuple[dict[str, Any]
 def early_stopped_fold(
     pipeline: Pipeline, learn: pd.DataFrame, score: pd.DataFrame, seed: int
 ) -> tuple[np.ndarray, Pipeline]:
-    """Fit XGBoost until a held-out part of the training rows gets no better; return the scores and the model."""
+    """Fit XGBoost until its error on held-out training rows stops falling; return the predictions and the pipeline."""
     parts: list[Any] = train_test_split(learn, test_size=STOP_SHARE, random_state=seed)
     grow, stop = parts
     before: Pipeline = pipeline[:-1].fit(grow[FEATURES])
@@ -167,14 +169,14 @@ def early_stopped_fold(
 
 
 def with_trees(candidate: Candidate, trees: int) -> Candidate:
-    """Return a candidate of extra trees with that many trees, and any other as it is."""
+    """Return a candidate of extra trees with that many trees, and any other candidate unchanged."""
     if candidate.name != "extra_trees":
         return candidate
     return Candidate(candidate.name, {**candidate.params, "n_estimators": trees})
 
 
 def plain(value: Any) -> Any:
-    """Return a drawn value as Python's own type, floats rounded to four digits."""
+    """Return a drawn value as a built-in Python type, floats rounded to four decimals."""
     if isinstance(value, str):
         return value
     return round(float(value), 4) if isinstance(value, float) else int(value)
@@ -182,7 +184,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Finalist:
-    """The best candidate of a model at full size, and its cross-validated score for each row."""
+    """The best candidate of a model at full size, with its cross-validated prediction for each row."""
 
     candidate: Candidate
     predicted: np.ndarray
@@ -190,9 +192,9 @@ class Finalist:
 
 
 def finalists(trials: list[Trial], objective: Objective) -> list[Finalist]:
-    """Return the best candidate of each model, the best first, compared at full size on the folds of the objective.
+    """Return the best candidate of each model, sorted by their error at full size on the folds of the objective.
 
-    The trials themselves would be unfair to forests, which are small there.
+    A comparison of the trials themselves would be unfair to forests, which are small in a trial.
     """
     result, actual = [], objective.train[TARGET]
     for name in sorted({trial.candidate.name for trial in trials if trial.loss is not None}):
@@ -203,7 +205,7 @@ def finalists(trials: list[Trial], objective: Objective) -> list[Finalist]:
 
 
 def blend(models: list[Finalist], train: pd.DataFrame, seed: int) -> Pipeline:
-    """Return the unfitted weighted mean of finalists; a model without weight is left out.
+    """Return the unfitted weighted mean of finalists, without those that have a weight of 0.
 
     The non-negative weights minimise the error over the folds (Breiman, 1996, Stacked Regressions).
     """

@@ -1,1 +1,1 @@
-"""A simulated year of the whole loop, on real servers and real data."""
+"""A simulated year of monitoring, retraining and promotion, on real servers."""

@@ -1,7 +1,7 @@
-"""Run a simulation week by week: the service scores the wines, labels come in later, and each week is monitored.
+"""Run a simulation week by week: the service scores the rows, labels arrive later, and each week ends with monitoring.
 
-`monitoring.simulation` starts the servers that this needs, and then this, in a process of its own. Its progress is
-stored week by week, so that a simulation that was stopped goes on with the week in which it was.
+`monitoring.simulation` starts the servers, and then this module in its own process. Progress is saved after each week,
+so a simulation that was stopped resumes with the week in which it was.
 """
 
 import json
@@ -36,25 +36,25 @@ from wine_quality.files import atomic_write
 from wine_quality.processes import module, wait_until
 from wine_quality.schema import TARGET
 
-TIMEOUT = 300  # seconds for a training run, or whatever else is waited for
+TIMEOUT = 300  # seconds to wait for a training run, or for anything else
 ROWS_PER_REQUEST = 6
-Line = dict[str, Any]
+StoredWeek = dict[str, Any]  # its number, the ids of its predictions, and the champion at its end
 
 
 @contextmanager
 def creating_deployments() -> Iterator[None]:
-    """Create the deployments while the block runs, as `make deploy` does."""
+    """Create the deployments, as `make deploy` does, while the block runs."""
     deploy = subprocess.Popen(module("orchestration.deploy"), stdout=subprocess.DEVNULL)
     try:
         yield
     finally:
         code = deploy.wait()
     if code:
-        raise DeploymentError("the deployments of the simulation failed; the line above says why.")
+        raise DeploymentError("the simulation's deployments could not be created. Fix what the line above says.")
 
 
 class Simulation:
-    """The servers of a simulation, and what it does with them."""
+    """A simulation's clients: of Prefect's server and of the service."""
 
     def __init__(self, config: Settings, prefect: SyncPrefectClient, service: httpx.Client) -> None:
         self.config, self.prefect, self.service = config, prefect, service
@@ -64,18 +64,18 @@ class Simulation:
         if self.champion() is None:
             folder = self.config.local / "labelled" / "week-00"
             sources.write_table(table, folder)
-            with redirect_stdout(StringIO()):  # its report is with the run
+            with redirect_stdout(StringIO()):  # the run has the report too
                 train_wine_quality(data=str(folder), max_evals=1)
         self.wait_until_served()
 
     def champion(self) -> str | None:
-        """Return the number of the version that has the alias."""
+        """Return the champion's version number, None if there is no champion."""
         with tracking.store(self.config) as store:
             version = registry.champion(store)
         return version and str(version.version)
 
     def wait_until_retrained(self, folder: str, since: datetime) -> None:
-        """Return once a run that was created since then has trained on a folder."""
+        """Wait until a training run on a folder, created since a given time, has ended."""
         retrain = DeploymentFilter(name=DeploymentFilterName(any_=["retrain"]))
 
         def ended_run() -> FlowRun | None:
@@ -87,21 +87,21 @@ class Simulation:
 
         run = wait_until(ended_run, f"the training on {folder}", TIMEOUT)
         if not run.state.is_completed():
-            raise DeploymentError(f"training run {run.name} is {run.state.name.lower()}. Look into its log in Prefect.")
+            raise DeploymentError(f"training run {run.name} is {run.state.name.lower()}. See its log in Prefect.")
 
     def wait_until_served(self) -> None:
-        """Return once the service responds with the champion."""
+        """Wait until the service has loaded the champion."""
         champion = self.champion()
 
         def is_served() -> bool:
-            with suppress(httpx.TransportError):  # it does not answer yet
+            with suppress(httpx.TransportError):  # it isn't up yet
                 return self.service.get("/model").json().get("version") == champion
             return False
 
         wait_until(is_served, f"version {champion} in the service", TIMEOUT)
 
     def score(self, week: Week) -> list[str]:
-        """Send a week's wines to the service, and return the ids of the predictions once they are in the database."""
+        """Send a week's rows to the service, and return the predictions' ids once they are in the database."""
         since, url = datetime.now(UTC), self.config.predictions_uri
         for rows in requests(week.invalid):
             self.service.post("/predict", json=rows)
@@ -109,11 +109,11 @@ class Simulation:
         responses = [self.service.post("/predict", json=rows).raise_for_status() for rows in requested]
         ids = [one["id"] for response in responses for one in response.json()["predictions"]]
         wait_until(lambda: predictions.count(url, since) >= len(ids), "the predictions in the database", TIMEOUT)
-        wait_until(self.is_shadowed, "the scores of the challenger", TIMEOUT)
+        wait_until(self.is_shadowed, "the challenger's scores", TIMEOUT)
         return ids
 
     def is_shadowed(self) -> bool:
-        """Say whether the challenger, if there is one, has scored all that the champion did since it is there."""
+        """Return whether the challenger, if any, has scored every row the champion scored since its registration."""
         with tracking.store(self.config) as store:
             champion, challenger = registry.champion(store), registry.challenger(store)
         if champion is None or challenger is None:
@@ -124,15 +124,15 @@ class Simulation:
 
 
 def requests(table: pd.DataFrame) -> list[list[dict[str, Any]]]:
-    """Return rows as the service takes them, six to a request."""
+    """Return a table as the JSON of requests, six rows each."""
     rows = table.to_dict("records")
     return [rows[first : first + ROWS_PER_REQUEST] for first in range(0, len(rows), ROWS_PER_REQUEST)]
 
 
 def simulate_week(
-    simulation: Simulation, scenario: Scenario, weeks: list[Week], week: Week, progress: list[Line]
-) -> tuple[Line, Record]:
-    """Simulate a week; return what is to be stored of it, and the record of its monitoring run."""
+    simulation: Simulation, scenario: Scenario, weeks: list[Week], week: Week, progress: list[StoredWeek]
+) -> tuple[StoredWeek, Record]:
+    """Simulate a week; return what to store of it, and the record of its monitoring run."""
     for number, correct in labels_due(scenario, week.number).items():
         values = taster_labels(weeks[number - 1].table, correct)
         labels.add(simulation.config.predictions_uri, dict(zip(progress[number - 1]["ids"], values, strict=True)))
@@ -146,21 +146,21 @@ def simulate_week(
 
 
 def print_week(week: Week, record: Record, champion: str) -> None:
-    """Print what is special about a week above the progress bar."""
+    """Print a week's events above the progress bar."""
     lines = [week.incident] if week.incident else []
     lines += map(str, record.alerts if record.notify else [])
     if record.trigger:
         promoted = champion != record.result.version
         lines.append(f"{record.outcome}: {f'promoted as version {champion}' if promoted else 'rejected by the gate'}")
     if record.shadow:
-        lines.append(f"shadow: {record.shadow}{': promoted' if record.earned else ''}")
+        lines.append(f"shadow: {record.shadow}{': promoted' if record.passed_comparison else ''}")
     for line in lines:
         tqdm.write(f"{week.name}   {line}", file=sys.stdout)
 
 
 @flow(name="simulation", flow_run_name="{name}")
 def simulate(name: str) -> None:
-    """Simulate the weeks of a scenario that are left, and write the report."""
+    """Simulate the remaining weeks of a scenario, and write the report."""
     config, scenario = settings(), SCENARIOS[name]
     table = sources.load_dataset(settings(data=str(config.home / "wine"))).table
     training, weeks = draw_weeks(scenario, table, config.seed)
@@ -174,19 +174,19 @@ def simulate(name: str) -> None:
         simulation = Simulation(config, prefect, service)
         with creating_deployments():
             simulation.train_first_champion(training)
-        for deployment in prefect.read_deployments():  # nothing starts by the clock, because a year passes in minutes
+        for deployment in prefect.read_deployments():  # schedules make no sense when a year passes in minutes
             prefect.pause_deployment(deployment.id)
         for week in tqdm(weeks[len(progress) :], desc=name, unit="week", initial=len(progress), total=len(weeks)):
-            line, record = simulate_week(simulation, scenario, weeks, week, progress)
-            print_week(week, record, line["champion"])
-            progress.append(line)
+            stored, record = simulate_week(simulation, scenario, weeks, week, progress)
+            print_week(week, record, stored["champion"])
+            progress.append(stored)
             with atomic_write(path) as part:
                 part.write_text(json.dumps(progress))
         write_report(config, scenario, weeks, progress)
 
 
 def main() -> None:
-    """Run a simulation on a quiet screen."""
+    """Run a simulation without Prefect's log on the screen."""
     connect_quietly()
     simulate(sys.argv[1])
 

@@ -1,4 +1,4 @@
-"""The home of a simulation, which leaves your own runs, versions and predictions alone, and its servers."""
+"""The servers of a simulation, and its own home, which keeps it away from your runs, versions and predictions."""
 
 import json
 from collections.abc import Iterator
@@ -19,26 +19,26 @@ PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
 
 
 def create_home(home: Path, scenario: str, config: Settings) -> None:
-    """Write data and settings of a simulation into its home; raise a `DataError` if another one was begun there."""
+    """Write a simulation's data and settings to its home; raise `DataError` if it holds a different simulation."""
     table = sources.load_dataset(config).table
     about = {"scenario": scenario, "seed": config.seed, "data": table_checksum(table)}
     path = home / "simulation.json"
     if path.exists():
         if json.loads(path.read_text(encoding="utf-8")) != about:
-            raise DataError(f"{home}: a simulation with other data, length or seed was begun here. Delete it first.")
+            raise DataError(f"{home}: holds a simulation with different data, length or seed. Delete it first.")
         return
     sources.write_table(table, home / "wine")
-    ports = {f"WINE_{name}_PORT": str(free_port()) for name in PORTS}  # free now, and its own from now on
+    ports = {f"WINE_{name}_PORT": str(free_port()) for name in PORTS}  # free now, and reserved in its settings
     own = {"WINE_DATA": str(home / "wine"), "WINE_SEED": str(config.seed), **ports}
     with atomic_write(home / ".env") as part:
         for name, value in own.items():
-            set_key(part, name, value)  # a path may hold quotes and #
+            set_key(part, name, value)  # a path may contain quotes and #
     with atomic_write(path) as part:
         part.write_text(json.dumps(about))
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return what a simulation's processes have in their environment besides."""
+    """Return the environment variables that a simulation's processes need."""
     own = {name: value or "" for name, value in dotenv_values(home / ".env").items()}
     prefect = f"http://127.0.0.1:{own['WINE_PREFECT_PORT']}/api"
     return {"WINE_HOME": str(home), **own, "PREFECT_HOME": str(home / ".local" / "prefect"), "PREFECT_API_URL": prefect}
@@ -46,13 +46,14 @@ def environment(home: Path) -> dict[str, str]:
 
 @contextmanager
 def simulation_servers(home: Path) -> Iterator[dict[str, str]]:
-    """Run the servers of `make up` and the service; yield the environment of the simulation's processes."""
+    """Run the servers of `make up` and the service; yield the environment variables of the simulation's processes."""
     own, logs = environment(home), home / ".local"
     with translate_disk_errors(logs):
         logs.mkdir(parents=True, exist_ok=True)
-    ports = [int(own[f"WINE_{name}_PORT"]) for name in ("MLFLOW", "PREFECT")]  # two that create MLflow's database clash
+    # the service starts once MLflow is up, because two processes that create MLflow's database at once break it
+    ports = [int(own[f"WINE_{name}_PORT"]) for name in ("MLFLOW", "PREFECT")]
     with (
         server(module("orchestration.up"), ports, logs / "up.log", own),
-        companion(module("deployment.serve"), logs / "serve.log", own),  # it answers once there is a champion
+        companion(module("deployment.serve"), logs / "serve.log", own),  # it responds once there is a champion
     ):
         yield own
