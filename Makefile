@@ -25,7 +25,7 @@ run: setup ## run the whole pipeline: check, train, track, register, push to a b
 data: setup ## check the data and print a summary, or what is wrong: make data WINE_DATA=folder
 	@$(PY) -m wine_quality.check_data
 
-test: setup ## run the quick tests and the main path once, offline
+test: setup ## run the quick tests and the pipeline once, offline
 	@$(PY) -m pytest $(BY_FILE) -m "not slow and not docs"
 
 test-slow: setup ## run the other tests: servers, a browser, whole commands
@@ -40,7 +40,7 @@ start: setup ## prepare what a chapter builds on: make start CH=4
 check: setup ## check your work in a chapter, and see what to do next: make check CH=4
 	@$(PY) -m chapters.check $(CH)
 
-clean: setup ## delete all runs, models and downloads, after asking; only the files of older runs: make clean DAYS=30
+clean: setup ## delete all runs, models and downloads, after asking; only old files: make clean DAYS=30
 	@$(PY) -m chapters.$(if $(DAYS),clean_old $(DAYS),clean)
 
 setup: .venv/.ready ## create .venv and install requirements.txt into it (the other commands do this first)
@@ -108,7 +108,7 @@ cluster: setup-scaling ## start a team's servers and workers on loopback, with p
 lint: setup-scaling setup-book ## check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m chapters.check_types
 
-check-docs: setup ## run everything that the READMEs say, block by block, in a fresh checkout; 20 minutes
+check-docs: setup ## run the code blocks of the READMEs in a fresh checkout; 20 minutes
 	@$(PY) -m pytest -m docs -p no:randomly
 
 book: setup-book ## build a searchable website of all pages, notebooks and docstrings; a minute
@@ -118,7 +118,7 @@ book: setup-book ## build a searchable website of all pages, notebooks and docst
 format: setup ## fix the style
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
-images: setup ## create all pictures of the READMEs again, from real servers; needs Chromium, a quarter of an hour
+images: setup ## recreate the pictures from real servers; needs Chromium, a quarter of an hour
 	@$(PY) -m images.draw
 
 canary: setup ## try the newest version of every dependency in a clone; writes the table in docs/versions.md
@@ -131,7 +131,7 @@ bench: setup ## measure scores, time and memory; writes benchmarks/results
 	@$(PY) -m benchmarks.bench && $(PY) -m benchmarks.orchestration && $(PY) -m benchmarks.serving && \
 	  $(PY) -m benchmarks.tracking && $(PY) -m benchmarks.search
 
-lock: setup ## pin the dependencies in requirements.txt; the newest versions allowed: make lock UPGRADE=1
+lock: setup ## pin the dependencies in requirements.txt; to the newest allowed versions: make lock UPGRADE=1
 	@$(PY) -m uv pip compile -q $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --extra dev --no-emit-index-url \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	@$(PY) -m uv pip compile -q --universal --python-version 3.11 --extra dev --extra scaling --no-emit-index-url \

@@ -109,7 +109,7 @@ class ModelInfo(TypedDict):
     version: str
     run_id: str
     engine: Literal["onnx", "pipeline"]
-    engine_reason: Annotated[str, Field(description="Why this engine is used. The pipeline is far slower on single samples.")]
+    engine_reason: Annotated[str, Field(description="Why this engine is used. A pipeline is far slower.")]
     since: datetime
     columns: list[CategoryColumn | NumberColumn]
 

@@ -6,9 +6,9 @@ report says what happened and where to look. If an identical version exists, not
 
 Flows and tasks take plain parameters, which Prefect stores and shows. A task that needs an address or a key reads the
 settings itself. Tasks that use the network, the tracking store or the bucket retry transient failures. A task that only
-computes would fail the same way again, so it isn't retried. The results of the two slowest tasks of the training
-are cached, and reused as long as nothing that they depend on has changed. One of the two is the search. If it is
-interrupted, it resumes from its trials.
+computes would fail the same way again, so it isn't retried. The results of two long tasks, the baselines and the
+search, are cached, and reused until something that they depend on changes. A search that is interrupted resumes from
+its trials.
 
 Run it with `make run`.
 """
@@ -89,7 +89,7 @@ def load(source: str) -> Dataset:
 def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[Dataset, Split, list[str]]:
     """Read a training and a validation file, and raise a `LeakError` if a row is in both."""
     if not (train_file and validation_file):
-        raise DataError("train_file and validation_file go together. Give both, or neither: the flow splits by itself.")
+        raise DataError("Pass both train_file and validation_file, or neither: then the flow splits the data itself.")
     split = read_table(train_file), read_table(validation_file)
     splits.assert_no_leak(*split, f"{train_file} and {validation_file}")
     dataset = Dataset(pd.concat(split), "files", f"trained on {train_file}, scored on {validation_file}")
@@ -132,7 +132,7 @@ def check_split(train: pd.DataFrame, gate_set: pd.DataFrame) -> str:
 
 @task(name="baseline", task_run_name="baseline", **CACHED)
 def baseline(train: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Cross-validate the baselines: library defaults, hand-tuned models, and a blend; return a column for each."""
+    """Cross-validate the baselines (library defaults, hand-tuned, a blend); return a column of predictions for each."""
     objective, predicted = tuning.Objective(train, seed), pd.DataFrame(index=train.index)
     for name in tqdm(BASELINES, desc="baseline", disable=None, leave=False):
         predicted[name] = objective.predictions(Candidate(name, {}))
@@ -154,7 +154,7 @@ def search(
 ) -> tuple[pd.DataFrame, Candidate, np.ndarray]:
     """Search for better models, add the best of each family to the baselines, and choose the best of all.
 
-    Return the leaderboard, the choice, and what it predicts for each row by cross-validation.
+    Return the leaderboard, the choice, and its cross-validated predictions.
     """
     objective = tuning.Objective(train, seed)
     finalists = tuning.finalists(tracked_trials(objective, max_evals), objective)
@@ -168,7 +168,7 @@ def search(
 
 
 def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
-    """Return the trials of the search, each a run in MLflow, evaluated where the settings say, and report progress."""
+    """Return the trials of the search, each a run in MLflow, evaluated on the chosen engine; report progress."""
     config, resume = settings(), not get_current_settings().tasks.refresh_cache
     progress = create_progress_artifact(0.0, key="search-progress", description=f"Search, {max_evals} trials")
     ended = count(1)
@@ -323,7 +323,7 @@ def push() -> tuple[list[str], str]:
 
 @task(name="delete old files", task_run_name="delete old files", **RETRY_TRANSIENT)
 def delete_old_files() -> int:
-    """Delete the files of all but the newest runs, set by `WINE_KEEP_RUNS`, and return how many runs lost theirs."""
+    """Delete the files of all but the newest `WINE_KEEP_RUNS` runs; return how many runs had files deleted."""
     config = settings()
     with gate_lock(config), tracking.store(config) as store:
         old = retention.beyond_newest(store, config.keep_runs)

@@ -82,7 +82,7 @@ def test_parts_in_a_bucket_are_read_like_those_in_a_folder(rclone, tmp_path, win
 
 def test_an_unreachable_bucket_gives_a_one_line_error(set_aws):
     set_aws(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageUnavailable, match="bucket wine-quality: nothing listens"):
+    with pytest.raises(StorageUnavailable, match="bucket wine-quality: connection refused"):
         list_parts("s3://wine-quality/many")
 
 

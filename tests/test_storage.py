@@ -93,7 +93,7 @@ def test_wrong_keys_are_told(rclone, monkeypatch, name):
 
 def test_nobody_listening_is_told_and_worth_another_try(set_aws):
     set_aws(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageUnavailable, match=r"nothing listens.*AWS_ENDPOINT_URL_S3"):
+    with pytest.raises(StorageUnavailable, match=r"connection refused.*AWS_ENDPOINT_URL_S3"):
         push_one()
 
 

@@ -177,7 +177,7 @@ REFUSED = {
     "prose": ("a wine; a red one\nof the South; 2009\n", "columns missing: type, "),
     "few cells": (f"{HEADER}\nred,7\n", "1 problem: row 2, cells: 2, but the header has 12"),
     "huge field": (f"{HEADER}\n{'x' * 200_000},7\n", "row 2: not a readable CSV (field larger than field limit"),
-    "endless line": (f"{HEADER}\n{'7,' * 1_000_000}\n", "a line of a million letters or more"),
+    "endless line": (f"{HEADER}\n{'7,' * 1_000_000}\n", "a line of a million characters or more"),
     "empty Parquet": (b"", "not a readable Parquet file"),
     "hardly Parquet": (b"PAR1 no more than this PAR1", "not a readable Parquet file"),
     "CSV called Parquet": (b"type;pH\nred;3\n", "not a readable Parquet file"),

@@ -136,7 +136,7 @@ def test_the_index_of_the_table_is_the_line_in_the_file(path):
 
 NO_TEXT = "not a text file. Give the CSV itself, unpacked and saved as UTF-8."
 NO_ROWS = "a header but no rows. Get the file again."
-CONFLICT = "a merge conflict of git. Resolve it and run again."
+CONFLICT = "a Git merge conflict. Resolve it and run again."
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 HTML = "\n<!DOCTYPE html><html><body>404, not found</body></html>"
 SPACES = "row 1 has no separator. The file must be a CSV with ';' or ',' between columns."
@@ -145,8 +145,8 @@ NO_TABLES = {
     "blank": ("\ufeff \n\n", "the file is empty. Get it again."),
     "header only": (HEADER, NO_ROWS),
     "header and blank lines": (f"{HEADER}\n\n\n", NO_ROWS),
-    "HTML": (HTML, "a web page, not a CSV file. The download went wrong: get it again."),
-    "bars": (GOOD.replace(",", "|"), "columns stand apart by a bar. Save the file with ';' or ','."),
+    "HTML": (HTML, "a web page, not a CSV file. Download it again."),
+    "bars": (GOOD.replace(",", "|"), "columns are separated by a bar. Save the file with ';' or ','."),
     "spaces": (GOOD.replace(",", " "), SPACES),
     "binary": (b"PK\x03\x04\x00\xff", NO_TEXT),
     "text of another encoding": (GOOD.encode("utf-16"), NO_TEXT),

@@ -148,7 +148,7 @@ def test_files_that_share_a_row_or_one_file_alone_are_rejected(folder, tmp_path)
     line = r"train_wine_data\.csv and .*test_wine_data\.csv: .* rows to score \(9\d\.\d+%\) are also"
     with pytest.raises(LeakError, match=line):
         train_wine_quality(**files)
-    with pytest.raises(DataError, match="go together"):
+    with pytest.raises(DataError, match="Pass both train_file and validation_file, or neither"):
         train_wine_quality(train_file=files["train_file"])
     assert nothing_was_made()
 

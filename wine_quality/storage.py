@@ -163,7 +163,7 @@ def storage_error(name: str, key: str, error: BaseException) -> StorageError:
         what = f"the endpoint does not answer ({error}). Fix the network, AWS_ENDPOINT_URL_S3 or the block."
     elif isinstance(error, EndpointConnectionError):
         kind = StorageUnavailable
-        what = f"nothing listens ({error}). Start the server, or fix AWS_ENDPOINT_URL_S3 or the block."
+        what = f"connection refused ({error}). Start the server, or fix AWS_ENDPOINT_URL_S3 or the block."
     elif isinstance(error, NoCredentialsError):
         what = "no keys. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
     elif code == "NoSuchBucket":

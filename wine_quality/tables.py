@@ -88,7 +88,7 @@ def csv_rows(path: Path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
         raise DataError(f"{path}: row 1 has no separator. The file must be a CSV with ';' or ',' between columns.")
     if separator not in ";,\t":
         name = SEPARATORS.get(separator, separator)
-        raise DataError(f"{path}: columns stand apart by a {name}. Save the file with ';' or ','.")
+        raise DataError(f"{path}: columns are separated by a {name}. Save the file with ';' or ','.")
     return separator, numbered_rows(chain(repeat("\n", before), [header], lines), separator, path)
 
 
@@ -98,7 +98,7 @@ def first_line(lines: Iterator[str], path: Path) -> tuple[int, str]:
     if not line:
         raise DataError(f"{path}: the file is empty. Get it again.")
     if line.lstrip().startswith("<"):
-        raise DataError(f"{path}: a web page, not a CSV file. The download went wrong: get it again.")
+        raise DataError(f"{path}: a web page, not a CSV file. Download it again.")
     if line.startswith("version https://git-lfs"):
         raise DataError(f"{path}: a Git LFS pointer, not the file itself. Get the file: git lfs pull.")
     return before, line
@@ -116,9 +116,9 @@ def text_lines(path: Path) -> Iterator[str]:
             if "\0" in line:
                 raise UnicodeError
             if len(line) == LONGEST_LINE:
-                raise DataError(f"{path}: a line of a million letters or more. Give a CSV with a row a wine.")
+                raise DataError(f"{path}: a line of a million characters or more. Give a CSV with one row per sample.")
             if line.startswith(("<<<<<<< ", ">>>>>>> ")):
-                raise DataError(f"{path}: row {number}: a merge conflict of git. Resolve it and run again.")
+                raise DataError(f"{path}: row {number}: a Git merge conflict. Resolve it and run again.")
             yield line
 
 

@@ -164,7 +164,8 @@ def retraining(crossed: list[Alert], rows: int, rows_before: int) -> tuple[str, 
     growth = rows / rows_before - 1
     for kind in ("quality", "drift"):
         if kind in kinds and growth >= MIN_GROWTH[kind]:
-            return kind, f"{kind}, and {rows - rows_before} more labelled rows than at the last training ({growth:+.0%})"
+            more = f"{rows - rows_before} more labelled rows than at the last training ({growth:+.0%})"
+            return kind, f"{kind}, and {more}"
     if needed := [share for kind, share in MIN_GROWTH.items() if kind in kinds]:
         more = f"{rows - rows_before} more labelled rows ({growth:+.0%})"
         return "", f"too few new labels: {more}, {min(needed):.0%} needed"
