@@ -34,7 +34,8 @@ TIDY = """folder => {
   document.querySelector("[data-assistant-ui]")?.remove();  // MLflow's floating button covers what is below it
   document.querySelector(".app-router-view")?.style.setProperty("background-image", "none");  // Prefect's pattern
   for (const image of document.images)  // logos of other servers
-    if (image.complete && !image.naturalWidth) image.parentElement.style.display = "none";
+    if (image.complete && !image.naturalWidth)
+      (image.closest(".block-type-card-preview") ?? image.parentElement).style.display = "none";
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(folder, "/home/you/wine_data");
 }"""
