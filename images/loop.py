@@ -53,7 +53,7 @@ def draw_box(axes: Axes, name: str, lit: bool, remarks: bool) -> None:
     corner, shape = (x - WIDTH / 2, y - HEIGHT / 2), "round,pad=0,rounding_size=0.06"
     fill, frame = (colour, LINE) if lit else ("white", FAINT)
     axes.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, boxstyle=shape, fc=fill, ec=frame))
-    style = {"ha": "center", "va": "center"}
+    style: dict[str, Any] = {"ha": "center", "va": "center"}
     shade = "black" if lit else FAINT
     if remarks:
         axes.text(x, y + 0.06, title, fontsize=12, weight="bold", color=shade, **style)
