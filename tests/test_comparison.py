@@ -32,8 +32,8 @@ def test_the_probabilities_of_a_false_promotion_add_up_to_five_percent():
         (0.003, 0.001, 1, ""),
         (0.0029, 0.001, 1, "its gain is below the minimum effect of 0.003"),
         (-0.01, -0.02, 1, "its gain is below the minimum effect of 0.003"),
-        (0.01, 0.0, 1, "not better by more than chance (95 % level, comparison 1)"),
-        (0.01, -0.001, 20, "not better by more than chance (99.98 % level, comparison 20)"),
+        (0.01, 0.0, 1, "not significantly better (95 % level, comparison 1)"),
+        (0.01, -0.001, 20, "not significantly better (99.98 % level, comparison 20)"),
     ],
 )
 def test_the_reason_for_a_rejection(gain, low, use, reason):
@@ -44,7 +44,7 @@ def test_a_challenger_that_is_significantly_worse_on_a_slice_is_rejected_and_the
     better, noise, small = Gain(0.02, 0.01, 0.03), Gain(-0.05, -0.11, 0.01), Gain(-0.002, -0.003, -0.001)
     assert rejection_reason(better, {"red": noise, "white": better, "quality 5 or 6": small}, 1, 0.003) == ""
     worse = {"red": Gain(-0.051, -0.08, -0.02), "white": better, "quality 0 to 4": Gain(-0.2, -0.3, -0.1)}
-    expected = "worse by more than chance on red (RMSE higher by 0.051), quality 0 to 4 (RMSE higher by 0.200)"
+    expected = "significantly worse on red (RMSE higher by 0.051), quality 0 to 4 (RMSE higher by 0.200)"
     assert rejection_reason(better, worse, 1, 0.003) == expected
 
 

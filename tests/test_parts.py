@@ -61,7 +61,7 @@ def test_all_problems_of_a_part_are_reported_in_one_line_with_its_name(tmp_path,
     wines.drop(columns="pH").to_parquet(path)
     assert error_of(path) == f"{path}: 1 problem: row 1, columns missing: pH. Fix the file and run again."
     wines.head(0).to_parquet(path)
-    assert "columns and no rows" in error_of(path)
+    assert "columns but no rows" in error_of(path)
     path.write_bytes(b"PAR1 no")
     assert "not a readable Parquet file" in error_of(path)
 

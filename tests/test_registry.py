@@ -143,7 +143,7 @@ def test_a_model_with_a_luckier_seed_stays_a_challenger(register, store, sets):
     verdict, _ = register("random_forest", seed=12, n_estimators=10)
     assert (verdict.promoted, verdict.use) == (False, 2)
     assert verdict.gain > 0.05
-    assert verdict.reason == "not better by more than chance (98.33 % level, comparison 2)"
+    assert verdict.reason == "not significantly better (98.33 % level, comparison 2)"
 
 
 def test_a_gain_below_the_minimum_effect_does_not_promote(register, compared):
@@ -279,7 +279,7 @@ def test_a_version_of_another_signature_is_not_promoted(version_of, config, stor
 def test_a_version_with_another_gate_set_is_promoted_only_after_a_comparison_on_it(version_of, compared, store, sets):
     registry.promote(store, version_of())
     version = version_of(sets[1].iloc[1:])
-    refused = pytest.raises(RegistryError, match="its gate set is not that of the champion, version 1")
+    refused = pytest.raises(RegistryError, match="its gate set differs from that of the champion, version 1")
     with refused:
         registry.promote(store, version)
     verdict = compared(sets[1].iloc[1:])

@@ -16,8 +16,8 @@ INTERVAL = (
     ("verdict", "text"),
     [
         (
-            Verdict(True, "champion version 1", 0.0123, 0.004, 0.0206, "better by more than chance", 1),
-            "Version 2 becomes the **champion** (better by more than chance). On the gate set its RMSE is lower than "
+            Verdict(True, "champion version 1", 0.0123, 0.004, 0.0206, "significantly better", 1),
+            "Version 2 becomes the **champion** (significantly better). On the gate set its RMSE is lower than "
             "that of champion version 1 by 0.0123. The interval of the gain is 0.0040 to 0.0206 at the 95 % level. "
             f"{INTERVAL}: this is use 1.",
         ),

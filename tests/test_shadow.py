@@ -95,7 +95,7 @@ def test_a_challenger_that_is_worse_on_a_slice_is_refused():
         scores = {"score": table[TARGET] + errors.where(red, 3 * errors), SHADOW: table[TARGET] + of_challenger}
         return compare(table.assign(**scores), "1", "2", [], 0.004).reason
 
-    assert reason(errors.where(~red, 2 * errors)).startswith("worse by more than chance on red (RMSE higher by 0.")
+    assert reason(errors.where(~red, 2 * errors)).startswith("significantly worse on red (RMSE higher by 0.")
     assert reason(errors) == ""
 
 

@@ -53,10 +53,10 @@ def rejection_reason(overall: Gain, by_slice: dict[str, Gain], use: int, minimum
         return f"its gain is below the minimum effect of {minimum:g}"
     if overall.low <= 0:
         level = f"{100 * confidence(use):.4g} % level, comparison {use}"
-        return f"not better by more than chance ({level})"
+        return f"not significantly better ({level})"
     worse = {name: one for name, one in by_slice.items() if one.high < 0 and one.gain <= -minimum}
     lines = [f"{name} (RMSE higher by {-one.gain:.3f})" for name, one in worse.items()]
-    return f"worse by more than chance on {', '.join(lines)}" if lines else ""
+    return f"significantly worse on {', '.join(lines)}" if lines else ""
 
 
 def gains(

@@ -205,7 +205,7 @@ def compare(
     unfairness = unfairness_reason(store, current, gate_set, source) if current else ""
     refusal = unfairness or comparison.rejection_reason(overall, by_slice, use, minimum_gain)
     compared_on = seen if current and not unfairness else ""
-    reason = refusal or "better by more than chance"
+    reason = refusal or "significantly better"
     measured = overall.gain, overall.low, overall.high
     number = str(current.version) if current else None
     return Verdict(not refusal, opponent, *measured, reason, use, compared_on, number, by_slice)
@@ -333,7 +333,7 @@ def refusal_reason(store: Store, candidate: ModelVersion, current: ModelVersion 
     if signature(store, candidate) != signature(store, current):
         return f"its signature differs from that of the champion, version {current.version}"
     if scored_on(store, candidate) != scored_on(store, current):
-        return f"its gate set is not that of the champion, version {current.version}"
+        return f"its gate set differs from that of the champion, version {current.version}"
     return ""
 
 

@@ -49,9 +49,7 @@ class ShadowComparison:
 
     def __str__(self) -> str:
         measured = f"RMSE lower by {self.gain:.3f} ({self.low:.3f} to {self.high:.3f}) on {self.rows} labelled rows"
-        return (
-            f"version {self.version} against {self.champion}: {measured}: {self.reason or 'better by more than chance'}"
-        )
+        return f"version {self.version} against {self.champion}: {measured}: {self.reason or 'significantly better'}"
 
 
 def insert(database: Database, version: str, scores: dict[str, float]) -> None:
