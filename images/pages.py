@@ -55,7 +55,7 @@ REASON = "Its errors by slice are acceptable."  # of the approval
 APPROVAL = {"prefect-approval": Page("/runs/flow-run/{run}", "Paused", height=700, clicks=("Resume",))}
 MODEL_CARD = {"mlflow-model-card": Page("/#/models/wine-quality/versions/1", "champion", height=728, grows=False)}
 BUCKET = {"bucket": Page("/wine-quality/runs/{run_id}/", "manifest.json", 980, 400)}
-SERVICE = {"service-page": Page("/", "Largest difference", height=980)}
+SERVICE = {"service-page": Page("/", r"interval: \d", height=980)}
 MONITORED = "week 24"
 MONITORING = {"monitoring-report": Page("/artifacts/artifact/{report}", "coverage", 1600, 1140)}
 DRIFT = {"evidently-report": Page("/drift-report.html", "Drift", 1100, 900)}  # a file that notebook 9 leaves
