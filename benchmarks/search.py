@@ -246,7 +246,7 @@ def draw_held_out(axes: Axes, results: dict[str, Any]) -> None:
     axes.axhline(steps["extra_trees_tuned"]["rmse"], color="grey", linestyle="--", label="extra trees, hand-tuned")
     axes.plot(TRIALS, steps["blend"]["rmse"], "*", color="black", markersize=12, label="blend, hyperopt's TPE")
     axes.set(xlabel="trials", ylabel="RMSE on the fold that no search saw")
-    axes.set_title("Afterwards: the best so far on unseen wines\n(five folds pooled)")
+    axes.set_title("Afterwards: the best so far on unseen rows\n(five folds pooled)")
     axes.legend(**BELOW)
 
 
