@@ -105,7 +105,7 @@ def loop_in_steps(simulated: dict[str, Any]) -> Figure:
         f"Week {rejected}: the data drifts; the gate rejects the new version": observed
         | {("monitor", "train"): "retrain: drift"}
         | trained,
-        f"Week {shadow}: a version is better in the shadow and promoted": observed
+        f"Week {shadow}: a version is better in shadow deployment and promoted": observed
         | {("serve", "monitor"): "predictions of both", ("monitor", "serve"): "champion"},
         f"Week {promoted}: the error is high; the new version passes the gate": observed
         | {("monitor", "train"): "retrain: error"}
