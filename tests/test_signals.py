@@ -16,7 +16,7 @@ from wine_quality.ports import free_port, listens
 
 pytestmark = pytest.mark.slow
 
-IGNORING = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")  # as in a background job of a script, or under nohup
+IGNORING = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")  # as in a background job of a script
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 KILLED = {**CODES, signal.SIGKILL: -signal.SIGKILL}
 

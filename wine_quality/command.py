@@ -12,7 +12,7 @@ from wine_quality.errors import WineError
 def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: its own, 1 after a `WineError`, 130 after SIGINT, 143 after SIGTERM.
 
-    Both signals also stop a command that was started with SIGINT ignored, as under `nohup` or by a script's `&`.
+    Both signals also stop a command that was started with SIGINT ignored, as by `&` in a script.
     """
     received: list[int] = []
 
