@@ -110,7 +110,7 @@ MEASURED = {  # what each page says of measurements, in its words
         "were scored by two processes {batches[two_workers_against_one]:.2f} times as fast as by one",
         "its ONNX graph alone scores {batches[graph_alone_rows_per_second]:,.0f} rows a second",
         "two processes {trials[time][two_processes_against_one]:.2f} times as fast as one",
-        "two workers of Dask {trials[time][two_workers_of_dask_against_one_process]:.2f} times",
+        "two Dask workers {trials[time][two_workers_of_dask_against_one_process]:.2f} times",
     ],
 }
 
