@@ -126,8 +126,9 @@ def test_exercises_have_an_answer_cell_and_a_folded_solution_that_checks_it(path
         checked = re.search(check, solution.source, re.M)
         assert checked
         within = re.search(r", within=([\d.]+)\)$", checked[0])
-        if re.search(r"# a (number|share)", answer.source):
-            assert answer.source.endswith(f", right to within {within[1]}" if within else ", exactly")
+        if re.search(r"# (a|the exact) (number|share) ", answer.source):
+            assert within is None or answer.source.endswith(f", right to within {within[1]}")
+            assert ("# the exact number of " in answer.source) == (within is None)
         assert list(texts(solution)) == ["no answer yet\n"]
 
 

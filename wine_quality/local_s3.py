@@ -63,5 +63,5 @@ def local_keys(config: Settings) -> tuple[str, str]:
         path.chmod(0o600)
     key, _, secret = path.read_text().partition(",")
     if not (key and secret):
-        raise DataError(f"{path}: holds no keys. Delete it; it is made anew.")
+        raise DataError(f"{path}: holds no keys. Delete it, and it will be created again.")
     return key, secret
