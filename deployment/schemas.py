@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, to_json
 from typing_extensions import TypedDict
 
-from wine_quality.schema import FEATURES, MEASUREMENTS, SHOWN_PROBLEMS, TYPES, Measurement
+from wine_quality.schema import FEATURES, MEASUREMENTS, SHOWN_PROBLEMS, TYPE, TYPES, Measurement
 
 MAX_ROWS = 5_000
 VALIDATION_BATCH = 100  # samples validated at once; between two batches, other requests get their turn
@@ -125,7 +125,7 @@ if TYPE_CHECKING:
     Sample = dict[str, Any]
 else:  # unlike a model, a TypedDict yields the dictionary that is scored and stored, in half the time
     measured = {name: measurement_type(measurement) for name, measurement in MEASUREMENTS.items()}
-    Sample = TypedDict("Sample", {"type": Literal[tuple(TYPES)], **measured})
+    Sample = TypedDict("Sample", {TYPE: Literal[tuple(TYPES)], **measured})
     Sample.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
 measurements_of = itemgetter(*MEASUREMENTS)
@@ -199,7 +199,7 @@ def describe_problem(kind: str, name: str | int, value: object) -> str:
     """Return what is wrong with a value, given pydantic's name for the error."""
     match kind:
         case "missing":
-            return f"missing. Send {allowed(name)}{'' if name == 'type' else ', or null'}"
+            return f"missing. Send {allowed(name)}{'' if name == TYPE else ', or null'}"
         case "extra_forbidden":
             return "unknown field"
         case "dict_type":
@@ -211,7 +211,7 @@ def describe_problem(kind: str, name: str | int, value: object) -> str:
 
 def allowed(name: str | int) -> str:
     """Return the values that a field allows."""
-    if name == "type":
+    if name == TYPE:
         return " or ".join(TYPES)
     measurement = MEASUREMENTS[str(name)]
     return f"{measurement.low:g} to {measurement.high:g} {measurement.unit}"
@@ -232,7 +232,7 @@ def display_name(name: str) -> str:
 
 def to_matrix(samples: list[Sample]) -> np.ndarray:
     """Return samples as the input matrix of a model (see `wine_quality.schema.to_matrix`), with NaN for null."""
-    return np.array([(one["type"] == "red", *measurements_of(one)) for one in samples], dtype="float64")
+    return np.array([(one[TYPE] == TYPES[0], *measurements_of(one)) for one in samples], dtype="float64")
 
 
 def scores(scored: np.ndarray) -> list[Score]:

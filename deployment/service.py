@@ -51,7 +51,7 @@ from deployment.telemetry import MetricsMiddleware, Telemetry
 from wine_quality.config import Settings
 from wine_quality.predictions import Prediction, PredictionStore
 from wine_quality.same_origin import SameOrigin
-from wine_quality.schema import FEATURES, MEASUREMENTS, TYPES
+from wine_quality.schema import FEATURES, MEASUREMENTS, TYPE, TYPES
 from wine_quality.scoring import Scorer
 
 PAGE = Path(__file__).with_name("page")
@@ -261,7 +261,7 @@ async def json_body(request: Request) -> bytes:
 
 def column(name: str) -> CategoryColumn | NumberColumn:
     """Return the description of an input column of the model."""
-    if name == "type":
+    if name == TYPE:
         return CategoryColumn(name=name, values=TYPES)
     return NumberColumn(name=name, **asdict(MEASUREMENTS[name]))
 

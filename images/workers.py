@@ -10,7 +10,7 @@ from distributed import Client, LocalCluster
 from wine_quality.config import settings
 from wine_quality.models import build, fit_predict
 from wine_quality.sources import load_dataset
-from wine_quality.splits import distinct_rows, folds, train_gate_split
+from wine_quality.splits import FOLDS, distinct_rows, folds, train_gate_split
 
 MODELS = ("decision_tree", "extra_trees", "k_neighbors", "random_forest", "xgboost_tuned")
 SEEDS = 20  # each with folds of its own: more work than the picture waits for
@@ -29,7 +29,7 @@ def main() -> None:
             for number, (learn, score) in enumerate(folds(rows, seed)):
                 for name in MODELS:
                     task = (fit_predict, build(name, seed), rows.iloc[learn], rows.iloc[score])
-                    futures.append(client.submit(*task, key=f"{name}-{5 * seed + number}"))
+                    futures.append(client.submit(*task, key=f"{name}-{FOLDS * seed + number}"))
         client.gather(futures)
 
 

@@ -61,6 +61,11 @@ class Record:
         """Whether a retraining was requested, and the reason."""
         return f"{'retraining requested' if self.trigger else 'no retraining'} ({self.reason})"
 
+    @property
+    def shadow_outcome(self) -> str:
+        """The shadow comparison, and whether it led to a promotion."""
+        return f"shadow: {self.shadow}{': promoted' if self.passed_comparison else ''}"
+
 
 RECORD_JSON = TypeAdapter(Record)
 

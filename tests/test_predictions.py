@@ -17,6 +17,7 @@ import pytest
 from postgres import PASSWORD, Postgres, postgres_server
 from prediction_writer import WINE, new_predictions
 from servers import running, wait_until
+from sqlalchemy import make_url
 
 from wine_quality import disk_queue
 from wine_quality.errors import PredictionsError, SettingsError
@@ -79,7 +80,8 @@ def locked(url: str) -> Iterator[None]:
 
 def arrived(url: str, predictions: list[Prediction]) -> None:
     """Return once these predictions, no others, are in the database; none can be there twice, as ids are the key."""
-    patient = url.replace("timeout=0.1", "timeout=30")  # the store may be writing
+    own_timeout = make_url(url).difference_update_query(["timeout"])  # SQLite's 5 s, because the store may be writing
+    patient = own_timeout.render_as_string(hide_password=False)
     wait_until(lambda: count(patient) >= len(predictions), "predictions in the database")
     assert set(load(patient)["id"]) == {prediction.id for prediction in predictions}
 

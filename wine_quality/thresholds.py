@@ -161,12 +161,10 @@ def retraining(crossed: list[Alert], rows: int, rows_before: int) -> tuple[str, 
     kinds = {alert.kind for alert in crossed}
     if "bad data" in kinds:
         return "", "bad data must be fixed at its source; a model must not be trained on it"
-    growth = rows / rows_before - 1
+    growth, more = rows / rows_before - 1, f"{rows - rows_before} more labelled rows"
     for kind in ("quality", "drift"):
         if kind in kinds and growth >= MIN_GROWTH[kind]:
-            more = f"{rows - rows_before} more labelled rows than at the last training ({growth:+.0%})"
-            return kind, f"{kind}, and {more}"
+            return kind, f"{kind}, and {more} than at the last training ({growth:+.0%})"
     if needed := [share for kind, share in MIN_GROWTH.items() if kind in kinds]:
-        more = f"{rows - rows_before} more labelled rows ({growth:+.0%})"
-        return "", f"too few new labels: {more}, {min(needed):.0%} needed"
+        return "", f"too few new labels: {more} ({growth:+.0%}), {min(needed):.0%} needed"
     return "", f"{' and '.join(sorted(kinds))} is no reason to retrain" if kinds else "no threshold crossed"

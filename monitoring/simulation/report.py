@@ -141,7 +141,7 @@ def table_rows(outcome: Outcome) -> list[dict[str, Any]]:
         if record.trigger:
             lines.append(f"{record.outcome}: {'promoted' if number in outcome.promoted else 'rejected by the gate'}")
         if record.shadow:
-            lines.append(f"shadow: {record.shadow}{': promoted' if record.passed_comparison else ''}")
+            lines.append(record.shadow_outcome)
         rows.append({"number": number, **week, "result": record.result, "incident": incident, "lines": lines})
     return rows
 

@@ -153,7 +153,7 @@ def print_week(week: Week, record: Record, champion: str) -> None:
         promoted = champion != record.result.version
         lines.append(f"{record.outcome}: {f'promoted as version {champion}' if promoted else 'rejected by the gate'}")
     if record.shadow:
-        lines.append(f"shadow: {record.shadow}{': promoted' if record.passed_comparison else ''}")
+        lines.append(record.shadow_outcome)
     for line in lines:
         tqdm.write(f"{week.name}   {line}", file=sys.stdout)
 
