@@ -2,11 +2,11 @@
 
 Name the parts to run on the command line; the default is all of them:
 scores (of every model, by cross-validation), intervals (their coverage of the gate set), run (`make run`: seconds and
-memory), overhead (of the flow over plain functions), setup (`make setup` in a fresh clone, packages cached), notebooks
-(`make notebooks`, on copies, in a separate home), start (`make start` of each chapter, from an empty home), tests
-(`make test`), walk (the commands of the READMEs one by one, as `make check-docs` runs them), simulation (three runs
-from scratch: seconds, and whether the outcome is the same), sample (how much the committed sample differs from the real
-data).
+memory), overhead (of the flow over plain functions), setup (`make setup` in a fresh clone, packages cached), group
+(`make run` in two clones in turn, with and without the group `scaling`), notebooks (`make notebooks`, on copies, in a
+separate home), start (`make start` of each chapter, from an empty home), tests (`make test`), walk (the commands of the
+READMEs one by one, as `make check-docs` runs them), simulation (three runs from scratch: seconds, and whether the
+outcome is the same), sample (how much the committed sample differs from the real data).
 """
 
 import json
@@ -82,10 +82,10 @@ def bench_intervals() -> None:
     write_results("intervals", results)
 
 
-def start_run() -> subprocess.Popen[str]:
-    """Start `make run`, and pipe its output line by line."""
+def start_run(folder: Path = ROOT) -> subprocess.Popen[str]:
+    """Start `make run` in a checkout, and pipe its output line by line."""
     environment = {**os.environ, **FRESH, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(["make", "run"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(["make", "run"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def timed_run() -> tuple[float, float, dict[str, str]]:
@@ -101,10 +101,10 @@ def timed_run() -> tuple[float, float, dict[str, str]]:
     return seconds, work, {name: lines[name] for name in SHOWN}
 
 
-def peak_memory() -> float:
+def peak_memory(folder: Path = ROOT) -> float:
     """Run `make run`; return the peak memory of it and its children in GB, counting shared pages once."""
     peak = 0.0
-    with start_run() as process:
+    with start_run(folder) as process:
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):
                 peak = max(peak, memory_gb(process.pid))
@@ -161,6 +161,29 @@ def bench_setup() -> None:
             times.append(time.perf_counter() - started)
             size = int(output_of("du", "-sk", f"{folder}/.venv").split()[0]) * 1024 / 1e9
     write_results("setup", {"seconds_with_packages_cached": spread(times), "environment_gb": round(size, 2)})
+
+
+def bench_group() -> None:
+    measured: dict[str, list[tuple[float, float]]] = {"setup": [], "setup-scaling": []}
+    with tempfile.TemporaryDirectory() as name:
+        for task in measured:
+            output_of("git", "clone", "-q", ROOT, f"{name}/{task}")
+            output_of("make", "-C", f"{name}/{task}", task)
+        for _ in range(1 + REPEATS):
+            for task, runs in measured.items():
+                began = time.perf_counter()
+                peak = peak_memory(Path(name, task))
+                runs.append((time.perf_counter() - began, peak))
+    (seconds_without, gb_without), (seconds_with, gb_with) = (
+        zip(*runs[1:], strict=True) for runs in measured.values()
+    )  # the first runs compile the modules
+    results = {
+        "seconds": {"without": spread(list(seconds_without)), "with": spread(list(seconds_with))},
+        "peak_memory_gb": {"without": spread(list(gb_without)), "with": spread(list(gb_with))},
+        "seconds_with_over_without": spread([b / a for a, b in zip(seconds_without, seconds_with, strict=True)]),
+        "memory_with_over_without": spread([b / a for a, b in zip(gb_without, gb_with, strict=True)]),
+    }
+    write_results("group", results)
 
 
 def bench_notebooks() -> None:
@@ -241,8 +264,8 @@ def bench_sample() -> None:
 
 PARTS = {
     "scores": bench_scores, "intervals": bench_intervals, "run": bench_run, "overhead": bench_overhead,
-    "setup": bench_setup, "notebooks": bench_notebooks, "start": bench_start, "tests": bench_tests,
-    "walk": bench_walk, "simulation": bench_simulation, "sample": bench_sample,
+    "setup": bench_setup, "group": bench_group, "notebooks": bench_notebooks, "start": bench_start,
+    "tests": bench_tests, "walk": bench_walk, "simulation": bench_simulation, "sample": bench_sample,
 }  # fmt: skip
 
 if __name__ == "__main__":
