@@ -1,7 +1,7 @@
 """Measure the gate with real models on real data: `python -m benchmarks.gate` with `WINE_DATA` set.
 
 Eight splits of the distinct rows, each by the hash of the row's key and a salt, give eight training and gate sets. On
-each, 1,200 trees of the forest that `make run` ships are grown. The trees of a forest are independent draws, so 300 of
+each, 1,200 extra trees are grown, with the library's defaults. The trees of a forest are independent draws, so 300 of
 them, drawn with replacement, predict like the same forest with another seed. A few fits therefore simulate thousands of
 retrainings on unchanged data. Two worse models, which a better one should replace, are really fitted. The gate is the
 package's own code. It takes about five CPU minutes.

@@ -60,7 +60,7 @@ def inputs_checksum(
 ) -> str:
     """Return a checksum of everything that a fitted model and its scores depend on.
 
-    `whole` is the checksum of the dataset if the split holds samples of it.
+    `whole` is the checksum of the dataset and the training mode, if the split holds samples of it.
     """
     more = [] if whole is None else [whole]
     return checksum(*map(table_checksum, split), choice.name, sorted(choice.params.items()), seed, *more)

@@ -150,14 +150,14 @@ def rank(train: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
 
 @task(name="search", task_run_name="search, {max_evals} trials", **CACHED, **RETRIES)
 def search(
-    train: pd.DataFrame, predicted: pd.DataFrame, max_evals: int, seed: int
+    train: pd.DataFrame, predicted: pd.DataFrame, max_evals: int, window: int, seed: int
 ) -> tuple[pd.DataFrame, Candidate, np.ndarray]:
     """Search for better models, add the best of each family to the baselines, and choose the best of all.
 
     Return the leaderboard, the choice, and its cross-validated predictions.
     """
     objective = tuning.Objective(train, seed)
-    finalists = tuning.finalists(tracked_trials(objective, max_evals), objective)
+    finalists = tuning.finalists(tracked_trials(objective, max_evals, window), objective)
     candidates = {f"{one.candidate.name}, searched": one for one in finalists}
     predicted = predicted.assign(**{name: one.predicted for name, one in candidates.items()})
     leaderboard = rank(train, predicted)
@@ -167,7 +167,7 @@ def search(
     return leaderboard, choice, predicted[best].to_numpy()
 
 
-def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
+def tracked_trials(objective: tuning.Objective, max_evals: int, window: int) -> list[Trial]:
     """Return the trials of the search, each a run in MLflow, evaluated on the chosen engine; report progress."""
     config, resume = settings(), not get_current_settings().tasks.refresh_cache
     progress = create_progress_artifact(0.0, key="search-progress", description=f"Search, {max_evals} trials")
@@ -179,7 +179,7 @@ def tracked_trials(objective: tuning.Objective, max_evals: int) -> list[Trial]:
     with tracking.store(config) as store, open_engine(config) as engine:
         trials, _parent = searching.search(
             store.client, store.experiment_id, objective, max_evals, config.local,
-            engine=engine, window=config.window, resume=resume, on_trial=on_trial,
+            engine=engine, window=window, resume=resume, on_trial=on_trial,
         )  # fmt: skip
     return trials
 
@@ -360,7 +360,7 @@ def prepare_data(source: str, train_file: Path | None, validation_file: Path | N
 def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
     """Find the best model on the training set, fit it, and score it once on the gate set."""
     predicted = baseline(prepared.train, seed)
-    leaderboard, choice, predicted = search(prepared.train, predicted, max_evals, seed)
+    leaderboard, choice, predicted = search(prepared.train, predicted, max_evals, settings().window, seed)
     pipeline = final_fit(prepared.train, choice, seed)
     interval = fit_intervals(prepared.train, predicted, seed)
     return Trained(leaderboard, choice, pipeline, interval, evaluate(pipeline, interval, prepared.gate_set, seed))
@@ -369,7 +369,7 @@ def train_models(prepared: Prepared, max_evals: int, seed: int) -> Trained:
 @flow(name="publish-model", flow_run_name="track, compare, register", validate_parameters=False)
 def publish_model(prepared: Prepared, trained: Trained, seed: int, started: datetime) -> Published:
     """Track the run and register its model, unless an identical version exists and the cache is in use."""
-    whole = prepared.whole.checksum if prepared.whole else None
+    whole = f"{prepared.whole.checksum}, {prepared.whole.mode}" if prepared.whole else None
     inputs = inputs_checksum(prepared.split, trained.choice, seed, whole)
     fresh = get_current_settings().tasks.refresh_cache
     with gate_lock(settings()):

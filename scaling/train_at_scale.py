@@ -167,7 +167,7 @@ def describe(rows: Rows, train: pd.DataFrame, mode: str, why: str, resumed: int)
     ]
     manifest = {"sha256": rows.checksum, "rows": len(rows.roles), "parts": parts}
     tags = {external_memory.MODE: f"{mode}: {why}", "resumed_after_round": str(resumed)}
-    return Whole(rows.count(TRAIN), rows.checksum, manifest, len(train) < rows.count(TRAIN), tags)
+    return Whole(rows.count(TRAIN), rows.checksum, mode, manifest, len(train) < rows.count(TRAIN), tags)
 
 
 @flow(name="train-at-scale", flow_run_name=run_name, on_cancellation=[reject_cancelled])

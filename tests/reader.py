@@ -44,7 +44,7 @@ ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 @dataclass
 class Reader:
-    """Somebody at a terminal in a checkout; `true_figures` if the wine is the one of which the READMEs tell."""
+    """A user at a terminal in a checkout; `true_figures` if it has the data that the READMEs describe."""
 
     checkout: Path
     environment: dict[str, str]
@@ -107,19 +107,19 @@ class Reader:
         self.exports.clear()
 
     def sees(self, printed: str | Path, expected: str) -> None:
-        """Fail where a README tells of lines that are not printed; of made-up wine only the first words count."""
+        """Fail if a README shows lines that were not printed; on synthetic data only the first words count."""
         if isinstance(printed, Path):
             wait_until(lambda: self.finds(printed.read_text(), expected), expected)
         else:
             assert self.finds(printed, expected), f"this was not printed:\n{expected}\nbut this:\n{printed}"
 
     def finds(self, printed: str, expected: str) -> bool:
-        """Say whether all lines of a README are among those printed, in their order."""
+        """Return whether all lines of a README were printed, in their order."""
         lines = [self.pattern(line) for line in expected.splitlines() if line.strip() != "…"]
         return bool(re.search(" (.* )?".join(lines), " ".join(printed.split())))
 
     def pattern(self, line: str) -> str:
-        """Return what a line looks like in other wine, at another time and in another folder."""
+        """Return a pattern of a line on other data, at another time and in another folder."""
         words = line.split() if self.true_figures else line.split()[:1]
         return "".join(map(self.part, re.split(rf"({ID}|{HOME}|…|\d[\d,.:-]*)", " ".join(words))))
 

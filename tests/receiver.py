@@ -1,4 +1,4 @@
-"""What a chat program's webhook is: it keeps what it is sent, and answers as it is told."""
+"""A stand-in for a chat program's webhook: it stores the requests, and answers with a given status."""
 
 import json
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Servers and other processes of a test: started, waited for, asked, stopped by process id."""
+"""Servers and other processes of a test: started, awaited, called, stopped by process id."""
 
 import os
 import signal

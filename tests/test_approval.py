@@ -69,7 +69,7 @@ def test_resuming_the_run_promotes_the_version_and_records_the_reason(client, co
     assert champion is None
     assert version.tags["approval"] == str(run.id)
     assert "**Promoted**" in version.description
-    assert list(config.outbox.iterdir()) == [], "it is pushed before a person is asked"
+    assert list(config.outbox.iterdir()) == [], "it is pushed before a person decides"
     form = client.read_flow_run_input(run.id, run.state.state_details.run_input_keyset["description"])
     assert "# wine-quality, version 1" in str(form)
     resume_flow_run(run.id, run_input={"reason": "the slices look right"})

@@ -1,4 +1,4 @@
-"""Batches scored side by side in real processes, and on a real Dask cluster, with one of the workers killed."""
+"""Batches scored in parallel in real processes, and on a real Dask cluster, with one of the workers killed."""
 
 import io
 import json

@@ -25,7 +25,7 @@ from wine_quality.splits import distinct_rows
 
 pytestmark = pytest.mark.slow
 
-MAKE = ("make", "-o", ".venv/.ready")  # no test sets up the .venv that it runs in anew
+MAKE = ("make", "-o", ".venv/.ready")  # no test sets up its own .venv again
 
 
 class Unknown:

@@ -77,7 +77,7 @@ def test_the_simulation_reads_its_settings_in_such_a_home(tmp_path, few_wines):
 
 
 def test_overrides_take_precedence_over_the_environment_and_that_over_the_env_file(tmp_path, monkeypatch):
-    (tmp_path / ".env").write_text("WINE_DATA=uci\nWINE_SEED=1\nWINE_BUCKET=cellar\nAWS_PROFILE=ours\nWINE_UNKNOWN=1\n")
+    (tmp_path / ".env").write_text("WINE_DATA=uci\nWINE_SEED=1\nWINE_BUCKET=red\nAWS_PROFILE=ours\nWINE_UNKNOWN=1\n")
     monkeypatch.setenv("WINE_DATA", "kaggle")
     monkeypatch.setenv("WINE_SEED", "")  # counts as not set
     before = dict(os.environ)
@@ -86,7 +86,7 @@ def test_overrides_take_precedence_over_the_environment_and_that_over_the_env_fi
     assert exit_code(lambda: int(os.environ["AWS_PROFILE"] == "ours")) == 1
     monkeypatch.setenv("WINE_SEED", "2")
     config = settings(data="sample", seed=None)
-    assert (config.data, config.seed, config.bucket) == ("sample", 2, "cellar")
+    assert (config.data, config.seed, config.bucket) == ("sample", 2, "red")
 
 
 def test_store_addresses_come_from_the_settings(monkeypatch):

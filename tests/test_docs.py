@@ -135,7 +135,7 @@ def front_page() -> list[str]:
     return [
         f"in at most {max(one['max'] for one in RESULTS['start']['seconds'].values()):.0f} seconds",
         f"about {round(100 * folds['extra_trees_tuned']['r2'], -1):.0f} % of the variance",
-        f"in week {quiet_drift}, and the mix of colours drifts from week {shift} on",
+        f"in week {quiet_drift}, and the mix of colours first drifts in week {shift}",
         *(f"{minutes_to_run(chapter)} min" for chapter in CHAPTERS.values()),
         *(f"{name} {folds[name]['rmse']:z.3f} {folds[name]['r2']:z.3f}" for name in SHOWN),
         *three_worlds(),
@@ -238,8 +238,8 @@ def scaling_rows() -> list[str]:
     found, rows = RESULTS["rows"], []
     for size, ways in found["split"].items():
         cells = [ways.get(way) for way in ("in_memory", "parts_1", "parts_2")]
-        told = [f"{one['seconds']:.1f} s, {one['peak_gb']:.1f} GB" if one else "" for one in cells]
-        rows.append(f"| {int(size):,} | {' | '.join(told)} |".replace("|  |", "| |"))
+        shown = [f"{one['seconds']:.1f} s, {one['peak_gb']:.1f} GB" if one else "" for one in cells]
+        rows.append(f"| {int(size):,} | {' | '.join(shown)} |".replace("|  |", "| |"))
     for way, one in found["training"].items():
         name = way.replace("_", " ")
         rows.append(f"| {name} | {one['seconds']:.0f} s | {one['peak_gb']:.1f} GB | {one['rmse']:.4f} |")

@@ -1,7 +1,7 @@
-"""Nothing leaves the machine: what the commands of the READMEs ask of the network is loopback and nothing else.
+"""Nothing leaves the machine: the commands of the READMEs only connect to loopback.
 
-strace sees every process that a command starts, compiled code included. `make check-docs` has the same eye on each
-block of every README; here the commands run on the sample. A download is asked for by `WINE_DATA` alone.
+strace follows every process that a command starts, compiled code included. `make check-docs` traces each block of every
+README in the same way; here the commands run on the sample. Only `WINE_DATA` can request a download.
 """
 
 import os
@@ -79,7 +79,7 @@ class Machine:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def runs(self, *command: str) -> None:
-        """Run a command to its end, and fail where it asked anything beyond loopback, whatever its exit code."""
+        """Run a command to its end, and fail if it connected to anything but loopback, whatever its exit code."""
         log = self.folder / "contacts"
         streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
         done = subprocess.run([*tapped(log), *command], cwd=ROOT, env=self.environment, **streams, timeout=MINUTES)
@@ -88,7 +88,7 @@ class Machine:
 
     @contextmanager
     def serves(self, *command: str, ports: tuple[int, ...]) -> Iterator[None]:
-        """Run servers in the block, and fail where they asked anything beyond loopback from start to end."""
+        """Run servers in the block, and fail if they connected to anything but loopback at any time."""
         log, screen = self.folder / f"contacts-{ports[0]}", self.folder / f"screen-{ports[0]}"
         with screen.open("wb") as lines:
             streams = {"stdin": subprocess.DEVNULL, "stdout": lines, "stderr": lines}

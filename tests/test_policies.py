@@ -43,15 +43,15 @@ def test_code_that_is_upgraded_during_a_run_does_not_change_the_key_of_its_resul
 
 
 def test_the_checksum_of_the_inputs_depends_on_data_split_parameters_and_seed(wines):
-    sides, choice = (wines[:4], wines[4:]), Candidate("svr", {"C": 1.0, "gamma": 0.1})
-    same = inputs_checksum(sides, Candidate("svr", {"gamma": 0.1, "C": 1.0}), 42)
+    sets, choice = (wines[:4], wines[4:]), Candidate("svr", {"C": 1.0, "gamma": 0.1})
+    same = inputs_checksum(sets, Candidate("svr", {"gamma": 0.1, "C": 1.0}), 42)
     others = [
         inputs_checksum((wines[:3], wines[3:]), choice, 42),
-        inputs_checksum(sides, Candidate("svr", {"C": 1.0, "gamma": 0.2}), 42),
-        inputs_checksum(sides, Candidate("linear", {}), 42),
-        inputs_checksum(sides, choice, 43),
+        inputs_checksum(sets, Candidate("svr", {"C": 1.0, "gamma": 0.2}), 42),
+        inputs_checksum(sets, Candidate("linear", {}), 42),
+        inputs_checksum(sets, choice, 43),
     ]
-    assert inputs_checksum(sides, choice, 42) == same
+    assert inputs_checksum(sets, choice, 42) == same
     assert len({same, *others}) == 5
 
 

@@ -46,7 +46,7 @@ def test_a_server_that_is_not_there_is_told_in_one_line(words):
 
 @pytest.fixture
 def another_server(tmp_path) -> Iterator[str]:
-    """A server that is not Prefect's: it has a page for what Prefect is asked for, and nothing else."""
+    """A server that is not Prefect's: it answers the one path that Prefect's clients request, and nothing else."""
     (tmp_path / "page" / "admin").mkdir(parents=True)
     (tmp_path / "page" / "admin" / "version").write_text("<h1>a page</h1>")
     with serving(ThreadingHTTPServer(ANY_PORT, functools.partial(Quiet, directory=tmp_path))) as server:

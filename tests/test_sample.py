@@ -52,9 +52,10 @@ def test_what_is_written_is_read_back_the_same(sample, tmp_path):
     assert np.array_equal(back[columns], few[columns])
 
 
-def test_the_sample_is_not_made_of_itself():
+def test_the_sample_is_not_generated_from_itself():
     before = [(sources.SAMPLE / name).read_bytes() for name in sources.UCI_PAIR]
     done = command("wine_data.make_sample", WINE_DATA="sample")
     assert done.returncode == 1
-    assert done.stderr == "error: the sample is not made of itself. Name real wine: make sample WINE_DATA=folder\n"
+    line = "the sample can't be generated from itself. Name the real data: make sample WINE_DATA=folder"
+    assert done.stderr == f"error: {line}\n"
     assert [(sources.SAMPLE / name).read_bytes() for name in sources.UCI_PAIR] == before

@@ -151,12 +151,12 @@ def certificates(tmp_path_factory) -> Path:
 
 @contextmanager
 def index(packages: Path, certificates: Path | None = None, login: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Serve an index, over TLS where there are certificates, to who knows the login; yield its host and requests."""
-    asked = []
+    """Serve an index, over TLS if there are certificates, to clients with the login; yield its host and requests."""
+    requested = []
 
     class Handler(Quiet):
         def do_GET(self) -> None:
-            asked.append(f"{self.headers['User-Agent'].split('/')[0]} {self.path}")
+            requested.append(f"{self.headers['User-Agent'].split('/')[0]} {self.path}")
             if login and self.headers["Authorization"] != f"Basic {b64encode(login.encode()).decode()}":
                 self.send_error(401)
             else:
@@ -168,18 +168,18 @@ def index(packages: Path, certificates: Path | None = None, login: str = "") -> 
         context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
         server.socket = context.wrap_socket(server.socket, server_side=True)
     with serving(server):
-        yield f"127.0.0.1:{server.server_port}", asked
+        yield f"127.0.0.1:{server.server_port}", requested
 
 
 def test_the_index_and_the_ca_of_pip_conf_hold_in_a_path_beyond_ascii(tmp_path, packages, certificates):
     folder = copied(tmp_path / "Grüße ☕")
-    with index(packages, certificates, login="me:hunter2") as (host, asked):
+    with index(packages, certificates, login="me:hunter2") as (host, requested):
         conf = f"[global]\nindex-url = https://me:hunter2@{host}\n[install]\ncert = {certificates / 'ca.pem'}\n"
         (tmp_path / "pip.conf").write_text(conf)
         own = {"LC_ALL": "C", "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "UV_NO_CACHE": "1"}
         done = set_up(folder, **own)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert [line for line in asked if line.startswith("uv ") and "tiny" in line]
+    assert [line for line in requested if line.startswith("uv ") and "tiny" in line]
     assert "hunter2" not in done.stdout + log_of(folder)
     code = "import tiny, wine_quality, os; print(os.environ['DO_NOT_TRACK'])"
     python = [folder / ".venv" / "bin" / "python", "-c", code]

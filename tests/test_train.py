@@ -104,8 +104,16 @@ def test_a_second_run_on_unchanged_data_parameters_and_code_registers_and_pushes
     assert len(everything_published()["versions"]) == 3
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
         train_wine_quality(data=str(folder), max_evals=1)
-    assert len(everything_published()["versions"]) == 4, "a fresh one was asked for"
+    assert len(everything_published()["versions"]) == 4, "a fresh run was requested"
     assert list(config.outbox.iterdir()) == []
+
+
+def test_a_search_with_another_window_is_another_search(folder, monkeypatch):
+    for window in ("1", "2"):
+        monkeypatch.setenv("WINE_WINDOW", window)
+        train_wine_quality(data=str(folder), max_evals=1)
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert {run.data.params["window"] for run in runs if "window" in run.data.params} == {"1", "2"}
 
 
 def everything_published() -> dict[str, list]:

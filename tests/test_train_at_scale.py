@@ -139,6 +139,15 @@ def test_a_model_that_needs_all_rows_in_memory_is_refused_if_they_do_not_fit(nam
     assert at_scale.choose_mode(name, 4_000, 2_000_000_000)[0] == "in memory"
 
 
+def test_the_same_rows_in_another_training_mode_give_another_version(few, monkeypatch):
+    in_memory = at_scale.train_at_scale(data=str(few))
+    monkeypatch.setenv("WINE_MEMORY", str(at_scale.START_BYTES + 100 * len(rows_of(few).roles)))
+    from_disk = at_scale.train_at_scale(data=str(few))
+    modes = [mlflow.get_run(one).data.tags[external_memory.MODE].split(":")[0] for one in (in_memory, from_disk)]
+    assert modes == ["in memory", "external memory"]
+    assert len(versions()) == 2
+
+
 def test_the_training_mode_follows_from_the_rows_and_the_memory():
     modes = [at_scale.choose_mode("xgboost_tuned", rows, 2_000_000_000)[0] for rows in (10**6, 10**7)]
     assert modes == ["in memory", "external memory"]

@@ -1,4 +1,4 @@
-"""The table of errors lists those that there are, and of each that the first steps may end in."""
+"""The table of errors lists only existing ones, and each one in which the first steps may end."""
 
 import ast
 import re
@@ -12,11 +12,11 @@ from wine_quality.schema import MEASUREMENTS
 
 TABLE = (ROOT / "docs" / "troubleshooting.md").read_text()
 ROWS = [line.split("|")[1] for line in TABLE.splitlines() if line.startswith("| ")]
-TOLD = [piece for row in ROWS for piece in re.findall("`(.+?)`", row)]
+LISTED = [piece for row in ROWS for piece in re.findall("`(.+?)`", row)]
 FOLDERS = ("wine_quality", "orchestration", "deployment", "monitoring", "chapters")
 FIRST_STEPS = ("config", "sources", "tables", "download", "splits", "files", "storage", "local_s3", "tracking")
-OF_OTHERS = {"…", "bucket …: …", "a zero byte"}  # MLflow's or the S3 server's own words, and a cause within a line
-NAMES = ("the local S3 server",)  # that go into a line
+OF_OTHERS = {"…", "bucket …: …", "a zero byte"}  # words of MLflow or of the S3 server, and a cause within a line
+NAMES = ("the local S3 server",)  # that are inserted into a line
 ALCOHOL = MEASUREMENTS["alcohol"]
 
 
@@ -41,7 +41,7 @@ def texts() -> str:
     return "\n".join([*found, (ROOT / "Makefile").read_text()])
 
 
-@pytest.mark.parametrize("piece", TOLD)
+@pytest.mark.parametrize("piece", LISTED)
 def test_what_the_table_quotes_is_said_somewhere(piece, texts):
     if name := next((name for name in NAMES if piece.startswith(name)), ""):
         assert name in texts
@@ -52,4 +52,4 @@ def test_what_the_table_quotes_is_said_somewhere(piece, texts):
 @pytest.mark.parametrize("module", FIRST_STEPS)
 def test_every_error_of_the_first_steps_is_in_the_table(module):
     lines = set(said(ROOT / "wine_quality" / f"{module}.py")) - OF_OTHERS
-    assert not [line for line in lines if not any(piece in line for piece in TOLD)]
+    assert not [line for line in lines if not any(piece in line for piece in LISTED)]

@@ -1,10 +1,10 @@
-"""Make the committed sample: wine that never was, drawn from a model of the real wine in `WINE_DATA`.
+"""Generate the committed sample: synthetic rows drawn from a model fitted to the real data in `WINE_DATA`.
 
-For each colour, the 11 measurements and the quality of the distinct wines are turned into normal scores (a quantile
-transform), a mixture of Gaussians is fitted to them, and new wines are drawn from it and turned back. Then they are
-rounded as the real ones are, and repeated as often as the real ones repeat.
+For each colour, a quantile transform turns the 11 measurements and the quality of the distinct rows into normal scores,
+a mixture of Gaussians is fitted to the scores, and the samples drawn from it are transformed back. They are rounded to
+the decimals of the real columns, and duplicated as often as the real rows are.
 
-Run it with `make sample`, on a folder of real wine: `make sample WINE_DATA=path/to/folder`.
+Run it with `make sample` on the real data: `make sample WINE_DATA=path/to/folder`.
 """
 
 import sys
@@ -30,7 +30,7 @@ NUMBERS = [*MEASUREMENTS, TARGET]
 
 
 def decimals(values: np.ndarray) -> int:
-    """Return with how many decimals, at most 5, a column is written: what all but one in a hundred values need."""
+    """Return the number of decimals, at most 5, that 99 % of the values of a column need."""
     for places in range(5):
         if np.isclose(values, np.round(values, places), rtol=0, atol=1e-9).mean() >= 0.99:
             return places
@@ -38,9 +38,9 @@ def decimals(values: np.ndarray) -> int:
 
 
 def draw(real: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
-    """Return made-up wines of one colour, from its distinct real wines `real`: distinct, possible, none a real one.
+    """Return synthetic rows of one colour, drawn from a model of its distinct real rows `real`.
 
-    It draws `rows` of them, of which some fall away.
+    Of the `rows` rows drawn, duplicates, impossible rows and copies of a real row are removed.
     """
     rng = np.random.default_rng(seed)
     # quality is a whole number, and a quantile transform needs a spread
@@ -48,9 +48,9 @@ def draw(real: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     normal = QuantileTransformer(n_quantiles=len(real), output_distribution="normal", random_state=seed)
     mixture = GaussianMixture(min(COMPONENTS, len(real) // 20), random_state=seed, reg_covar=1e-4)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # one more round would not change what it is for
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an approximate fit is good enough for a sample
         mixture.fit(normal.fit_transform(jittered))
-    # the mixture draws its tails a little wide: keep the ranks it gives, and take the values of the real column
+    # the tails of the mixture are too wide: use only the ranks of its draws, with the values of the real column
     scores = QuantileTransformer(n_quantiles=rows, output_distribution="normal").fit_transform(mixture.sample(rows)[0])
     made = pd.DataFrame(normal.inverse_transform(scores), columns=NUMBERS).sample(frac=1, random_state=seed)
     for name in MEASUREMENTS:
@@ -63,22 +63,22 @@ def draw(real: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
 
 
 def copies(real: pd.DataFrame) -> np.ndarray:
-    """Return how often each distinct wine of a table stands in it, in order of first appearance."""
+    """Return how often each distinct row of a table occurs, in order of first appearance."""
     return row_keys(real).value_counts(sort=False).to_numpy()
 
 
 def sample_of(real: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return made-up wines of one colour, as many as the real ones and repeated as those are, in random order."""
+    """Return synthetic rows of one colour, as many as the real ones and as often duplicated, in random order."""
     counts = np.random.default_rng(seed).permutation(copies(real))
-    made = draw(distinct_rows(real), 110 * len(counts) // 100, seed)  # a tenth more, because some fall away
+    made = draw(distinct_rows(real), 110 * len(counts) // 100, seed)  # a tenth more, because some are removed
     if len(made) < len(counts):
-        raise DataError(f"only {len(made)} of {len(counts)} made-up wines differ from the real ones. Try another seed.")
+        raise DataError(f"only {len(made)} of {len(counts)} synthetic rows are not real rows. Try another seed.")
     rows = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     return made.iloc[rows].reset_index(drop=True)
 
 
 def write(made: pd.DataFrame, path: Path) -> None:
-    """Write wines of one colour as UCI does: semicolons, names with spaces, no column for the type."""
+    """Write the rows of one colour in UCI's format: semicolons, names with spaces, no column for the type."""
     table = made.drop(columns="type").astype({TARGET: int}).rename(columns=lambda name: name.replace("_", " "))
     with atomic_write(path) as part:
         header = ";".join(f'"{name}"' for name in table.columns)
@@ -86,14 +86,14 @@ def write(made: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    """Write the sample."""
+    """Generate and write the sample."""
     config = settings()
     dataset = load_dataset(config)
     if dataset.source == "sample":
-        raise DataError("the sample is not made of itself. Name real wine: make sample WINE_DATA=folder")
+        raise DataError("the sample can't be generated from itself. Name the real data: make sample WINE_DATA=folder")
     for name, colour in zip(UCI_PAIR, TYPES, strict=True):
         write(sample_of(dataset.table.loc[dataset.table["type"] == colour], config.seed), SAMPLE / name)
-    print(f"made from {dataset.why}: {SAMPLE}")
+    print(f"generated from {dataset.why}: {SAMPLE}")
 
 
 if __name__ == "__main__":

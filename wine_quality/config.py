@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     the search of notebook 5. `slice` names a measurement: errors are then reported for each third of its values, as
     well as by colour and quality. With `shadow`, the challenger also scores the requests that the service answered.
     With `approval` set to `manual`, a person must approve each promotion within `approval_seconds`. `keep_runs` is the
-    number of training runs whose files are kept. `predictions` is the address of the predictions database, and
+    number of training runs whose files are stored. `predictions` is the address of the predictions database, and
     `webhook` is where alerts are sent; both may contain a secret, so they print as asterisks.
 
     `workers` is the number of processes that search and score in parallel. `dask` is the address of a cluster that

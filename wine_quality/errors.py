@@ -59,7 +59,7 @@ class SearchError(WineError):
 
 
 class EngineError(WineError):
-    """An engine lost its workers, or their versions differ from the client's. Recorded results are kept: run again."""
+    """An engine lost its workers, or their versions differ from the client's. No recorded result is lost: run again."""
 
 
 class DeploymentError(WineError):

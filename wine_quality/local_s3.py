@@ -54,7 +54,7 @@ def s3_environment(key: str, secret: str) -> dict[str, str]:
 
 
 def local_keys(config: Settings) -> tuple[str, str]:
-    """Return the keys of the local S3 server, made at random the first time and kept in a file only you can read."""
+    """Return the keys of the local S3 server, random ones, stored at the first call in a file only you can read."""
     path = config.local / "s3-keys"
     with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

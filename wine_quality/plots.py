@@ -31,13 +31,13 @@ def as_png(figure: Figure) -> bytes:
 
 
 def predicted_against_actual(actual: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
-    """Return a box plot of the predicted scores for each actual quality, with the line of perfect scores."""
+    """Return a box plot of the predictions for each actual quality, with the line of perfect predictions."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     sns.boxplot(x=actual, y=predicted, native_scale=True, color="#9ecae1", fliersize=2, ax=axes)
     low, high = actual.min(), actual.max()
-    axes.plot([low, high], [low, high], color="#d55e00", linestyle="--", label="a perfect score")
-    axes.set(xlabel="quality that tasters gave", ylabel="score predicted", title=title)
+    axes.plot([low, high], [low, high], color="#d55e00", linestyle="--", label="perfect prediction")
+    axes.set(xlabel="actual quality", ylabel="predicted quality", title=title)
     axes.legend(loc="upper left")
     return figure
 

@@ -110,12 +110,14 @@ class Tracked:
 class Whole:
     """A dataset that is too large to log, so that a run logs samples of it.
 
-    `train_rows` is the size of its training set, `checksum` covers all its rows, `manifest` describes its parts, and
-    `tags` says how the run was trained on it. If `held_out`, the sample of the training set was left out of the fit.
+    `train_rows` is the size of its training set, `checksum` covers all its rows, `mode` is the training mode, on which
+    the model depends as well, `manifest` describes its parts, and `tags` says how the run was trained on it. If
+    `held_out`, the sample of the training set was left out of the fit.
     """
 
     train_rows: int
     checksum: str
+    mode: str
     manifest: dict[str, Any]
     held_out: bool
     tags: dict[str, str]
