@@ -111,6 +111,11 @@ MEASURED = {  # what each page says of measurements, in its words
         "its ONNX graph alone scores {batches[graph_alone_rows_per_second]:,.0f} rows a second",
         "two processes {trials[time][two_processes_against_one]:.2f} times as fast as one",
         "two Dask workers {trials[time][two_workers_of_dask_against_one_process]:.2f} times",
+        "it took {group[seconds_with_over_without]:.2f} times as long with it",
+        "needed {group[memory_with_over_without]:.2f} times the memory",
+        "MB on SQLite and {shared_servers[postgresql][mb][mlflow]:.1f} MB on PostgreSQL",
+        "has {shared_servers[sqlite][mb][mlflow]:.1f} MB on SQLite",
+        "Prefect's {shared_servers[sqlite][mb][prefect]:.1f} MB and {shared_servers[postgresql][mb][prefect]:.1f} MB",
     ],
 }
 
@@ -246,10 +251,20 @@ def scaling_rows() -> list[str]:
     for size, one in found["whole_flow"].items():
         rows += [f"from {int(size):,} rows", f"took {one['seconds'] / 60:.0f} minutes"]
         rows += [f"at most {one['peak_gb']:.2f} GB with `WINE_MEMORY={one['memory_setting_gb']:.0f}GB`"]
+    (page, all_runs), (page_on, all_on) = (slowest(RESULTS["shared_servers"][one]) for one in ("sqlite", "postgresql"))
+    rows += [f"at most {page:.2f} s on SQLite and {page_on:.2f} s on PostgreSQL"]
+    rows += [f"in one request takes up to {max(all_runs, all_on):.1f} s"]
     for window, one in RESULTS["trials"]["quality"]["after_trials"]["40"].items():
         gap = with_interval(*(one["over_window_1"][name] for name in ("mean", "low", "high")))
         rows.append(f"| {window} | {one['mean_best_loss']:.4f} | {gap if window != '1' else ''} |")
     return [row.replace("-", "−").replace("|  |", "| |") for row in rows]
+
+
+def slowest(servers: dict) -> tuple[float, float]:
+    """Return the longest time of the requests for a page of runs, and that of the request for all runs."""
+    most = {name: one["max"] for name, one in servers["seconds"].items()}
+    all_runs = most.pop("mlflow_runs_all_1000")
+    return max(most.values()), all_runs
 
 
 def drift_rows() -> list[str]:
