@@ -114,7 +114,7 @@ MEASURED = {  # what each page says of measurements, in its words
         "it took {group[seconds_with_over_without]:.2f} times as long with it",
         "needed {group[memory_with_over_without]:.2f} times the memory",
         "MB on SQLite and {shared_servers[postgresql][mb][mlflow]:.1f} MB on PostgreSQL",
-        "has {shared_servers[sqlite][mb][mlflow]:.1f} MB on SQLite",
+        "takes {shared_servers[sqlite][mb][mlflow]:.1f} MB on SQLite",
         "Prefect's {shared_servers[sqlite][mb][prefect]:.1f} MB and {shared_servers[postgresql][mb][prefect]:.1f} MB",
     ],
 }
