@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from pydantic import SecretStr
 
-from benchmarks.machine import REPEATS, memory_gb, spread, write_results
+from benchmarks.machine import memory_gb, spread, write_results
 from orchestration.bucket import bucket_at
 from wine_quality import batches, predictions, registry, sources, tracking
 from wine_quality.config import Settings, settings
@@ -32,7 +32,7 @@ from wine_quality.schema import FEATURES, to_matrix
 from wine_quality.scoring import PART, Scorer, load_scorer
 from wine_quality.storage import Bucket
 
-FILES, ROWS = 20, 12_500  # rows of each file
+FILES, ROWS, REPEATS = 80, 12_500, 2  # rows of each file
 AROUND = 100_000  # rows without the graph
 SEED = 42
 

@@ -1,6 +1,7 @@
 """The alert rules of monitoring: what is measured, the thresholds, and when to retrain.
 
-Each threshold is a trade-off between false alarms and late ones; the notebook of chapter 5 shows how it was chosen.
+Each threshold is a trade-off between false alarms and late ones: the README of chapter 5 gives the reasons, and its
+notebook shows how the thresholds for drift were chosen.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from wine_quality.metrics import rmse_interval
 
 MAX_P_VALUE = 0.01  # of a drifted column, which must also differ by the minimum effect below
 MIN_GAP = 0.1  # Kolmogorov-Smirnov statistic: in a large sample even a trivial shift has a small p-value
-MIN_DISTANCE = 0.1  # Jensen-Shannon distance: 3 % white wines instead of none, or 65 % instead of 50 %
+MIN_DISTANCE = 0.1  # Jensen-Shannon distance: 3 % white rows instead of none, or 65 % instead of 50 %
 MIN_ROWS = 10  # in each of the two samples: with fewer, no test can distinguish drift from chance
 MAX_REJECTED = 0.05  # share of the requests: a few are always wrong; one in twenty means that a client sends bad data
 MAX_DRIFT = 1 / 3  # share of a colour's measurements: one may drift in any week, and correlated ones drift together
