@@ -111,6 +111,7 @@ MEASURED = {  # what each page says of measurements, in its words
         "its ONNX graph alone scores {batches[graph_alone_rows_per_second]:,.0f} rows a second",
         "two processes {trials[time][two_processes_against_one]:.2f} times as fast as one",
         "two Dask workers {trials[time][two_workers_of_dask_against_one_process]:.2f} times",
+        "were only {trials[time][two_processes_against_this_one]:.2f} times as fast",
         "it took {group[seconds_with_over_without]:.2f} times as long with it",
         "needed {group[memory_with_over_without]:.2f} times the memory",
         "MB on SQLite and {shared_servers[postgresql][mb][mlflow]:.1f} MB on PostgreSQL",
