@@ -32,7 +32,8 @@ from wine_quality.schema import FEATURES, to_matrix
 from wine_quality.scoring import PART, Scorer, load_scorer
 from wine_quality.storage import Bucket
 
-FILES, ROWS, REPEATS = 80, 12_500, 2  # rows of each file
+FILES, ROWS = 80, 12_500  # rows of each file
+REPEATS = 2
 AROUND = 100_000  # rows without the graph
 SEED = 42
 
