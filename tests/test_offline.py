@@ -35,6 +35,7 @@ pytestmark = [
 
 MAKE = ("make", "-o", ".venv/.ready")  # without `make setup`, whose packages come from an index
 MINUTES = 10 * 60
+ON_DASK = "scaling/10-scale-out"
 OPEN_LAB = "c.ServerApp.allow_root = True\nc.ServerApp.open_browser = False\nc.ServerApp.token = ''\n"
 PROBE = """
 import socket
@@ -152,6 +153,14 @@ def test_the_commands_of_the_readmes_ask_nobody(machine):
         for words in (["score"], ["bucket"], ["check", "CH=4"]):
             machine.runs(*MAKE, *words)
     assert not list(machine.home.rglob("Microsoft"))
+
+
+@pytest.mark.parametrize("path", ["orchestration/07-from-notebook-to-flow", "deployment/08-serve-the-model", ON_DASK])
+def test_a_notebook_that_starts_servers_or_workers_contacts_nobody(machine, path):
+    if path == ON_DASK:
+        pytest.importorskip("distributed", reason="Dask is not installed: make setup-scaling")
+    copy = shutil.copy(ROOT / f"{path}.ipynb", machine.folder)
+    machine.runs(sys.executable, "-m", "notebooks.execute", copy)
 
 
 OF_THIS_MACHINE = r"(\w+)://(127\.0\.0\.1|localhost)(:|$)|(blob|chrome):"  # chrome: is Chromium's own first page
