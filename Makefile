@@ -108,7 +108,7 @@ cluster: setup-scaling ## start a team's servers and workers on loopback, with p
 lint: setup-scaling setup-book ## check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m chapters.check_types
 
-check-docs: setup ## run the code blocks of the READMEs in a fresh checkout; 20 minutes
+check-docs: setup ## run the code blocks of the READMEs in a fresh checkout; an hour
 	@$(PY) -m pytest -m docs -p no:randomly
 
 book: setup-book ## build a searchable website of all pages, notebooks and docstrings; a minute

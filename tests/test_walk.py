@@ -1,7 +1,7 @@
-"""Every command and every piece of Python in a README does what stands there: `make check-docs`.
+"""Every command and every piece of Python in a README works: `make check-docs`.
 
-A reader with a checkout of their own, and the real wine where it is at hand, goes through each README from top to
-bottom. What stands below a command as its output is compared with what the command prints.
+A reader with a fresh checkout, and the real data if it is available, goes through each README from top to bottom. The
+output shown below a command is compared with what the command prints.
 """
 
 import os
@@ -41,14 +41,14 @@ Before = Callable[[Reader, Block], Block]
 
 @pytest.fixture(scope="module")
 def uci() -> Iterator[str]:
-    """The address of an archive of the real wine, as UCI has it."""
+    """The address of an archive of the real data, like UCI's."""
     with uci_server({name: (REAL_DATA / name).read_bytes() for name in UCI_SHA256}) as server:
         yield server.url
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A checkout that is set up: its packages come from an index, and nothing after that comes from anywhere."""
+    """A checkout that is set up: its packages come from an index, and nothing is downloaded after that."""
     checkout = checkout_at(tmp_path_factory.mktemp("reader") / "wine-quality")
     subprocess.run(["make", "setup-scaling"], cwd=checkout, check=True)
     return checkout
@@ -56,7 +56,7 @@ def checkout(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def reader(checkout, tmp_path, request) -> Iterator[Reader]:
-    """A reader in that checkout, who has deleted what others made there."""
+    """A reader in that checkout, without the files of the pages before."""
     real = REAL_DATA.is_dir()
     wine = {"WINE_UCI_URL": request.getfixturevalue("uci")} if real else {"WINE_DATA": "sample"}
     jupyter = tmp_path / "jupyter"
@@ -65,6 +65,7 @@ def reader(checkout, tmp_path, request) -> Iterator[Reader]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     own = {"JUPYTER_CONFIG_DIR": str(jupyter), "PYTEST_ADDOPTS": ONLY_QUICK, "WINE_TRIALS": "6"}
     reader = Reader(checkout, plain | own | wine, true_figures=real)
+    reader.contacts.unlink(missing_ok=True)  # those of another page
     reader.runs("make clean || true", typed="yes\n")
     yield reader
     reader.stops()
