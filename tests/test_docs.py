@@ -50,6 +50,8 @@ MEASURED = {  # what each page says of measurements, in its words
     "docs/benchmarks.md": [
         "chapter 1 in {notebooks[chapter_seconds][notebooks]:.0f} seconds on two cores",
         "those of chapter 2 in {notebooks[chapter_seconds][experiment_tracking]:.0f}",
+        "that of chapter 3 in {notebooks[chapter_seconds][orchestration]:.0f}",
+        "that of chapter 4 in {notebooks[chapter_seconds][deployment]:.0f}",
         "that of chapter 5 in {notebooks[chapter_seconds][monitoring]:.0f}",
         "that of chapter 6 in {notebooks[chapter_seconds][scaling]:.0f}",
         "a hyperparameter search finds has an RMSE of {search[searches][hyperopt][pick][rmse]:.3f} "
