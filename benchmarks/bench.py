@@ -164,24 +164,27 @@ def bench_setup() -> None:
 
 
 def bench_group() -> None:
-    measured: dict[str, list[tuple[float, float]]] = {"setup": [], "setup-scaling": []}
-    with tempfile.TemporaryDirectory() as name:
-        for task in measured:
-            output_of("git", "clone", "-q", ROOT, f"{name}/{task}")
-            output_of("make", "-C", f"{name}/{task}", task)
-        for _ in range(1 + REPEATS):
-            for task, runs in measured.items():
+    tasks = {"without": "setup", "with": "setup-scaling"}
+    seconds, peaks = ({clone: [] for clone in tasks} for _ in range(2))
+    with tempfile.TemporaryDirectory() as folder:
+        for clone, task in tasks.items():
+            output_of("git", "clone", "-q", ROOT, f"{folder}/{clone}")
+            output_of("make", "-C", f"{folder}/{clone}", task)
+            peak_memory(Path(folder, clone))  # compiles the modules
+        for _ in range(REPEATS):
+            for clone in tasks:
                 began = time.perf_counter()
-                peak = peak_memory(Path(name, task))
-                runs.append((time.perf_counter() - began, peak))
-    (seconds_without, gb_without), (seconds_with, gb_with) = (
-        zip(*runs[1:], strict=True) for runs in measured.values()
-    )  # the first runs compile the modules
+                peaks[clone].append(peak_memory(Path(folder, clone)))
+                seconds[clone].append(time.perf_counter() - began)
+
+    def ratios(measures: dict[str, list[float]]) -> dict[str, float]:
+        return spread([own / base for own, base in zip(measures["with"], measures["without"], strict=True)])
+
     results = {
-        "seconds": {"without": spread(list(seconds_without)), "with": spread(list(seconds_with))},
-        "peak_memory_gb": {"without": spread(list(gb_without)), "with": spread(list(gb_with))},
-        "seconds_with_over_without": spread([b / a for a, b in zip(seconds_without, seconds_with, strict=True)]),
-        "memory_with_over_without": spread([b / a for a, b in zip(gb_without, gb_with, strict=True)]),
+        "seconds": {clone: spread(seconds[clone]) for clone in tasks},
+        "peak_memory_gb": {clone: spread(peaks[clone]) for clone in tasks},
+        "seconds_with_over_without": ratios(seconds),
+        "memory_with_over_without": ratios(peaks),
     }
     write_results("group", results)
 

@@ -16,5 +16,5 @@ def chapter_of(words: list[str], command: str) -> int:
     """Return the chapter that the words after `make command` name; if they name none, raise a `SettingsError`."""
     if len(words) == 1 and words[0].isdecimal() and int(words[0]) in CHAPTERS:
         return int(words[0])
-    asked = f"make {command}" + "".join(f" CH={word}" for word in words)
-    raise SettingsError(f"{asked}: which chapter? Give a number from 1 to {max(CHAPTERS)}, as in: make {command} CH=3")
+    typed = f"make {command}" + "".join(f" CH={word}" for word in words)
+    raise SettingsError(f"{typed}: which chapter? Give a number from 1 to {max(CHAPTERS)}, as in: make {command} CH=3")

@@ -19,6 +19,7 @@ import requests
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from servers import wait_until
+from test_notebooks_run import ON_DASK
 from test_page import requested_origins
 from wiretap import foreign, tapped
 
@@ -35,7 +36,7 @@ pytestmark = [
 
 MAKE = ("make", "-o", ".venv/.ready")  # without `make setup`, whose packages come from an index
 MINUTES = 10 * 60
-ON_DASK = "scaling/10-scale-out"
+WITH_SERVERS = ("orchestration/07-from-notebook-to-flow", "deployment/08-serve-the-model", f"scaling/{ON_DASK}")
 OPEN_LAB = "c.ServerApp.allow_root = True\nc.ServerApp.open_browser = False\nc.ServerApp.token = ''\n"
 PROBE = """
 import socket
@@ -155,9 +156,9 @@ def test_the_commands_of_the_readmes_ask_nobody(machine):
     assert not list(machine.home.rglob("Microsoft"))
 
 
-@pytest.mark.parametrize("path", ["orchestration/07-from-notebook-to-flow", "deployment/08-serve-the-model", ON_DASK])
+@pytest.mark.parametrize("path", WITH_SERVERS)
 def test_a_notebook_that_starts_servers_or_workers_contacts_nobody(machine, path):
-    if path == ON_DASK:
+    if path.endswith(ON_DASK):
         pytest.importorskip("distributed", reason="Dask is not installed: make setup-scaling")
     copy = shutil.copy(ROOT / f"{path}.ipynb", machine.folder)
     machine.runs(sys.executable, "-m", "notebooks.execute", copy)

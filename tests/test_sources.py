@@ -127,8 +127,8 @@ def test_auto_uses_an_earlier_download_or_makes_one_and_says_which(tmp_path, win
         patch.setattr(download, "uci", lambda _config: write_uci(tmp_path / "uci", wines))
         downloaded = load_dataset(settings())
     store_download(write_uci, wines, monkeypatch)
-    kept = load_dataset(settings())
-    for dataset, how in ((downloaded, "downloaded just now"), (kept, "from an earlier download")):
+    cached = load_dataset(settings())
+    for dataset, how in ((downloaded, "downloaded just now"), (cached, "from an earlier download")):
         assert_frame_equal(dataset.table, wines)
         assert (dataset.source, dataset.why) == ("uci", f"UCI Wine Quality, checksums verified (auto: {how})")
 
