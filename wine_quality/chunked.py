@@ -279,5 +279,5 @@ def leaked(rows: Rows, scored: pd.DataFrame, limit: int = LIMIT) -> np.ndarray:
     found = np.zeros(len(keys), dtype=bool)
     for first, last, records in rows.files.groups(limit):
         here = candidate & (keys >> np.uint64(56) >= first) & (keys >> np.uint64(56) <= last)
-        found[here] = np.isin(keys[here], records[:, 0])
+        found[here] = np.isin(keys[here], common(records[:, 0], np.unique(keys[here])))
     return found

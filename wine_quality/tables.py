@@ -11,7 +11,7 @@ import re
 import reprlib
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count, repeat
 from pathlib import Path
@@ -176,7 +176,7 @@ def numbers_or_text(column: pa.Array | pa.ChunkedArray) -> Any:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return column.cast(pa.float64(), safe=False).to_pandas().array
     try:
-        return column.cast(pa.string()).to_pandas().map(cell_text, na_action="ignore").array
+        return map_distinct(column.cast(pa.string()).to_pandas().astype("str"), cell_text).array
     except pa.ArrowException:  # such as lists: the schema then refuses the name of the type
         return [str(kind)] * len(column)
 
@@ -196,6 +196,13 @@ def cell_text(cell: str) -> str | None:
     return None if text.lower() in NULLS else text
 
 
+def map_distinct(column: pd.Series, change: Callable[[str], str | None]) -> pd.Series:
+    """Return a column of text with `change` applied to each distinct text once; nulls stay null."""
+    codes, distinct = pd.factorize(column)
+    changed: Any = pd.array([change(text) for text in distinct], dtype="str")
+    return pd.Series(changed.take(codes, allow_fill=True), index=column.index)
+
+
 def tidy_name(name: str) -> str:
     """Return the name of a column as the tidy table has it: in lower case but for pH, with underscores."""
     plain = re.sub(r"[\s._-]+", "_", name.strip().lower())
@@ -208,8 +215,7 @@ def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
     is_data = [INDEX_NAMES.fullmatch(name) is None for name in names]
     table = with_decimal_points(table.set_axis(names, axis="columns").loc[:, is_data])
     if TYPE in table:
-        # a column of nulls alone would lose its type of text
-        table[TYPE] = table[TYPE].map(lambda cell: str(cell).lower(), na_action="ignore").astype("str")
+        table[TYPE] = map_distinct(table[TYPE].astype("str"), str.lower)
     elif wine_type is not None:
         table = table.assign(**{TYPE: wine_type})
     return table
