@@ -214,10 +214,10 @@ def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
     names = [tidy_name(name) for name in table.columns]
     is_data = [INDEX_NAMES.fullmatch(name) is None for name in names]
     table = with_decimal_points(table.set_axis(names, axis="columns").loc[:, is_data])
-    if TYPE in table:
-        table[TYPE] = map_distinct(table[TYPE].astype("str"), str.lower)
-    elif wine_type is not None:
-        table = table.assign(**{TYPE: wine_type})
+    if TYPE not in table:
+        return table if wine_type is None else table.assign(**{TYPE: wine_type})
+    for place in (place for place, name in enumerate(table.columns) if name == TYPE):  # a file may repeat the column
+        table.isetitem(place, map_distinct(table.iloc[:, place].astype("str"), str.lower))
     return table
 
 
