@@ -56,7 +56,7 @@ def peak_memory() -> Iterator[list[float]]:
     peak, done = [0.0], threading.Event()
 
     def look() -> None:
-        while not done.wait(0.2):
+        while not done.wait(2):  # reading the memory of a process takes time and pauses it
             peak.append(max(peak[-1], memory_gb(os.getpid())))
 
     thread = threading.Thread(target=look)

@@ -249,10 +249,11 @@ def find_twins(part: str, kept: np.ndarray, wanted: Twins) -> Twins:
 
 
 def common(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the hashes that are wanted, each once; a bitmap of the leading bits filters out most others first."""
+    """Return the hashes that are among the sorted `wanted`; a bitmap of the leading bits filters out most first."""
     bitmap, shift = np.zeros(2**BITMAP, dtype=bool), np.uint64(64 - BITMAP)
     bitmap[wanted >> shift] = True
-    return np.intersect1d(hashes[bitmap[hashes >> shift]], wanted)
+    likely = hashes[bitmap[hashes >> shift]]
+    return likely[np.searchsorted(wanted, likely, "left") < np.searchsorted(wanted, likely, "right")]
 
 
 def balance(strata: np.ndarray) -> float:
