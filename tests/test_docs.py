@@ -248,6 +248,8 @@ def scaling_rows() -> list[str]:
         cells = [ways.get(way) for way in ("in_memory", "parts_1", "parts_2")]
         shown = [f"{one['seconds']:.1f} s, {one['peak_gb']:.1f} GB" if one else "" for one in cells]
         rows.append(f"| {int(size):,} | {' | '.join(shown)} |".replace("|  |", "| |"))
+    most, tenth = (found["split"][size]["parts_2"]["seconds"] for size in ("100000000", "10000000"))
+    rows += [f"From 10,000,000 to 100,000,000 rows, the time with two processes grew by a factor of {most / tenth:.1f}"]
     for way, one in found["training"].items():
         name = way.replace("_", " ")
         rows.append(f"| {name} | {one['seconds']:.0f} s | {one['peak_gb']:.1f} GB | {one['rmse']:.4f} |")
