@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.gaussian_process.kernels import Matern
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.svm import SVR
+from sklearn.utils import parallel
 from xgboost import XGBRegressor
 
 from wine_quality import sources
@@ -17,6 +20,7 @@ from wine_quality.models import (
     build,
     cross_predict,
     fit,
+    map_folds,
     predict,
     shares,
     weighted_mean,
@@ -106,3 +110,17 @@ def test_the_shares_of_a_blend_are_its_weights_and_any_other_model_has_share_one
 def test_given_parameters_override_hand_tuned_ones():
     assert build("extra_trees_tuned", 1, n_estimators=7)["model"].get_params()["n_estimators"] == 7
     assert build("extra_trees_tuned", 1)["model"].get_params()["n_estimators"] == 300
+
+
+def test_threads_that_empty_the_warning_filters_raise_no_false_alarm_and_hide_no_other_warning(some_rows):
+    def evaluate(*_):
+        with warnings.catch_warnings():
+            warnings.resetwarnings()  # as each thread of scikit-learn does for a moment
+            warnings.warn("a real one", RuntimeWarning, stacklevel=1)
+            return parallel.Parallel()([parallel.delayed(abs)(-1)])
+
+    filters = list(warnings.filters)
+    with pytest.warns(RuntimeWarning, match="a real one") as given:
+        assert map_folds(evaluate, build("linear", 1), some_rows, folds(some_rows, 1)) == [[1]] * 5
+    assert {str(one.message) for one in given} == {"a real one"}
+    assert warnings.filters == filters

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from wine_quality.metrics import gain_interval
-from wine_quality.models import fit, predict, shares
+from wine_quality.models import fit, predict, shares, sklearn_threads
 from wine_quality.schema import TARGET
 from wine_quality.slices import slices
 
@@ -132,7 +132,7 @@ def refitted_predictions(pipeline: Pipeline, train: pd.DataFrame, gate_set: pd.D
         return fixed + np.sum(refitted, axis=0)
 
     others = np.random.SeedSequence(seed).generate_state(REFITS)
-    with threadpool_limits(1):
+    with threadpool_limits(1), sklearn_threads():
         calls = (joblib.delayed(refit)(int(other)) for other in others)
         return np.array(joblib.Parallel(n_jobs=-1, prefer="threads")(calls))
 
