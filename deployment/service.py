@@ -49,6 +49,7 @@ from deployment.schemas import (
 )
 from deployment.telemetry import MetricsMiddleware, Telemetry
 from wine_quality.config import Settings
+from wine_quality.models import sklearn_threads
 from wine_quality.predictions import Prediction, PredictionStore
 from wine_quality.same_origin import SameOrigin
 from wine_quality.schema import FEATURES, MEASUREMENTS, TYPE, TYPES
@@ -76,7 +77,7 @@ class Service:
         await run_in_threadpool(self.champion.refresh)
         gc.collect()
         gc.freeze()  # a collection of all imported objects would block requests for a quarter of a second
-        with closing(self.predictions), self.threads:
+        with closing(self.predictions), sklearn_threads(), self.threads:
             async with TaskGroup() as group:
                 polling = group.create_task(self.champion.poll())
                 yield

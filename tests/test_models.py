@@ -11,6 +11,8 @@ from sklearn.utils import parallel
 from xgboost import XGBRegressor
 
 from wine_quality import sources
+from wine_quality.comparison import refitted_predictions
+from wine_quality.evaluation import feature_importance
 from wine_quality.kernel_ridge import ExponentialKernelRidge
 from wine_quality.models import (
     BASELINES,
@@ -123,4 +125,15 @@ def test_threads_that_empty_the_warning_filters_raise_no_false_alarm_and_hide_no
     with pytest.warns(RuntimeWarning, match="a real one") as given:
         assert map_folds(evaluate, build("linear", 1), some_rows, folds(some_rows, 1)) == [[1]] * 5
     assert {str(one.message) for one in given} == {"a real one"}
+    assert warnings.filters == filters
+
+
+@pytest.mark.parametrize(
+    "work",
+    [lambda forest, rows: refitted_predictions(forest, rows, rows, 1), lambda *both: feature_importance(*both, 1)],
+    ids=["refits", "importance"],
+)
+def test_work_in_threads_leaves_the_warning_filters_as_they_were(work, some_rows):
+    forest, filters = fit(build("extra_trees", 1, n_estimators=100), some_rows), list(warnings.filters)
+    work(forest, some_rows)
     assert warnings.filters == filters

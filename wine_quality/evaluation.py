@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from wine_quality.intervals import bounds
 from wine_quality.metrics import scores
-from wine_quality.models import predict
+from wine_quality.models import predict, sklearn_threads
 from wine_quality.schema import FEATURES, TARGET, TYPE
 from wine_quality.slices import error_table
 
@@ -54,7 +54,7 @@ def feature_importance(pipeline: Pipeline, rows: pd.DataFrame, seed: int) -> pd.
     At most 200 of the rows are used.
     """
     rows = rows.sample(min(MANY_ROWS, len(rows)), random_state=seed)
-    with joblib.parallel_config("threading", n_jobs=-1):
+    with joblib.parallel_config("threading", n_jobs=-1), sklearn_threads():
         rise = permutation_importance(
             pipeline, rows[FEATURES], rows[TARGET], scoring="neg_root_mean_squared_error", n_repeats=SHUFFLES,
             random_state=seed,
