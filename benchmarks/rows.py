@@ -78,16 +78,11 @@ def train(folder: str, way: str) -> dict[str, Any]:
 
 def from_memory(parts: list[str], _: Path) -> xgboost.DMatrix:
     """Return the rows as a matrix in memory; blanks become the mean of their column, as in external memory."""
-    tables, sums, counts = [], np.zeros(13), np.zeros(13)
-    for rows in batches(parts):
-        matrix = np.column_stack([to_matrix(rows), rows[TARGET]])
-        sums += np.nansum(matrix, axis=0)
-        counts += np.count_nonzero(~np.isnan(matrix), axis=0)
-        tables.append(matrix.astype("float32"))
+    tables = [np.column_stack([to_matrix(rows), rows[TARGET]]).astype("float32") for rows in batches(parts)]
     whole = np.concatenate(tables)
     del tables
-    for column, mean in zip(whole.T, sums / counts, strict=True):
-        column[np.isnan(column)] = mean
+    for column in whole.T:
+        column[np.isnan(column)] = np.nanmean(column, dtype="float64")
     return xgboost.QuantileDMatrix(whole[:, :-1], whole[:, -1], nthread=THREADS)
 
 

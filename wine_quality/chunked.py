@@ -234,12 +234,12 @@ def hashes_without_blanks(blank: pd.DataFrame) -> dict[tuple[int, ...], pd.Serie
     return {tuple(np.flatnonzero(pattern).tolist()): group for pattern, group in groups}
 
 
-def find_twins(part: str, kept: np.ndarray, wanted: Twins) -> Twins:
-    """Return those of the wanted hashes that complete rows of a part have, among the rows that are `kept`."""
+def find_twins(part: str, distinct: np.ndarray, wanted: Twins) -> Twins:
+    """Return those of the wanted hashes that complete rows of a part have, among its `distinct` rows."""
     found: dict[tuple[int, ...], list[np.ndarray]] = {columns: [] for columns in wanted}
     start = 0
     for table in read_batches(part, checked=True):
-        complete = kept[start : start + len(table)] & ~np.isnan(to_matrix(table)).any(axis=1)
+        complete = distinct[start : start + len(table)] & ~np.isnan(to_matrix(table)).any(axis=1)
         hashes = column_hashes(table.loc[complete])
         whole = hashes.sum(axis=1)
         for columns, hashes_wanted in wanted.items():

@@ -1,10 +1,10 @@
-"""Ports of loopback: which is free, and on which somebody listens."""
+"""Ports of loopback: which is free, and on which a process listens."""
 
 import socket
 
 
 def listens(port: int) -> bool:
-    """Say whether somebody listens on a port of loopback."""
+    """Return whether a process listens on a port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -216,8 +216,9 @@ def tidy_columns(table: pd.DataFrame, wine_type: str | None) -> pd.DataFrame:
     table = with_decimal_points(table.set_axis(names, axis="columns").loc[:, is_data])
     if TYPE not in table:
         return table if wine_type is None else table.assign(**{TYPE: wine_type})
-    for place in (place for place, name in enumerate(table.columns) if name == TYPE):  # a file may repeat the column
-        table.isetitem(place, map_distinct(table.iloc[:, place].astype("str"), str.lower))
+    for place, name in enumerate(table.columns):
+        if name == TYPE:  # a file may repeat the column
+            table.isetitem(place, map_distinct(table.iloc[:, place].astype("str"), str.lower))
     return table
 
 
