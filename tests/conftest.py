@@ -49,6 +49,7 @@ import requests  # noqa: E402
 from botocore.client import BaseClient  # noqa: E402
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings  # noqa: E402
 
 from wine_quality import sources, splits, tracking  # noqa: E402
 from wine_quality.config import Settings, settings  # noqa: E402
@@ -68,6 +69,20 @@ def clean_environment(tmp_path: Path) -> Iterator[None]:
     """Give the test `WINE_HOME` in its own folder; whatever it or a `.env` adds to the environment goes with it."""
     with mock.patch.dict(os.environ, CLEAN | {"WINE_HOME": str(tmp_path)}):
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # a fixture of the module may have set it, through MLflow
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cold_cache(request: pytest.FixtureRequest, clean_environment: None, tmp_path: Path) -> Iterator[None]:
+    """Let no slow test find a task's result that another test has cached."""
+    if not request.node.get_closest_marker("slow"):  # it takes 30 ms
+        yield
+        return
+    results = str(tmp_path / "results")
+    with (
+        mock.patch.dict(os.environ, PREFECT_LOCAL_STORAGE_PATH=results),
+        temporary_settings({PREFECT_LOCAL_STORAGE_PATH: results}),
+    ):
         yield
 
 

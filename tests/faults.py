@@ -28,7 +28,7 @@ def run(environment: dict[str, str], log: Path, fault: tuple[str, Any], paramete
     """Run the flow."""
     os.environ.clear()
     os.environ.update(environment)
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
     from orchestration import train
     from wine_quality import storage, tracking
@@ -38,7 +38,8 @@ def run(environment: dict[str, str], log: Path, fault: tuple[str, Any], paramete
     logging.getLogger("wine_quality").addHandler(shown)
     places = {"train": train, "tracking": tracking, "storage": storage}
     FAULTS[fault[0]](fault[1], places)
-    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+    own = {setting: environment[setting.name] for setting in (PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH)}
+    with temporary_settings(own):
         try:
             train.train_wine_quality(**parameters)
         except WineError as error:
