@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from scaling import certificates as tls
 from wine_quality.errors import DataError
@@ -26,6 +27,7 @@ def context(folder: Path, side: ssl.Purpose) -> ssl.SSLContext:
     context = ssl.create_default_context(side, cafile=str(folder / tls.AUTHORITY))
     context.load_cert_chain(folder / tls.CERTIFICATE, folder / tls.KEY)
     context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
     return context
 
 
@@ -51,7 +53,7 @@ def greeting(server: Path, client: ssl.SSLContext, host: str = "127.0.0.1") -> b
 
 def test_a_client_with_the_certificates_connects(tmp_path):
     folder = tls.certificates(tmp_path / "tls")
-    for host in tls.LOOPBACK:
+    for host in ("localhost", "127.0.0.1", "::1"):
         assert greeting(folder, context(folder, ssl.Purpose.SERVER_AUTH), host) == b"hello"
 
 
@@ -79,25 +81,41 @@ def test_only_you_can_read_them_and_no_key_of_the_authority_is_stored(tmp_path):
     assert {path.name: mode(path) for path in folder.iterdir()} == dict.fromkeys(tls.FILES, 0o600)
 
 
-def test_they_are_made_once_and_renewed_if_they_expire_or_lack_a_host_or_a_file(tmp_path, monkeypatch):
+def test_they_are_made_once_and_renewed_if_they_expire_or_lack_a_file_or_an_identifier(tmp_path, monkeypatch):
     folder = tls.certificates(tmp_path / "tls")
     first = contents(folder)
     assert contents(tls.certificates(folder)) == first
-    tls.certificates(folder, (*tls.LOOPBACK, "10.0.0.7", "scheduler.example"))
-    second = contents(folder)
-    assert second != first
-    assert greeting(folder, context(folder, ssl.Purpose.SERVER_AUTH), "10.0.0.7") == b"hello"
     (folder / tls.KEY).unlink()
-    third = contents(tls.certificates(folder))
-    assert third != second
-    monkeypatch.setattr(tls, "RENEWED", timedelta(days=tls.DAYS))
-    assert contents(tls.certificates(folder)) != third
+    second = contents(tls.certificates(folder))
+    assert second != first
+    with monkeypatch.context() as patch:
+        patch.setattr(tls, "RENEWED", timedelta(days=tls.DAYS))
+        assert contents(tls.certificates(folder)) != second
+    add = x509.CertificateBuilder.add_extension
+
+    def without_identifier(builder, extension, critical):
+        return builder if isinstance(extension, x509.AuthorityKeyIdentifier) else add(builder, extension, critical)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(x509.CertificateBuilder, "add_extension", without_identifier)
+        old = tls.new_certificates()
+    for name, content in zip(tls.FILES, old, strict=True):
+        (folder / name).write_bytes(content)
+    assert contents(tls.certificates(folder)) != list(old)
 
 
-def test_files_that_are_not_certificates_are_reported(tmp_path):
+@pytest.mark.parametrize("name", tls.FILES)
+def test_files_that_are_not_certificates_are_reported(tmp_path, name):
     folder = tls.certificates(tmp_path / "tls")
-    (folder / tls.KEY).write_text("no key")
+    (folder / name).write_text("junk")
     with pytest.raises(
         DataError, match=rf"^{folder}: holds no usable certificates .* Delete the folder and run again\.$"
     ):
+        tls.certificates(folder)
+
+
+def test_a_certificate_of_another_authority_is_reported(tmp_path):
+    folder, other = tls.certificates(tmp_path / "tls"), tls.certificates(tmp_path / "other")
+    (other / tls.AUTHORITY).replace(folder / tls.AUTHORITY)
+    with pytest.raises(DataError, match=rf"^{folder}: holds no usable certificates \(not signed by the authority\)"):
         tls.certificates(folder)
