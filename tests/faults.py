@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["orchestration.train"])
+SERVER.set_forkserver_preload(["orchestration.train", "versions"])  # all that tests start
 
 
 def start(log: Path, fault: tuple[str, Any] = ("none", None), **parameters: Any) -> BaseProcess:

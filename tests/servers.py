@@ -78,9 +78,15 @@ def prefect_server(home: Path, port: int | None = None) -> Iterator[int]:
         wait_until(lambda: server.poll() is not None or listens(port), "Prefect")
         assert server.poll() is None, (home / "server.log").read_text()
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+            drain()  # what still talks to another server
             yield port
-            for sender in (APILogWorker, EventsWorker):  # else, at exit, they look for it for minutes
-                sender.drain_all(timeout=30, at_exit=False)
+            drain()  # else, at exit, it looks for this one for minutes
+
+
+def drain() -> None:
+    """Stop Prefect's background services, which start again with the settings of their next use."""
+    for service in (APILogWorker, EventsWorker):
+        service.drain_all(timeout=30, at_exit=False)
 
 
 def wait_for_run(client: SyncPrefectClient, flow_run: FlowRun) -> FlowRun:

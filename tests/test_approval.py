@@ -83,9 +83,10 @@ def test_cancelling_the_run_rejects_the_version(client, config):
     run = paused_run(client)
     client.set_flow_run_state(run.id, Cancelling())
     assert wait_for_run(client, run).state.is_cancelled()
-    wait_until(lambda: the_version(config)[1].tags["approval"] == "rejected", "the rejection")
+    wait_until(lambda: "was cancelled." in the_version(config)[1].description, "the rejection")
     champion, version = the_version(config)
     assert champion is None
+    assert version.tags["approval"] == "rejected"
     assert "rejected: the run that asked for approval was cancelled." in version.description
 
 

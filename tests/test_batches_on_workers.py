@@ -136,8 +136,9 @@ def test_a_worker_killed_while_storing_predictions_loses_and_duplicates_nothing(
 
     def kill_one() -> None:
         wait_until(lambda: predictions.count(config.predictions_uri) > 0, "no prediction was stored")
+        objects = set(contents(bucket))
         os.kill(pids(engine)[0], signal.SIGKILL)
-        killed.append((predictions.count(config.predictions_uri), set(contents(bucket))))
+        killed.append((predictions.count(config.predictions_uri), objects))
 
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()

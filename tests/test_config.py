@@ -10,7 +10,7 @@ from fastapi.encoders import jsonable_encoder
 from honcho.environ import parse_procfile
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from pydantic import ValidationError
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 from monitoring.simulation import servers
 from orchestration import up
@@ -51,7 +51,7 @@ def test_databases_and_artifacts_work_in_a_home_with_special_characters(tmp_path
     monkeypatch.setenv("WINE_HOME", str(home))
     config = settings()
     for address in (config.mlflow_uri, config.predictions_uri):
-        with create_engine(address).begin() as connection:
+        with create_engine(address, poolclass=NullPool).begin() as connection:
             connection.exec_driver_sql("CREATE TABLE here (id INTEGER)")
     (tmp_path / "artifact").touch()
     get_artifact_repository(up.environment(config)["ARTIFACTS"]).log_artifact(str(tmp_path / "artifact"))

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,9 @@ def kill_training(folder: Path) -> None:
     while not (folder / external_memory.MODEL).exists():
         time.sleep(0.005)
     for child in psutil.Process().children(recursive=True):
-        if str(folder) in child.cmdline():
-            child.kill()
+        with suppress(psutil.Error):  # another child may have ended
+            if str(folder) in child.cmdline():
+                child.kill()
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_mlflow_predicts_from_the_command_line_with_only_its_requirements(python
 
 def test_mlflow_serves_a_model_with_only_its_requirements(python, models, rows, tmp_path):
     def answers() -> bool:
-        with suppress(requests.ConnectionError):
+        with suppress(requests.RequestException):
             return requests.get(f"{url}/ping", timeout=10).ok
         return False
 

@@ -41,11 +41,11 @@ OPEN_LAB = "c.ServerApp.allow_root = True\nc.ServerApp.open_browser = False\nc.S
 PROBE = """
 import socket
 for family, address in ((socket.AF_INET, ("192.0.2.1", 9)), (socket.AF_INET6, ("2001:db8::1", 9))):
-    with socket.socket(family, socket.SOCK_DGRAM) as one:  # no packet goes out until something is sent
-        try:
+    try:  # no packet goes out until something is sent
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
             one.connect(address)
-        except OSError:
-            pass
+    except OSError:
+        pass
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
     one.connect(("127.0.0.1", 53))
     try:

@@ -230,7 +230,7 @@ def test_a_segment_that_a_living_process_holds_is_left_to_it(open_store, url, fo
     predictions = new_predictions(1)
     assert open_store(url).add(predictions)
     arrived(url, predictions)
-    assert waiting(folder) == b"a line that is not finished"
+    wait_until(lambda: waiting(folder) == b"a line that is not finished", "the end of the other segment")
     other.release()
 
 
@@ -240,7 +240,7 @@ def test_a_segment_with_a_broken_line_is_set_aside_and_those_after_it_arrive(ope
     predictions = new_predictions(1)
     open_store(url).add(predictions)
     arrived(url, predictions)
-    assert [path.name for path in folder.iterdir()] == ["0.refused"]
+    wait_until(lambda: [path.name for path in folder.iterdir()] == ["0.refused"], "the end of the other segment")
     line = warned(caplog)[0]
     assert line.startswith(f"{folder}/0.refused: set aside (1 validation error for Prediction Invalid JSON")
     assert line.endswith("Fix its lines and name it 0.jsonl.")

@@ -38,7 +38,7 @@ def outcome(words: str, url: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
-def test_a_server_that_is_not_there_is_told_in_one_line(words):
+def test_a_server_that_is_not_there_is_reported_in_one_line(words):
     url = f"http://127.0.0.1:{free_port()}/api"
     line = f"error: PREFECT_API_URL={url}: nothing answers there ([Errno 111] Connection refused). {NEXT}"
     assert outcome(words, url) == (1, "", line)
@@ -60,7 +60,7 @@ def another_server(tmp_path) -> Iterator[str]:
         ("/x", "it answers 404, not as Prefect's API does"),
     ],
 )
-def test_a_server_that_is_not_prefects_is_told_in_one_line(another_server, path, what):
+def test_a_server_that_is_not_prefects_is_reported_in_one_line(another_server, path, what):
     line = f"error: PREFECT_API_URL={another_server}{path}: {what}. {NEXT}"
     assert outcome(COMMANDS["bucket"], another_server + path) == (1, "", line)
 
@@ -98,7 +98,7 @@ def test_the_server_that_prefect_starts_by_itself_is_closed_to_foreign_pages():
         assert_closed(int(PREFECT_API_URL.value().split(":")[2].removesuffix("/api")))
 
 
-def test_a_server_that_asks_for_a_password_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_server_that_asks_for_a_password_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:hunter2")
     with prefect_server(tmp_path / "prefect") as port:
         code, _, err = outcome(COMMANDS["bucket"], f"http://127.0.0.1:{port}/api")

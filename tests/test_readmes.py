@@ -78,7 +78,7 @@ def test_a_picture_is_light_and_says_nothing_of_the_machine(name):
 
 
 @named
-def test_every_picture_is_there_and_is_told_in_words(page):
+def test_every_picture_is_there_and_has_an_alternative_text(page):
     for words, image in pictures(page):
         assert (page.parent / image).is_file()
         assert len(words.split()) > 10
@@ -101,7 +101,7 @@ def commands(text: str) -> Iterator[list[str]]:
         yield list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
 
 
-def test_every_target_of_the_makefile_is_told_somewhere():
+def test_every_target_of_the_makefile_is_documented():
     words = " ".join(page.read_text() for page in PAGES)
     assert not [target for target in TARGETS - {"help"} if not re.search(rf"make {target}\b", words)]
 

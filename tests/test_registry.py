@@ -406,14 +406,14 @@ def test_the_dataset_of_a_run_is_logged_once_with_its_context_after_a_conflict_o
         ),
     ],
 )
-def test_a_store_that_cannot_be_opened_is_told_in_one_line(tmp_path, spoil, line):
+def test_a_store_that_cannot_be_opened_is_reported_in_one_line(tmp_path, spoil, line):
     spoil(tmp_path / "mlflow.db")
     with pytest.raises(TrackingError) as caught, tracking.store(settings()):
         pass
     assert str(caught.value) == f"MLflow: {line}, and run again."
 
 
-def test_a_server_that_is_away_is_told_to_be_started(monkeypatch):
+def test_a_server_that_is_away_is_reported_with_what_to_start(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     line = r"^MLflow: .*Start that server, or fix MLFLOW_TRACKING_URI"
     with pytest.raises(TrackingError, match=line), tracking.store(settings()):
@@ -429,7 +429,7 @@ def test_a_server_that_is_away_is_told_to_be_started(monkeypatch):
         (str(CLASH), None, r".*at the same moment: run it again\.$"),
     ],
 )
-def test_an_error_of_the_store_is_told_as_what_it_is_and_what_to_do(store, full_disk, error, cause, line):
+def test_an_error_of_the_store_is_reported_with_what_to_do(store, full_disk, error, cause, line):
     raised = full_disk if error == "the disk" else MlflowException(error)
     raised.__cause__ = full_disk if cause else None
     with pytest.raises(TrackingError, match=f"^MLflow: {line}"), tracking.store(settings()):

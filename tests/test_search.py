@@ -363,7 +363,7 @@ def test_a_server_that_goes_down_stops_the_search_and_the_next_one_resumes(
         def stop_it(trial):
             if trial.number == 2:
                 server.terminate()
-                server.wait(timeout=30)
+                server.wait(timeout=60)
 
         with pytest.raises(TrackingError, match=r"^MLflow: .*Start that server"):
             run(retrying=AT_ONCE, on_trial=stop_it)

@@ -291,7 +291,7 @@ def test_make_serve_prints_its_address_follows_the_alias_within_ten_seconds_and_
             slow.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n")
             process.send_signal(signal.SIGINT)
             assert slow.recv(12) in (b"", b"HTTP/1.1 500")
-            assert process.wait(timeout=10) == 130
+            assert process.wait(timeout=60) == 130
     first, serve, swap, *_back, stopped = (tmp_path / "log").read_text().splitlines()
     assert "champion  wine-quality version 1, loaded at startup. Engine: pipeline (no ONNX" in first
     assert "champion  wine-quality version 1 -> version 2: the alias champion moved. Engine: onnx (" in swap

@@ -146,7 +146,7 @@ def test_the_service_has_a_shadow_that_ends_with_it_unless_it_is_switched_off(bo
         assert log.exists() == on
         assert "version 2, engine: onnx" in log.read_text() if on else not children
         os.kill(serve.pid, signal.SIGTERM)
-        serve.wait(30)
+        serve.wait(60)
     wait_until(lambda: processes_at(both.home) == [], "the end of the shadow")
 
 

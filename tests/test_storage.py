@@ -83,7 +83,7 @@ def test_a_missing_bucket_is_named_and_what_waited_is_pushed_with_the_next_run(b
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_keys_are_told(rclone, monkeypatch, name):
+def test_wrong_keys_are_reported(rclone, monkeypatch, name):
     monkeypatch.setenv(name, "wrong-but-long-enough")
     with pytest.raises(StorageError, match="bucket wine-quality: the keys are refused") as caught:
         push_one()
@@ -91,13 +91,13 @@ def test_wrong_keys_are_told(rclone, monkeypatch, name):
     assert in_outbox()
 
 
-def test_nobody_listening_is_told_and_worth_another_try(set_aws):
+def test_nobody_listening_is_reported_as_transient(set_aws):
     set_aws(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageUnavailable, match=r"connection refused.*AWS_ENDPOINT_URL_S3"):
         push_one()
 
 
-def test_a_silent_endpoint_is_told(set_aws):
+def test_a_silent_endpoint_is_reported(set_aws):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         set_aws(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(StorageError, match="the endpoint does not answer"):
@@ -134,7 +134,7 @@ def test_the_local_server_keeps_its_keys_to_itself_and_stops_with_the_block():
         pass
 
 
-def test_a_server_that_does_not_start_is_told_with_its_last_words(monkeypatch):
+def test_a_server_that_does_not_start_is_reported_with_its_last_words(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr("wine_quality.local_s3.free_port", lambda: taken.getsockname()[1])
         monkeypatch.setattr("socket.socket.connect_ex", lambda *_: 1)
@@ -142,7 +142,7 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(monkeypatch):
             pass
 
 
-def test_a_spoilt_key_file_is_told():
+def test_a_spoilt_key_file_is_reported():
     path = settings().local / "s3-keys"
     path.parent.mkdir(parents=True)
     path.write_text("nonsense")

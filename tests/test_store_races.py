@@ -1,6 +1,5 @@
 """Several processes create one store, or write the same records to it, at the same time: none of them fails."""
 
-import multiprocessing
 import os
 import subprocess
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 from unittest import mock
 
+import faults
 import pytest
 from honcho.environ import parse_procfile
 from servers import wait_until
@@ -22,8 +22,6 @@ from wine_quality.ports import free_port, listens
 
 pytestmark = pytest.mark.slow
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["versions", "wine_quality.search"])
 AT_ONCE, WAIT = 3, 600  # processes, seconds
 
 
@@ -37,8 +35,8 @@ def started(work: Callable[..., None], inherited: dict[str, str], start: Barrier
 
 def at_once(work: Callable[..., None], *args: Any) -> None:
     """Do the same work in several processes that start at the same moment, and fail if one of them fails."""
-    everything = (work, dict(os.environ), PROCESSES.Barrier(AT_ONCE), *args)
-    processes = [PROCESSES.Process(target=started, args=everything) for _ in range(AT_ONCE)]
+    everything = (work, dict(os.environ), faults.SERVER.Barrier(AT_ONCE), *args)
+    processes = [faults.SERVER.Process(target=started, args=everything) for _ in range(AT_ONCE)]
     for process in processes:
         process.start()
     try:
@@ -109,4 +107,4 @@ def test_the_servers_of_make_up_start_beside_a_service_in_an_empty_home(attempt,
         wait_until(lambda: len(store.client.search_runs([store.experiment_id])) == AT_ONCE, "the runs")
     finally:
         os.killpg(server.pid, 15)
-        server.wait(timeout=30)
+        server.wait(timeout=60)

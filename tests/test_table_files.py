@@ -135,7 +135,7 @@ def test_many_chunks_give_what_one_gives(score, features, spell, read, monkeypat
     pd.testing.assert_frame_equal(read(score(content)), whole)
 
 
-def test_bad_rows_of_all_chunks_are_told_and_only_the_first_ten_in_full(reasons, features, monkeypatch):
+def test_bad_rows_of_all_chunks_are_reported_and_only_the_first_ten_in_full(reasons, features, monkeypatch):
     monkeypatch.setattr(table_files, "CHUNK", 4)
     many = pd.concat([features] * 3, ignore_index=True)
     assert reasons(as_csv(many.assign(pH=[3.0] * 5 + [99.0] + [3.0] * 12))) == (
@@ -149,7 +149,7 @@ def test_bad_rows_of_all_chunks_are_told_and_only_the_first_ten_in_full(reasons,
 @pytest.mark.parametrize(
     ("column", "cell", "problem"), [("pH", "sour", "'sour' is not a number"), ("type", None, "empty")]
 )
-def test_a_bad_cell_is_told_with_its_row(reasons, features, column, cell, problem):
+def test_a_bad_cell_is_reported_with_its_row(reasons, features, column, cell, problem):
     table = features.astype({column: object})
     table.loc[2, column] = cell
     for content, row in ((as_csv(table), 4), (table.astype({column: "str"}), 3)):
@@ -165,7 +165,7 @@ def test_a_bad_cell_is_told_with_its_row(reasons, features, column, cell, proble
     ],
     ids=["missing", "repeated", "none of them"],
 )
-def test_wrong_columns_are_told(reasons, features, change, problem):
+def test_wrong_columns_are_reported(reasons, features, change, problem):
     for content in (as_csv(change(features)), change(features)):
         assert problem in reasons(content)
 
@@ -198,7 +198,7 @@ def test_a_torn_parquet_file_is_refused(reasons, features, tmp_path):
 
 
 @pytest.mark.parametrize("column", ["pH", "type"])
-def test_a_parquet_column_of_lists_is_told(reasons, features, column):
+def test_a_parquet_column_of_lists_is_reported(reasons, features, column):
     table = pa.Table.from_pandas(features)
     table = table.set_column(table.column_names.index(column), column, pa.array([[1.0]] * len(features)))
     assert f"6 problems: row 1, {column}: 'list<element: double>' is not " in reasons(table)

@@ -96,7 +96,7 @@ def test_a_parquet_file_reads_as_the_same_table(tmp_path, wines, spell):
     assert_frame_equal(read_table(tmp_path / "wine.parquet"), wines.set_axis(range(1, 7)))
 
 
-def test_a_bad_parquet_file_is_told_with_its_row_and_column(tmp_path, wines):
+def test_a_bad_parquet_file_is_reported_with_its_row_and_column(tmp_path, wines):
     path = tmp_path / "wine.parquet"
     wines.assign(pH=[3, 3, 3, 3, 31, 3.0]).to_parquet(path)
     with pytest.raises(DataError, match=r"1 problem: row 5, pH: 31\.0 is not 2 to 5 pH"):
@@ -191,11 +191,11 @@ BAD_TABLES = {
 
 
 @pytest.mark.parametrize(("content", "problem"), BAD_TABLES.values(), ids=BAD_TABLES)
-def test_a_bad_table_is_told_with_its_row_and_column(path, content, problem):
+def test_a_bad_table_is_reported_with_its_row_and_column(path, content, problem):
     assert refusal(path, content) == f"1 problem: {problem}. Fix the file and run again."
 
 
-def test_all_problems_of_a_file_are_told_at_once(path):
+def test_all_problems_of_a_file_are_reported_at_once(path):
     assert refusal(path, f"{HEADER}\n{RED[3:]}\n") == (
         "2 problems: row 1, type: no wine is red or white, and the model needs both types; row 2, type: empty. "
         "Fix the file and run again."
@@ -220,14 +220,14 @@ def test_all_problems_of_a_file_are_told_at_once(path):
         ("nul\0l", None, r"cannot be read \(.*\)\. Give another file\."),
     ],
 )
-def test_what_is_no_file_is_told(tmp_path, name, make, line):
+def test_what_is_no_file_is_reported(tmp_path, name, make, line):
     if make:
         make(tmp_path / name)
     with pytest.raises(DataError, match=rf"^{tmp_path}/.*: {line}$"):
         read_table(tmp_path / name)
 
 
-def test_a_file_without_read_permission_is_told(open_folder, without_rights):
+def test_a_file_without_read_permission_is_reported(open_folder, without_rights):
     path = open_folder / "wine.csv"
     path.write_text(GOOD)
     read_table(path)

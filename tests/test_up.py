@@ -36,7 +36,7 @@ def test_ports_in_use_are_named_in_one_line_and_nothing_starts(ports):
 
 
 def answer(url: str) -> tuple[int, str]:
-    response = requests.get(url, timeout=10)
+    response = requests.get(url, timeout=60)
     return response.status_code, response.text
 
 
@@ -70,6 +70,6 @@ def buckets(url: str, key: str, secret: str) -> list[str]:
 
 
 def online_workers(prefect: str) -> list[str]:
-    response = requests.post(f"{prefect}/api/work_pools/wine/workers/filter", json={}, timeout=10)
+    response = requests.post(f"{prefect}/api/work_pools/wine/workers/filter", json={}, timeout=60)
     workers = response.json() if response.status_code == 200 else []
     return [worker["name"] for worker in workers if worker["status"] == "ONLINE"]

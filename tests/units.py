@@ -11,6 +11,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from threadpoolctl import threadpool_info
 
 from wine_quality.errors import DataError
+from wine_quality.processes import wait_until
 
 
 def square(value: int) -> int:
@@ -22,8 +23,10 @@ def slow_square(value: int, seconds: float = 0.3) -> int:
     return value * value
 
 
-def pid_after(seconds: float) -> int:
-    time.sleep(seconds)
+def meet(folder: Path, own: int, other: int) -> int:
+    """Return the process id once the unit with the other number runs, too."""
+    (folder / str(own)).touch()
+    wait_until(lambda: (folder / str(other)).exists(), "the other unit", 120)
     return os.getpid()
 
 

@@ -15,7 +15,7 @@ from wine_quality.files import translate_disk_errors, write_private
 from wine_quality.ports import free_port
 from wine_quality.processes import server
 
-START_SECONDS = 10
+START_SECONDS = 30
 FRESH = ["--dir-cache-time", "1s"]  # a file that was put into the folder by hand is seen at once
 
 
