@@ -11,13 +11,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from pydantic import SecretStr
 
 from benchmarks.machine import memory_gb, spread, write_results
@@ -57,13 +58,16 @@ def peak_memory() -> Iterator[list[float]]:
 
     def look() -> None:
         while not done.wait(2):  # reading the memory of a process takes time and pauses it
-            peak.append(max(peak[-1], memory_gb(os.getpid())))
+            with suppress(psutil.Error):  # a worker may exit during the reading
+                peak.append(max(peak[-1], memory_gb(os.getpid())))
 
     thread = threading.Thread(target=look)
     thread.start()
-    yield peak
-    done.set()
-    thread.join()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
 
 
 def score_all(bucket: Bucket, config: Settings, version: str) -> tuple[float, float]:

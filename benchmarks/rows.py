@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ def measure(place: Path, *words: str) -> dict[str, Any]:
             with suppress(psutil.Error):
                 peak = max(peak, memory_gb(process.pid))
             time.sleep(0.5)  # reading the memory of a process pauses it
-        result = json.loads(process.communicate()[0].splitlines()[-1]) | {"peak_gb": round(peak, 2)}
+        result = json.loads(process.communicate()[0].splitlines()[-1])
+        result |= {"peak_gb": round(peak, 2), "measured_on": f"{date.today()}"}
         record.write_text(json.dumps(result))
         print(record.name, result, flush=True)
     return json.loads(record.read_text())

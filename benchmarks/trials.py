@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from benchmarks.machine import RESULTS, spread, write_results
 from benchmarks.search import interval
 from wine_quality import sources, splits, tracking, tuning
 from wine_quality.config import settings
-from wine_quality.engines import Engine, InProcess, OnDask, Processes
+from wine_quality.engines import InProcess, OnDask, Processes
 from wine_quality.schema import TARGET
 from wine_quality.search import Draws, evaluate_in_order, search
 from wine_quality.tuning import Objective, Trial
@@ -53,14 +53,8 @@ def dask(workers: int) -> Iterator[Any]:
         yield engine
 
 
-@contextmanager
-def in_process() -> Iterator[Engine]:
-    """Yield the engine of this process."""
-    yield InProcess()
-
-
 ENGINES = {
-    "in process": in_process,
+    "in process": lambda: nullcontext(InProcess()),
     "1 process": lambda: closing(Processes(1)),
     "2 processes": lambda: closing(Processes(2)),
     "Dask, 2 workers": lambda: dask(2),

@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.tasks import exponential_backoff
 
 from wine_quality.config import ROOT
+from wine_quality.engines import code_checksum
 from wine_quality.errors import DownloadError, PredictionsError, StorageUnavailable, TrackingError
 from wine_quality.sources import table_checksum
 from wine_quality.tracking import REQUIRED
@@ -33,13 +34,8 @@ def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     return transient
 
 
-def code_checksum() -> str:
-    """Return the sha256 checksum of the source on disk: the package and the training flow."""
-    sources = [*sorted((ROOT / "wine_quality").glob("*.py")), ROOT / "orchestration" / "train.py"]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-CODE_SHA256 = code_checksum()  # once, at import: after an upgrade on disk this process still runs the old code
+# of the package and the training flows, at import: after an upgrade on disk this process still runs the old code
+CODE_SHA256 = code_checksum(ROOT / "orchestration" / "train.py", ROOT / "scaling" / "train_at_scale.py")
 
 
 def checksum(*parts: Any) -> str:

@@ -8,6 +8,7 @@ passwords that it needs. They are stored under `.local/cluster`, where only you 
 
 import os
 import secrets
+import shlex
 import sys
 import time
 from contextlib import ExitStack
@@ -153,7 +154,9 @@ class Process:
             return
         self.restarts += 1
         if self.restarts > RESTARTS:
-            raise DeploymentError(f"{self.name} ended {RESTARTS} times. {self.cluster.log(self.name)} says why.")
+            raise DeploymentError(
+                f"{self.name} ended more than {RESTARTS} times. {self.cluster.log(self.name)} says why."
+            )
         print(f"{self.name} ended with exit code {code}: starting it again", flush=True)
         self.running.close()
         self.__enter__()
@@ -192,7 +195,7 @@ def start(cluster: Cluster, until_end: ExitStack) -> list[Process]:
 def report(cluster: Cluster) -> None:
     """Print the addresses, and write the settings and passwords of a client to a file."""
     path = cluster.folder / "client.env"
-    lines = [f"export {name}='{value}'\n" for name, value in cluster.client().items()]
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in cluster.client().items()]
     write_private(path, "".join(lines).encode())
     where = {**cluster.url, "dask": cluster.client()["WINE_DASK"], "postgres": database.without_password(cluster.admin)}
     for name, url in where.items():

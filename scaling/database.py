@@ -92,26 +92,40 @@ def answers(url: str) -> bool:
 
 
 def create_database(admin: str, name: str, password: str, *extensions: str) -> None:
-    """Create a role and a database with the same name if they are missing, and set the password of the role.
+    """Create a role and a database with the same name if they are missing.
 
-    Raise `DeploymentError` if the administrator can't connect or lacks the privileges.
+    Raise `DeploymentError` if the administrator can't connect or lacks the privileges, or if the role exists with
+    another password, because then somebody else uses it.
     """
     role = sql.Identifier(name)
     try:
         with psycopg.connect(admin, autocommit=True, connect_timeout=5) as server:
-            if not server.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount:
-                server.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
-            verifier = server.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
-            server.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, verifier))
+            exists = server.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount
+            if not exists:
+                verifier = server.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+                server.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, verifier))
             if not server.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount:
                 server.execute(
                     sql.SQL("GRANT {} TO CURRENT_USER").format(role)
                 )  # else only a superuser could create the database
                 server.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
             server.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
+        if exists:
+            assert_ours(admin, name, password)
         with psycopg.connect(admin, dbname=name, autocommit=True, connect_timeout=5) as database:
             for extension in extensions:
                 database.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(extension)))
     except psycopg.Error as error:
         line = str(error).strip().splitlines()[0]
         raise DeploymentError(f"PostgreSQL: {line}. Fix WINE_POSTGRES, or unset it to start a server here.") from None
+
+
+def assert_ours(admin: str, name: str, password: str) -> None:
+    """Raise `DeploymentError` if a role can't connect to its database with this password."""
+    try:
+        psycopg.connect(admin, user=name, password=password, dbname=name, connect_timeout=5).close()
+    except psycopg.OperationalError as error:
+        raise DeploymentError(
+            f"PostgreSQL: the role {name} exists, but this cluster's password for it is refused "
+            f"({str(error).strip().splitlines()[-1]}). Use a server of your own, or drop the role and its database."
+        ) from None

@@ -22,7 +22,7 @@ from wine_quality.errors import DataError, SettingsError
 from wine_quality.files import translate_disk_errors
 from wine_quality.parts import SYNTHETIC
 from wine_quality.schema import MEASUREMENTS
-from wine_quality.sources import KAGGLE_BLANKS, load_dataset
+from wine_quality.sources import KAGGLE_BLANKS, KAGGLE_ROWS, load_dataset
 
 PART = 250_000  # rows
 NOISE = 0.05  # in standard deviations of the column
@@ -41,7 +41,7 @@ def make_part(real: pd.DataFrame, rows: int, number: int, seed: int) -> pd.DataF
     copies = np.flatnonzero(rng.random(len(made)) < COPIES)
     made.iloc[copies[copies > 0]] = made.iloc[copies[copies > 0] - 1].to_numpy()
     for name, blanks in KAGGLE_BLANKS.items():
-        made.loc[rng.random(len(made)) < blanks / len(real), name] = np.nan
+        made.loc[rng.random(len(made)) < blanks / KAGGLE_ROWS, name] = np.nan
     return pd.concat([begin, made.astype(begin.dtypes.to_dict())], ignore_index=True)
 
 
@@ -81,6 +81,8 @@ def main() -> None:
     count, folder = sys.argv[1:]
     if not count.isdecimal() or int(count) == 0:
         raise SettingsError(f"ROWS={count}: not a number of rows. Give one, such as ROWS=1000000.")
+    if "://" in folder:
+        raise SettingsError(f"ROWS_AT={folder}: give a folder on this machine. Copy it to a bucket afterwards.")
     config = settings()
     dataset = load_dataset(config)
     write_rows(dataset.collection, int(count), ROOT / Path(folder).expanduser(), config.seed)

@@ -1,10 +1,11 @@
 """Train on more rows than fit into memory: from Parquet parts to a registered version, through the same gate.
 
-The flow checks the parts, removes duplicates, splits the rows and looks for leakage, and holds one byte of memory per
-row. It then estimates how much memory the training needs. If the training set fits into `WINE_MEMORY`, it's loaded;
-otherwise XGBoost reads it from disk. The rest is the flow of `make run`, on a sample of each set: the prediction
-intervals come from training rows that the fit leaves out, and the comparison with the champion uses gate rows. The
-samples are the rows with the lowest keys, so they depend on the data alone.
+The flow checks the parts, removes duplicates, splits the rows and looks for leakage. It holds one byte of memory per
+row, and 19 bytes more for each row with blanks. It then estimates how much memory the training needs. If the distinct
+rows fit into `WINE_MEMORY`, they're loaded; otherwise XGBoost reads them from disk. The rest is the end of `make run`:
+above 100,000 rows, on a sample of each set. The prediction intervals then come from training rows that the fit leaves
+out, and the comparison with the champion uses a sample of the gate rows. The samples are the rows with the lowest keys,
+so they depend on the data alone.
 
 Run it with `make train-at-scale ROWS_AT=folder`.
 """
@@ -40,7 +41,7 @@ from wine_quality.tuning import Candidate
 
 log = logging.getLogger("wine_quality.train")
 
-SAMPLE, WHOLE = 20_000, 100_000  # rows of each sample; up to WHOLE, the training set is its own sample
+SAMPLE, WHOLE = 20_000, 100_000  # rows of each sample; up to WHOLE distinct rows, no samples are drawn
 MODEL_FOLDERS = "model-*"
 START_BYTES = 700_000_000  # of memory for any dataset: the flow, its libraries, and the samples
 TABLE_BYTES, TREE_BYTES, CACHED_BYTES = 900, 150, 50  # per row: in tables, in each tree of a forest, in external memory
@@ -77,21 +78,23 @@ def check_parts(data: str, folder: Path) -> Rows:
 
 @task(name="sample", task_run_name="sample", **RETRY_TRANSIENT)
 def sample(rows: Rows, data: str) -> Prepared:
-    """Read the sample of each set, and assert that no sampled gate row is in the training set."""
-    sampled = rows.table(SAMPLED, SAMPLED)
+    """Read a sample of each set, or all of it, and assert that none of these gate rows is trained on."""
+    total, distinct = len(rows.roles), rows.count(TRAIN) + rows.count(GATE)
+    if distinct <= WHOLE:
+        which, sampled = "all of them", pd.concat(map(rows.table, (TRAIN, GATE)))
+    else:
+        which, sampled = "the rows with the lowest keys", rows.table(SAMPLED, SAMPLED)
     of_gate = splits.in_gate_set(splits.key_numbers(sampled.index))
-    gate_set = sampled.loc[of_gate]
-    train = rows.table(TRAIN) if rows.count(TRAIN) <= WHOLE else sampled.loc[~of_gate]
+    train, gate_set = sampled.loc[~of_gate], sampled.loc[of_gate]
     if (both := chunked.leaked(rows, gate_set)).any():
         raise LeakError(
             f"{data}: {both.sum():,} of {len(both):,} gate rows are in the training set. Report this error."
         )
-    total, distinct = len(rows.roles), rows.count(TRAIN) + rows.count(GATE)
     notes = [
         f"{total:,} rows, of which {total - distinct:,} are duplicates: {distinct:,} distinct rows",
         f"{rows.count(TRAIN):,} rows in the training set, {rows.count(GATE):,} in the gate set, none in both "
-        f"(chi-squared test of type and quality: p = {chunked.balance(rows.strata):.2f})",
-        f"evaluated on a sample of each set (the rows with the lowest keys): {len(train):,} and {len(gate_set):,}",
+        f"(chi-squared test of type and quality: p = {splits.balance(rows.strata):.2f})",
+        f"evaluated on {which}: {len(train):,} and {len(gate_set):,}",
     ]
     for note in notes:
         log.info("check     %s", note)
@@ -120,15 +123,17 @@ def model_bytes(name: str, rows: int) -> int:
 def choose_mode(name: str, rows: int, memory: int) -> tuple[str, str]:
     """Return the training mode for some distinct rows, and the reason; raise `SettingsError` if memory is too small."""
     needed, cached = memory_needed(name, rows), START_BYTES + rows * CACHED_BYTES
-    sizes = f"{rows:,} rows need about {needed / 1e9:.1f} GB in memory, and WINE_MEMORY is {memory / 1e9:.1f} GB"
+    sizes = f"{rows:,} rows need about {needed / 1e9:.2f} GB in memory, and WINE_MEMORY is {memory / 1e9:.2f} GB"
     if needed <= memory:
         return external_memory.IN_MEMORY, sizes
+    if name in external_memory.MODEL_NAMES and rows <= WHOLE:
+        raise SettingsError(f"{sizes}. Raise WINE_MEMORY: up to {WHOLE:,} rows are trained in memory.")
     if name not in external_memory.MODEL_NAMES:
         fitting = " or ".join(external_memory.MODEL_NAMES)
         raise SettingsError(f"{name} holds all rows in memory: {sizes}. Choose {fitting}, or raise WINE_MEMORY.")
     if cached > memory:
-        raise SettingsError(f"{sizes}; external memory needs about {cached / 1e9:.1f} GB. Raise WINE_MEMORY.")
-    return external_memory.EXTERNAL_MEMORY, f"{sizes}; external memory needs about {cached / 1e9:.1f} GB"
+        raise SettingsError(f"{sizes}; external memory needs about {cached / 1e9:.2f} GB. Raise WINE_MEMORY.")
+    return external_memory.EXTERNAL_MEMORY, f"{sizes}; external memory needs about {cached / 1e9:.2f} GB"
 
 
 @task(name="fit", task_run_name="fit {name}, {mode}", **RETRY_TRANSIENT)

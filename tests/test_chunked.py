@@ -67,7 +67,7 @@ def assert_as_in_memory(table: pd.DataFrame, folder: Path, size: int, limit: int
     train, gate_set = splits.train_gate_split(splits.distinct_rows(table))
     assert_frame_equal(rows.table(chunked.TRAIN), train)
     assert_frame_equal(rows.table(chunked.GATE), gate_set)
-    assert chunked.balance(rows.strata) == pytest.approx(splits.split_balance(train, gate_set), rel=1e-9)
+    assert splits.balance(rows.strata) == pytest.approx(splits.split_balance(train, gate_set), rel=1e-9)
     scored = pd.concat([table.sample(min(50, len(table)), random_state=1), random_rows(20, seed=99)])
     assert (chunked.leaked(rows, scored, limit) == splits.leaked(train, scored)).all()
     sampled = rows.table(chunked.GATE | chunked.SAMPLED, chunked.ROLE | chunked.SAMPLED)
@@ -86,6 +86,17 @@ def test_the_real_rows_give_the_same_result_in_parts_as_in_memory(tmp_path, real
     train, validation, _ = load_pair(settings(data=str(real_folder)))
     assert validation.isna().any(axis=None)
     assert_as_in_memory(pd.concat([validation, train], ignore_index=True), tmp_path / "data", 7000, 1000, InProcess())
+
+
+def test_gate_rows_that_the_training_would_read_are_found(tmp_path):
+    (keys := tmp_path / "keys").mkdir()
+    rows = chunked.split_parts(write_parts(tmp_path / "parts", random_rows(600, 7), 100), keys, InProcess())
+    gate_set = rows.table(chunked.GATE)
+    assert not chunked.leaked(rows, gate_set, 50).any()
+    rows.roles[np.flatnonzero(rows.roles & chunked.ROLE == chunked.GATE)[[1, 4]]] = chunked.TRAIN
+    found = chunked.leaked(rows, gate_set, 50)
+    assert found.tolist() == splits.leaked(rows.table(chunked.TRAIN), gate_set).tolist()
+    assert np.flatnonzero(found).tolist() == [1, 4]
 
 
 @pytest.mark.slow

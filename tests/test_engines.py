@@ -15,8 +15,9 @@ import pytest
 import units
 from servers import wait_until
 
+from scaling.certificates import certificates
 from wine_quality.config import ROOT, settings
-from wine_quality.engines import InProcess, OnDask, Processes, Shared, open_engine
+from wine_quality.engines import InProcess, OnDask, Processes, Shared, open_engine, run_all
 from wine_quality.errors import DataError, EngineError, SettingsError
 
 TESTS = str(Path(units.__file__).parent)
@@ -70,6 +71,32 @@ def test_an_address_without_encryption_is_refused_unless_it_is_on_loopback(addre
         on_dask(address)
 
 
+@pytest.mark.parametrize("address", ["tls://x", "tls://127.0.0.1:abc", "tls://127.0.0.1:99999"])
+def test_an_address_without_a_valid_port_gives_a_one_line_error(tmp_path, address):
+    pytest.importorskip("dask", reason="needs the group scaling")
+    with pytest.raises(
+        EngineError, match=rf"^WINE_DASK={address}: no scheduler answers \(.*\)\. Start it, or fix the a"
+    ):
+        OnDask(address, certificates(tmp_path / "tls"))
+
+
+def test_only_two_units_for_each_worker_are_under_way_even_if_workers_leave():
+    under_way = []
+
+    class Shrinking(InProcess):
+        workers = 4
+
+        def next_done(self):
+            under_way.append(len(self.waiting))
+            self.workers = 1
+            return super().next_done()
+
+    assert [result for _, result in run_all(Shrinking(), units.square, ((n,) for n in range(20)))] == [
+        n**2 for n in range(20)
+    ]
+    assert under_way == [8, 7, 6, 5, 4, 3, *[2] * 13, 1]
+
+
 def test_missing_certificates_are_listed(tmp_path):
     pytest.importorskip("dask", reason="needs the group scaling")
     (tmp_path / "ca.pem").touch()
@@ -84,10 +111,10 @@ def test_a_setting_for_dask_without_dask_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_run_units_side_by_side_each_on_one_thread(processes):
-    for number in range(4):
-        processes.submit(number, units.pid_after, 0.5)
-    assert len(set(results(processes, 4).values()) - {os.getpid()}) == 2
+def test_two_processes_run_units_side_by_side_each_on_one_thread(processes, tmp_path):
+    for number in range(2):
+        processes.submit(number, units.meet, tmp_path, number, 1 - number)
+    assert len(set(results(processes, 2).values()) - {os.getpid()}) == 2
     processes.submit(5, units.threads)
     assert processes.next_done() == (5, (1, 1, 0))
     assert "LOKY_MAX_CPU_COUNT" not in os.environ

@@ -2,6 +2,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ from conftest import REPOSITORY
 from faults import largest_file
 from pandas.testing import assert_frame_equal
 
+from scaling import make_rows
 from scaling.make_rows import make_part, write_rows
-from wine_quality.errors import DataError, StorageError, StorageUnavailable
+from wine_quality import chunked, parts
+from wine_quality.errors import DataError, SettingsError, StorageError, StorageUnavailable
 from wine_quality.parts import is_synthetic, list_parts, read_batches
 from wine_quality.ports import free_port
 from wine_quality.schema import MEASUREMENTS
@@ -36,6 +40,15 @@ def test_a_part_is_read_like_a_table_whatever_its_column_names(tmp_path, wines):
     spelt = wines.rename(columns={"fixed_acidity": "Fixed Acidity", "type": "colour"}).astype({"quality": "float32"})
     spelt.assign(colour=spelt["colour"].str.upper()).to_parquet(tmp_path / "part-0.parquet")
     assert_frame_equal(rows_of(str(tmp_path / "part-0.parquet")), read_table(tmp_path / "part-0.parquet"))
+
+
+def test_numbers_stored_as_text_are_numbers_in_the_checked_pass_too(tmp_path, wines):
+    path = tmp_path / "part-0.parquet"
+    wines.assign(
+        quality=wines["quality"].astype("float").astype("str"), alcohol=wines["alcohol"].astype("str")
+    ).to_parquet(path)
+    assert_frame_equal(pd.concat(read_batches(str(path), checked=True)), rows_of(str(path)))
+    assert_frame_equal(rows_of(str(path)), read_table(path))
 
 
 def test_parts_are_sorted_by_name_and_other_files_are_ignored(tmp_path, wines):
@@ -72,12 +85,56 @@ def test_parts_in_a_bucket_are_read_like_those_in_a_folder(rclone, tmp_path, win
     (folder / "deeper").mkdir(parents=True)
     for name in ("part-0.parquet", "part-1.parquet", "other.parquet", "deeper/part-2.parquet"):
         wines.to_parquet(folder / name)
+    wines.to_parquet(rclone / "wine-quality" / "part-9.parquet")
     parts = list_parts("s3://wine-quality/many")
     assert parts == ["s3://wine-quality/many/part-0.parquet", "s3://wine-quality/many/part-1.parquet"]
     assert_frame_equal(rows_of(parts[1]), read_table(folder / "part-1.parquet"))
-    assert not is_synthetic(parts[0])
+    assert list_parts("s3://wine-quality") == list_parts("s3://wine-quality/") == ["s3://wine-quality/part-9.parquet"]
     with pytest.raises(StorageError, match="bucket nowhere: there is no such bucket"):
         list_parts("s3://nowhere/many")
+
+
+@pytest.mark.slow
+def test_a_part_in_a_bucket_is_downloaded_once_to_be_checked_and_named_if_it_is_not_parquet(rclone, wines, monkeypatch):
+    folder, downloads, client = rclone / "wine-quality" / "many", [], parts.s3
+    folder.mkdir(parents=True)
+    wines.to_parquet(folder / "part-0.parquet")
+    (folder / "part-1.parquet").write_bytes(b"PAR1 no")
+    monkeypatch.setattr(parts, "s3", lambda: downloads.append(1) or client())
+    assert chunked.scan("s3://wine-quality/many/part-0.parquet")[0].rows == len(wines)
+    assert len(downloads) == 1
+    with pytest.raises(DataError, match=r"^s3://wine-quality/many/part-1\.parquet: not a readable Parquet file"):
+        chunked.scan("s3://wine-quality/many/part-1.parquet")
+
+
+def test_a_download_that_breaks_off_each_time_gives_a_one_line_error_and_is_worth_a_retry(set_aws):
+    class BreaksOff(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write(b"PAR1")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff) as server:
+        threading.Thread(target=server.serve_forever).start()
+        set_aws(f"http://127.0.0.1:{server.server_port}")
+        try:
+            with pytest.raises(StorageUnavailable, match=r"^bucket b: the download of part-0\.parquet broke off \("):
+                chunked.scan("s3://b/part-0.parquet")
+        finally:
+            server.shutdown()
+
+
+def test_rows_are_not_generated_into_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["make_rows", "10", "s3://bucket/rows"])
+    with pytest.raises(SettingsError, match=r"ROWS_AT=s3://bucket/rows: give a folder on this machine"):
+        make_rows.main()
 
 
 def test_an_unreachable_bucket_gives_a_one_line_error(set_aws):
@@ -106,7 +163,7 @@ def test_generated_rows_are_valid_parts_that_are_marked_as_synthetic(tmp_path, w
     first, second = list_parts(str(tmp_path / "rows"))
     assert [pq.read_metadata(part).num_rows for part in (first, second)] == [250_000, 1_000]
     assert len(rows_of(second)) == 1_000
-    assert is_synthetic(first)
+    assert is_synthetic(Path(first))
     with pytest.raises(DataError, match=r"rows: already exists"):
         write_rows(wines, 10, tmp_path / "rows", seed=1)
 

@@ -12,6 +12,7 @@ from deployment import batch
 from monitoring import monitor
 from orchestration import policies, train
 from orchestration.policies import cache_key, inputs_checksum, is_transient
+from wine_quality import engines
 from wine_quality.config import ROOT, Settings
 from wine_quality.errors import DataError, DownloadError, StorageError, StorageUnavailable, TrackingError
 from wine_quality.tuning import Candidate
@@ -38,7 +39,7 @@ def test_a_change_of_the_code_or_of_a_library_changes_the_key(wines, monkeypatch
 def test_code_that_is_upgraded_during_a_run_does_not_change_the_key_of_its_results(wines, monkeypatch):
     before = key(wines)
     monkeypatch.setattr(Path, "read_bytes", lambda _: b"another release")
-    assert policies.code_checksum() != policies.CODE_SHA256
+    assert engines.code_checksum() != engines.CODE_SHA256
     assert key(wines) == before
 
 

@@ -20,7 +20,7 @@ from scaling.make_rows import write_rows
 from wine_quality import chunked, external_memory, registry, sources, splits, tracking
 from wine_quality.config import settings
 from wine_quality.engines import InProcess
-from wine_quality.errors import DataError, SettingsError, StorageUnavailable
+from wine_quality.errors import DataError, LeakError, SettingsError, StorageUnavailable
 from wine_quality.models import build, fit, predict
 from wine_quality.parts import list_parts
 from wine_quality.ports import free_port
@@ -124,6 +124,13 @@ def test_few_rows_are_trained_in_memory_as_by_make_run(few, few_wines):
     assert [version.tags[registry.GATE_SET] for version in versions()] == [tracking.checksum(gate_set)] * 2
 
 
+def test_gate_rows_that_the_training_would_read_end_the_run(few):
+    rows = rows_of(few)
+    rows.roles[np.flatnonzero(rows.roles & chunked.ROLE == chunked.GATE)[:3]] = chunked.TRAIN
+    with pytest.raises(LeakError, match=r"few: 3 of \d+ gate rows are in the training set"):
+        at_scale.sample.fn(rows, str(few))
+
+
 def rows_of(folder: Path):
     keys = settings().local / "keys"
     keys.mkdir(parents=True)
@@ -139,10 +146,10 @@ def test_a_model_that_needs_all_rows_in_memory_is_refused_if_they_do_not_fit(nam
     assert at_scale.choose_mode(name, 4_000, 2_000_000_000)[0] == "in memory"
 
 
-def test_the_same_rows_in_another_training_mode_give_another_version(few, monkeypatch):
-    in_memory = at_scale.train_at_scale(data=str(few))
-    monkeypatch.setenv("WINE_MEMORY", str(at_scale.START_BYTES + 100 * len(rows_of(few).roles)))
-    from_disk = at_scale.train_at_scale(data=str(few))
+def test_the_same_rows_in_another_training_mode_give_another_version(many, monkeypatch):
+    in_memory = at_scale.train_at_scale(data=str(many))
+    monkeypatch.setenv("WINE_MEMORY", "800MB")
+    from_disk = at_scale.train_at_scale(data=str(many))
     modes = [mlflow.get_run(one).data.tags[external_memory.MODE].split(":")[0] for one in (in_memory, from_disk)]
     assert modes == ["in memory", "external memory"]
     assert len(versions()) == 2
@@ -151,7 +158,11 @@ def test_the_same_rows_in_another_training_mode_give_another_version(few, monkey
 def test_the_training_mode_follows_from_the_rows_and_the_memory():
     modes = [at_scale.choose_mode("xgboost_tuned", rows, 2_000_000_000)[0] for rows in (10**6, 10**7)]
     assert modes == ["in memory", "external memory"]
-    with pytest.raises(SettingsError, match=r"external memory needs about 50\.7 GB\. Raise WINE_MEMORY"):
+    with pytest.raises(
+        SettingsError, match=r"0\.79 GB in memory, and WINE_MEMORY is 0\.75 GB\. Raise WINE_MEMORY: up to 1"
+    ):
+        at_scale.choose_mode("xgboost_tuned", 100_000, 750_000_000)
+    with pytest.raises(SettingsError, match=r"external memory needs about 50\.70 GB\. Raise WINE_MEMORY"):
         at_scale.choose_mode("xgboost_tuned", 10**9, 6_000_000_000)
 
 

@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from wine_quality import predictions, tracking
 from wine_quality.config import Settings, settings
-from wine_quality.engines import Engine, Shared
+from wine_quality.engines import Engine, Shared, run_all
 from wine_quality.errors import DataError, PredictionsError, StorageError, StorageUnavailable, TrackingError
 from wine_quality.files import sha256, translate_disk_errors
 from wine_quality.predictions import Prediction, json_lines
@@ -46,7 +46,6 @@ INCOMING, SCORED, REJECTED = "incoming/", "scored/", "rejected/"
 MARKER, REASONS = ".json", ".reasons.txt"  # after the name of the file
 TRANSIENT = (PredictionsError, StorageUnavailable, TrackingError)
 RETRY_AFTER = (0.5, 1.0, 2.0, 4.0)  # seconds
-AHEAD = 2  # files for each worker that an engine holds
 VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # of a UUID by RFC 9562
 LONGEST_NAME = 200  # bytes: with what is added, every S3 server takes it
 ADDED = {
@@ -140,15 +139,7 @@ def spread(
 
     A file on which the bucket fails does not stop the others. Raise what `work` and the engine raise.
     """
-    under_way = 0
-    for number, entry in enumerate(entries):
-        if under_way == AHEAD * engine.workers:
-            yield engine.next_done()
-            under_way -= 1
-        engine.submit(number, outcome_of, work, safe_name(entry), place, entry)
-        under_way += 1
-    for _ in range(under_way):
-        yield engine.next_done()
+    return run_all(engine, outcome_of, ((work, safe_name(entry), place, entry) for entry in entries))
 
 
 def outcome_of(work: Callable[[str, Shared, Entry], Outcome], name: str, place: Shared, entry: Entry) -> Outcome:

@@ -6,7 +6,7 @@ per row, its role, which agrees with what `splits.distinct_rows` and `splits.tra
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pandas.util import hash_array
-from scipy.stats import chi2_contingency
 
-from wine_quality.engines import Engine
-from wine_quality.errors import DataError
+from wine_quality.engines import Engine, run_all
 from wine_quality.files import translate_disk_errors
-from wine_quality.parts import is_synthetic, read_batches
-from wine_quality.schema import MEASUREMENTS, TARGET, to_matrix
-from wine_quality.splits import STRATA, UNLIKELY, in_gate_set, row_hashes, row_keys, row_strata
+from wine_quality.parts import is_synthetic, local_copy, read_batches
+from wine_quality.schema import FEATURES, TARGET, to_matrix
+from wine_quality.splits import STRATA, assert_balanced, in_gate_set, row_hashes, row_keys, row_strata
 
 DROPPED, TRAIN, GATE, SAMPLED = 0, 1, 2, 4  # the role of a row; SAMPLED is a flag that marks the sample of each set
 ROLE = TRAIN | GATE  # the bits of a role without that flag
@@ -31,18 +29,21 @@ LIMIT = 2_000_000  # keys in memory at once
 PREFIXES, PLACE_BITS, STRATUM_BITS = 256, 32, 8
 BITMAP = 20  # leading bits of a hash, enough to rule out most rows that have no twin
 
-Twins = dict[tuple[int, ...], np.ndarray]  # row hashes that leave out some columns, by the positions of those columns
+# a row with blanks: its position, its blank columns as bits, a hash of the others, its stratum
+BLANK = np.dtype([("row", "uint64"), ("columns", "uint16"), ("hash", "uint64"), ("stratum", "uint8")])
+
+Hashes = dict[int, np.ndarray]  # sorted hashes of rows that leave out some columns, by the bits of those columns
 
 
 @dataclass(frozen=True)
 class Scan:
     """A part that passed the checks: its number of rows, the rows with blanks, and a checksum of keys and targets.
 
-    The index of `blank` is the position of the row in the part, from 0.
+    `blank` has the dtype `BLANK`; positions are those in the part, from 0.
     """
 
     rows: int
-    blank: pd.DataFrame
+    blank: np.ndarray
     checksum: str
     synthetic: bool
 
@@ -51,15 +52,14 @@ class Scan:
 class Rows:
     """The rows of a dataset and the role of each, in the order of the parts; part n begins at `starts[n]`.
 
-    `strata` counts the rows of the training set and the gate set by stratum, of shape (2, `STRATA`). `twins` holds the
-    keys of the rows with blanks that were dropped, and `files` the keys of all rows, as long as their folder exists.
+    `strata` counts the rows of the training set and the gate set by stratum, of shape (2, `STRATA`). `files` holds the
+    keys of all rows, as long as their folder exists.
     """
 
     parts: list[str]
     scans: list[Scan]
     roles: np.ndarray
     strata: np.ndarray
-    twins: list[np.ndarray]
     files: "KeyFiles"
 
     @cached_property
@@ -120,49 +120,54 @@ class KeyFiles:
         for file, piece in zip(self.files, np.split(records, ends[:-1]), strict=True):
             file.write(piece.tobytes())
 
-    def groups(self, limit: int) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yield groups of files of at most about `limit` keys: the first and the last prefix, and the records."""
+    def groups(self, limit: int) -> Iterator[np.ndarray]:
+        """Yield the records of groups of files, at most about `limit` at a time, of shape (n rows, 2)."""
         sizes, first = [path.stat().st_size // 16 for path in self.paths], 0
         for last in range(PREFIXES):
             if last == PREFIXES - 1 or sum(sizes[first : last + 2]) > limit:
                 parts = [np.fromfile(path, dtype="uint64") for path in self.paths[first : last + 1]]
-                yield first, last, np.concatenate(parts).reshape(-1, 2)
+                yield np.concatenate(parts).reshape(-1, 2)
                 first = last + 1
 
     def distinct(self, limit: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield the distinct keys in order, with part, position and stratum of the first row of each."""
-        for _, _, records in self.groups(limit):
+        for records in self.groups(limit):
             records = records[np.argsort(records[:, 0])]
             begins = np.flatnonzero(np.diff(records[:, 0], prepend=~records[:1, 0]))
             first = np.minimum.reduceat(records[:, 1], begins) if len(begins) else records[:, 1]
-            rows = first >> STRATUM_BITS & (2**PLACE_BITS - 1)
-            yield records[begins, 0], first >> (PLACE_BITS + STRATUM_BITS), rows, first & (2**STRATUM_BITS - 1)
+            yield records[begins, 0], *unpack(first)
+
+
+def unpack(records: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the part, the position in the part, and the stratum of each row from the second column of its record."""
+    rows = records >> STRATUM_BITS & (2**PLACE_BITS - 1)
+    return records >> (PLACE_BITS + STRATUM_BITS), rows, records & (2**STRATUM_BITS - 1)
 
 
 def scan(part: str) -> tuple[Scan, np.ndarray, np.ndarray]:
     """Check a part, and return its `Scan`, its keys and its strata; raise `DataError` if it has problems."""
     keys, strata, blank, checksum = [], [], [], hashlib.sha256()
-    for table in read_batches(part):
-        keys.append(row_hashes(table))
-        strata.append(row_strata(table))
-        blank.append(table.loc[table[list(MEASUREMENTS)].isna().any(axis=1)])
-        checksum.update(keys[-1].tobytes() + table[TARGET].to_numpy("int64").tobytes())
-    rows = pd.concat(blank)
-    about = Scan(sum(map(len, keys)), rows.set_index(rows.index - 1), checksum.hexdigest(), is_synthetic(part))
+    with local_copy(part) as path:
+        for table in read_batches(part, path=path):
+            keys.append(row_hashes(table))
+            strata.append(row_strata(table))
+            blank.append(rows_with_blanks(table, strata[-1]))
+            checksum.update(keys[-1].tobytes() + table[TARGET].to_numpy("int64").tobytes())
+        synthetic = is_synthetic(path)
+    about = Scan(sum(map(len, keys)), np.concatenate(blank), checksum.hexdigest(), synthetic)
     return about, np.concatenate(keys), np.concatenate(strata)
 
 
-def run_all(engine: Engine, work: Callable[..., Any], calls: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the result of each call as it finishes, with up to two submitted for each worker."""
-    waiting, under_way = iter(enumerate(calls)), 0
-    while True:
-        while under_way < 2 * engine.workers and (following := next(waiting, None)):
-            engine.submit(following[0], work, *following[1])
-            under_way += 1
-        if not under_way:
-            return
-        yield engine.next_done()
-        under_way -= 1
+def rows_with_blanks(table: pd.DataFrame, strata: np.ndarray) -> np.ndarray:
+    """Return the rows with blanks of a table whose index is the row number, from 1, as records of the dtype `BLANK`."""
+    matrix = to_matrix(table)
+    places = np.flatnonzero(np.isnan(matrix).any(axis=1))
+    empty, records = np.isnan(matrix[places]), np.empty(len(places), BLANK)
+    records["row"] = table.index[places] - 1
+    records["columns"] = empty @ (1 << np.arange(len(FEATURES)))
+    records["hash"] = np.where(empty, np.uint64(0), column_hashes(matrix[places])).sum(axis=1)
+    records["stratum"] = strata[places]
+    return records
 
 
 def split_parts(parts: list[str], folder: Path, engine: Engine, limit: int = LIMIT, sample: int = 0) -> Rows:
@@ -181,7 +186,7 @@ def split_parts(parts: list[str], folder: Path, engine: Engine, limit: int = LIM
         ordered = [scans[number] for number in range(len(parts))]
         rows = first_appearances(parts, ordered, files, limit, sample)
     drop_twins(rows, engine)
-    assert_split(rows)
+    assert_balanced(rows.strata)
     return rows
 
 
@@ -189,7 +194,7 @@ def first_appearances(parts: list[str], scans: list[Scan], files: KeyFiles, limi
     """Return the rows of a dataset, where the first row of each distinct key has a role."""
     total = sum(one.rows for one in scans)
     strata, left = np.zeros((2, STRATA), dtype=int), {TRAIN: sample, GATE: sample}
-    rows = Rows(parts, scans, np.zeros(total, dtype="uint8"), strata, [], files)
+    rows = Rows(parts, scans, np.zeros(total, dtype="uint8"), strata, files)
     for keys, part, row, of_key in files.distinct(limit):
         in_gate, places = in_gate_set(keys), rows.starts[part] + row.astype("int64")
         for role, mask in ((TRAIN, ~in_gate), (GATE, in_gate)):
@@ -202,83 +207,59 @@ def first_appearances(parts: list[str], scans: list[Scan], files: KeyFiles, limi
 
 def drop_twins(rows: Rows, engine: Engine) -> None:
     """Drop each row with blanks if a complete row has the same values elsewhere, compared by 64-bit hashes."""
-    starts: Any = rows.starts
-    begun = zip(rows.scans, starts, strict=False)
-    blank = pd.concat([one.blank.set_index(one.blank.index + start) for one, start in begun])
-    blank = blank.loc[rows.roles[blank.index] != DROPPED]
-    wanted = hashes_without_blanks(blank)
-    distinct = {columns: np.unique(hashes) for columns, hashes in wanted.items()}
+    blank, starts = np.concatenate([one.blank for one in rows.scans]), rows.starts
+    blank["row"] += np.repeat(starts[:-1], [len(one.blank) for one in rows.scans]).astype("uint64")
+    blank = blank[rows.roles[blank["row"]] != DROPPED]
+    groups = {int(columns): blank[blank["columns"] == columns] for columns in np.unique(blank["columns"])}
+    wanted = {columns: np.unique(group["hash"]) for columns, group in groups.items()}
     spans = zip(rows.parts, starts, starts[1:], strict=False) if wanted else ()
-    calls = ((part, rows.roles[start:end] != DROPPED, distinct) for part, start, end in spans)
-    found: list[Any] = [twins for _, twins in run_all(engine, find_twins, calls)]
-    for columns, hashes in wanted.items():
-        twin: Any = hashes.index[hashes.isin(np.concatenate([one[columns] for one in found]))]
+    calls = ((part, rows.roles[start:end] != DROPPED, wanted) for part, start, end in spans)
+    found: list[Any] = [hashes for _, hashes in run_all(engine, find_complete, calls)]
+    for columns, group in groups.items():
+        twins = group[np.isin(group["hash"], np.concatenate([one[columns] for one in found]))]
         for role in (TRAIN, GATE):
-            gone = blank.loc[twin[rows.roles[twin] & ROLE == role]]
-            rows.strata[role - 1] -= np.bincount(row_strata(gone), minlength=STRATA)
-        rows.roles[twin] = DROPPED
-        rows.twins.append(row_hashes(blank.loc[twin]))
+            gone = twins["stratum"][rows.roles[twins["row"]] & ROLE == role]
+            rows.strata[role - 1] -= np.bincount(gone, minlength=STRATA)
+        rows.roles[twins["row"]] = DROPPED
 
 
-def column_hashes(table: pd.DataFrame) -> np.ndarray:
+def column_hashes(matrix: np.ndarray) -> np.ndarray:
     """Return a hash of each cell, uint64 of shape (n rows, 12); the sum over any columns is a hash of those columns."""
-    columns = (to_matrix(table) + 0.0).T  # -0.0 is 0.0
+    columns = (matrix + 0.0).T  # -0.0 is 0.0
     return np.column_stack([np.asarray(hash_array(one)) * np.uint64(2 * n + 1) for n, one in enumerate(columns)])
 
 
-def hashes_without_blanks(blank: pd.DataFrame) -> dict[tuple[int, ...], pd.Series]:
-    """Return the hash of each row over its columns that aren't blank, by the positions of those that are."""
-    empty = np.isnan(to_matrix(blank))
-    hashes = pd.Series(np.where(empty, np.uint64(0), column_hashes(blank)).sum(axis=1), index=blank.index)
-    groups: Any = hashes.groupby([*empty.T]) if len(blank) else ()
-    return {tuple(np.flatnonzero(pattern).tolist()): group for pattern, group in groups}
-
-
-def find_twins(part: str, distinct: np.ndarray, wanted: Twins) -> Twins:
+def find_complete(part: str, distinct: np.ndarray, wanted: Hashes) -> Hashes:
     """Return those of the wanted hashes that complete rows of a part have, among its `distinct` rows."""
-    found: dict[tuple[int, ...], list[np.ndarray]] = {columns: [] for columns in wanted}
+    found: dict[int, list[np.ndarray]] = {columns: [] for columns in wanted}
     start = 0
     for table in read_batches(part, checked=True):
-        complete = distinct[start : start + len(table)] & ~np.isnan(to_matrix(table)).any(axis=1)
-        hashes = column_hashes(table.loc[complete])
+        matrix = to_matrix(table)
+        hashes = column_hashes(matrix[distinct[start : start + len(table)] & ~np.isnan(matrix).any(axis=1)])
         whole = hashes.sum(axis=1)
         for columns, hashes_wanted in wanted.items():
-            found[columns].append(common(whole - hashes[:, list(columns)].sum(axis=1), hashes_wanted))
+            left_out = [n for n in range(len(FEATURES)) if columns >> n & 1]
+            short = whole - hashes[:, left_out].sum(axis=1)
+            found[columns].append(short[among(short, hashes_wanted)])
         start += len(table)
     return {columns: np.concatenate(hashes) for columns, hashes in found.items()}
 
 
-def common(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the hashes that are among the sorted `wanted`; a bitmap of the leading bits filters out most first."""
+def among(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the positions of the hashes that are in the sorted `wanted`; a bitmap of leading bits rules out most."""
     bitmap, shift = np.zeros(2**BITMAP, dtype=bool), np.uint64(64 - BITMAP)
     bitmap[wanted >> shift] = True
-    likely = hashes[bitmap[hashes >> shift]]
-    return likely[np.searchsorted(wanted, likely, "left") < np.searchsorted(wanted, likely, "right")]
-
-
-def balance(strata: np.ndarray) -> float:
-    """Return the p-value of `splits.split_balance`, from the counts of the strata in both sets, of shape (2, k)."""
-    result: Any = chi2_contingency(strata[:, strata.any(axis=0)])
-    return float(result.pvalue)
-
-
-def assert_split(rows: Rows) -> None:
-    """Raise `DataError` if a set is empty, or if the two differ in type and quality by more than chance explains."""
-    if not rows.strata.any(axis=1).all():
-        raise DataError(f"{rows.strata.sum()} distinct rows are too few to split. Give more rows.")
-    if (chance := balance(rows.strata)) < UNLIKELY:
-        raise DataError(
-            f"the gate set is unlike the training set in type and quality (p = {chance:.1e}). Look for rows that "
-            "differ only in their last digit."
-        )
+    likely = np.flatnonzero(bitmap[hashes >> shift])
+    begins, ends = (np.searchsorted(wanted, hashes[likely], side) for side in ("left", "right"))
+    return likely[begins < ends]
 
 
 def leaked(rows: Rows, scored: pd.DataFrame, limit: int = LIMIT) -> np.ndarray:
-    """Return for each scored row whether the training set contains an exact copy of it."""
-    keys = row_hashes(scored)
-    candidate = ~in_gate_set(keys) & ~np.isin(keys, np.concatenate([*rows.twins, keys[:0]]))
-    found = np.zeros(len(keys), dtype=bool)
-    for first, last, records in rows.files.groups(limit):
-        here = candidate & (keys >> np.uint64(56) >= first) & (keys >> np.uint64(56) <= last)
-        found[here] = np.isin(keys[here], common(records[:, 0], np.unique(keys[here])))
-    return found
+    """Return for each scored row whether a row with the role `TRAIN` is an exact copy of it."""
+    keys, found = row_hashes(scored), []
+    wanted = np.unique(keys)
+    for records in rows.files.groups(limit):
+        near = records[among(records[:, 0], wanted)]
+        part, row, _ = unpack(near[:, 1])
+        found.append(near[rows.roles[rows.starts[part] + row.astype("int64")] & ROLE == TRAIN, 0])
+    return np.isin(keys, np.concatenate(found))

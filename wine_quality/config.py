@@ -40,7 +40,8 @@ class Settings(BaseSettings):
 
     `workers` is the number of processes that search and score in parallel. `dask` is the address of a cluster that
     replaces them, `tls://…` with the certificates in `dask_tls`. `window` is the number of trials of a search that may
-    run at once, whatever the number of workers. `memory` is how much `train-at-scale` may use, such as `6GB`.
+    run at once, whatever the number of workers. `memory` is how much `train-at-scale` may use, such as `6GB`, and each
+    Dask worker of `make cluster`.
     """
 
     model_config = SettingsConfigDict(env_prefix="WINE_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -61,7 +62,7 @@ class Settings(BaseSettings):
     dask_tls: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Field(
         default=Path(".local/cluster/tls"), validate_default=True
     )
-    memory: ByteSize = Field(default=ByteSize(2_000_000_000), ge=500_000_000)
+    memory: ByteSize = Field(default=ByteSize(2_000_000_000), ge=700_000_000)
 
     tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
     uci_url: str = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"

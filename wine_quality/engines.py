@@ -12,10 +12,10 @@ import re
 import signal
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -49,6 +49,19 @@ class Engine(Protocol):
     def next_done(self) -> tuple[int, Any]:
         """Wait for the next unit to finish, and return its number and result, or raise its exception."""
         ...
+
+
+def run_all(engine: Engine, work: Callable[..., Any], calls: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the result of each call as it finishes, with up to two submitted for each worker."""
+    waiting, under_way = iter(enumerate(calls)), 0
+    while True:
+        while under_way < 2 * engine.workers and (following := next(waiting, None)):
+            engine.submit(following[0], work, *following[1])
+            under_way += 1
+        if not under_way:
+            return
+        yield engine.next_done()
+        under_way -= 1
 
 
 @dataclass(frozen=True)
@@ -193,7 +206,7 @@ class OnDask:
         security = security_of(address, tls)
         try:
             self.client = Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, TimeoutError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             raise EngineError(
                 f"WINE_DASK={address}: no scheduler answers ({error}). Start it, or fix the address or certificates."
             ) from None
@@ -298,29 +311,20 @@ def fingerprint() -> dict[str, str]:
     }
 
 
-def code_checksum() -> str:
-    """Return the SHA-256 of the package's source on disk."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+def code_checksum(*others: Path) -> str:
+    """Return the SHA-256 of the package's source on disk, and of other files."""
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), *others]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 CODE_SHA256 = code_checksum()  # at import: after an upgrade on disk this process still runs the old code
 
 
-@contextmanager
-def open_engine(config: Settings) -> Iterator[Engine]:
+def open_engine(config: Settings) -> AbstractContextManager[Engine]:
     """Open the engine of the settings: Dask for `WINE_DASK`, else `WINE_WORKERS` processes, else this process."""
     if config.dask:
         try:
-            engine: Any = OnDask(config.dask, config.dask_tls)
+            return closing(OnDask(config.dask, config.dask_tls))
         except ImportError:
             raise SettingsError(f"WINE_DASK={config.dask} needs Dask. Install it: make setup-scaling.") from None
-    elif config.workers > 1:
-        engine = Processes(config.workers)
-    else:
-        yield InProcess()
-        return
-    try:
-        yield engine
-    finally:
-        engine.close()
+    return closing(Processes(config.workers)) if config.workers > 1 else nullcontext(InProcess())

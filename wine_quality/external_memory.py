@@ -138,7 +138,10 @@ def fit_cached(name: str, seed: int, cache: Cache, folder: Path, threads: int = 
         if code == 0:
             return with_booster(pipeline, folder / MODEL, cache), done
         if code != -signal.SIGKILL:
-            raise DataError(f"{folder}: the training failed ({reason(folder / LOG)}). Free some space and run again.")
+            why = f"exit code {code}: {reason(folder / LOG)}"
+            raise DataError(
+                f"{folder}: the training failed ({why}). Free some space if the disk is full, and run again."
+            )
         log.warning("fit       the training process was killed")
     raise EngineError(f"the training process was killed {TRIES} times. Is there enough memory? Run again to resume.")
 

@@ -6,7 +6,7 @@ The parts are the files named `part-*.parquet`, in the order of their names. The
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from botocore.config import Config
 from wine_quality.config import ROOT
 from wine_quality.errors import DataError
 from wine_quality.files import translate_disk_errors
-from wine_quality.schema import COLUMNS, SHOWN_PROBLEMS, TARGET, Problems, check_columns, problem_line
+from wine_quality.schema import COLUMNS, SHOWN_PROBLEMS, TARGET, Problems, as_numbers, check_columns, problem_line
 from wine_quality.storage import translate_s3_errors
 from wine_quality.table_files import BUFFER
 from wine_quality.tables import (
@@ -47,7 +47,8 @@ def list_parts(address: str) -> list[str]:
 
     Raise `DataError` if there are none, `StorageError` if the bucket can't be read.
     """
-    parts = in_bucket(address) if address.startswith("s3://") else in_folder(ROOT / Path(address).expanduser())
+    folder = ROOT / Path(address).expanduser()
+    parts = in_bucket(address) if address.startswith("s3://") else sorted(map(str, folder.glob(NAMES)))
     if not parts:
         raise DataError(
             f"{address}: contains no {NAMES}. Choose a folder of Parquet parts, or generate one: make rows."
@@ -55,18 +56,14 @@ def list_parts(address: str) -> list[str]:
     return parts
 
 
-def in_folder(folder: Path) -> list[str]:
-    """Return the paths of the parts in a folder."""
-    return sorted(map(str, folder.glob(NAMES)))
-
-
 def in_bucket(address: str) -> list[str]:
     """Return the addresses of the parts under a prefix of a bucket."""
-    bucket, prefix = bucket_and_key(address)
+    bucket, folder = bucket_and_key(address)
+    prefix = f"{folder.rstrip('/')}/" if folder else ""
     with translate_s3_errors(bucket):
-        pages = s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix.rstrip('/')}/")
+        pages = s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-    names = [key for key in keys if Path(key).match(NAMES) and "/" not in key[len(prefix.rstrip("/")) + 1 :]]
+    names = [key for key in keys if Path(key).match(NAMES) and "/" not in key[len(prefix) :]]
     return [f"s3://{bucket}/{key}" for key in sorted(names)]
 
 
@@ -95,20 +92,22 @@ def local_copy(address: str) -> Iterator[Path]:
         yield path
 
 
-def read_batches(part: str, checked: bool = False) -> Iterator[pd.DataFrame]:
+def read_batches(part: str, checked: bool = False, path: Path | None = None) -> Iterator[pd.DataFrame]:
     """Yield the rows of a part as tidy tables of up to 50,000 rows, whose index is the row number in the part, from 1.
 
     Unless the part was `checked` before, raise `DataError` after the last batch if it has problems, in one line that
-    lists them. Raise `StorageError` if the part is in a bucket that can't be read.
+    lists them. Raise `StorageError` if the part is in a bucket that can't be read; `path` is a local copy of it, if
+    there is one.
     """
     problems: Problems = {}
     further, start = 0, 1
-    for batch in arrow_batches(part):
+    for batch in arrow_batches(part, path):
         rows = parquet_rows(batch, range(start, start + len(batch)))
         start += len(batch)
         table = tidy_columns(rows, None)
         if checked:
-            yield table.reindex(columns=COLUMNS).astype({TARGET: "int64"})
+            numbers, _ = as_numbers(table.reindex(columns=COLUMNS))
+            yield numbers.astype({TARGET: "int64"})
             continue
         table, found = check_columns(table, COLUMNS)
         new = sorted((found | repeated_columns(rows.columns, COLUMNS)).items() - problems.items())
@@ -123,13 +122,13 @@ def read_batches(part: str, checked: bool = False) -> Iterator[pd.DataFrame]:
         raise DataError(f"{part}: has columns but no rows. Delete it, or write it again.")
 
 
-def arrow_batches(part: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a part as they are in its file."""
-    with local_copy(part) as path, open_file(path) as file, translate_parquet_errors(path):
+def arrow_batches(part: str, copy: Path | None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a part as they are in its file, read from a local copy if there is one."""
+    place = nullcontext(copy) if copy else local_copy(part)
+    with place as path, open_file(path) as file, translate_parquet_errors(part):
         yield from pq.ParquetFile(file, buffer_size=BUFFER).iter_batches(BATCH)
 
 
-def is_synthetic(part: str) -> bool:
-    """Return whether the rows of a part are synthetic, as `make rows` marks them in the file."""
-    with local_copy(part) as path, open_file(path) as file, translate_parquet_errors(path):
-        return SYNTHETIC in (pq.read_metadata(file).metadata or {})
+def is_synthetic(path: Path) -> bool:
+    """Return whether the rows of a Parquet file are synthetic, as `make rows` marks them in the file."""
+    return SYNTHETIC in (pq.read_metadata(path).metadata or {})

@@ -29,6 +29,7 @@ OWN_TABLE = "wines.csv"
 SOURCES = ("auto", "uci", "kaggle", "sample")
 Source = Literal["uci", "kaggle", "sample", "folder", "files"]
 KAGGLE_COPIES = 5
+KAGGLE_ROWS = 6497  # of the validation set, and its blank cells by column
 KAGGLE_BLANKS = {
     "fixed_acidity": 10,
     "volatile_acidity": 8,

@@ -101,21 +101,38 @@ def train_gate_split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     keyed = rows.set_index(row_keys(rows))
     gate = in_gate_set(key_numbers(keyed.index))
     train, gate_set = keyed.loc[~gate], keyed.loc[gate]
-    if train.empty or gate_set.empty:
-        raise DataError(f"{len(rows)} distinct rows are too few to split. Give more rows.")
-    if (chance := split_balance(train, gate_set)) < UNLIKELY:
+    assert_balanced(stratum_counts(train, gate_set))
+    return train, gate_set
+
+
+def assert_balanced(counts: np.ndarray) -> None:
+    """Raise `DataError` if a set is empty, or if the two differ in type and quality more than chance explains.
+
+    `counts` are those of `stratum_counts`.
+    """
+    if not counts.any(axis=1).all():
+        raise DataError(f"{counts.sum()} distinct rows are too few to split. Give more rows.")
+    if (chance := balance(counts)) < UNLIKELY:
         raise DataError(
             f"the gate set is unlike the training set in type and quality (p = {chance:.1e}). Look for rows that "
             "differ only in their last digit."
         )
-    return train, gate_set
 
 
 def split_balance(train: pd.DataFrame, gate_set: pd.DataFrame) -> float:
     """Return the p-value of a chi-squared test: how likely a random split differs as much in type and quality."""
-    both = pd.concat([train, gate_set], keys=["train", "gate set"])
-    result: Any = chi2_contingency(pd.crosstab(both.index.get_level_values(0), row_strata(both)))
+    return balance(stratum_counts(train, gate_set))
+
+
+def balance(counts: np.ndarray) -> float:
+    """Return the p-value of `split_balance` from the counts of `stratum_counts`."""
+    result: Any = chi2_contingency(counts[:, counts.any(axis=0)])
     return float(result.pvalue)
+
+
+def stratum_counts(train: pd.DataFrame, gate_set: pd.DataFrame) -> np.ndarray:
+    """Return the number of rows in each stratum of the training set and of the gate set, of shape (2, `STRATA`)."""
+    return np.array([np.bincount(row_strata(rows), minlength=STRATA) for rows in (train, gate_set)])
 
 
 def row_strata(rows: pd.DataFrame) -> np.ndarray:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from boto3.exceptions import S3UploadFailedError
+from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -149,6 +149,8 @@ def translate_s3_errors(name: str, key: str = "the object") -> Iterator[None]:
         yield
     except S3UploadFailedError as error:
         raise storage_error(name, key, error.__context__ or error) from None
+    except RetriesExceededError as error:
+        raise StorageUnavailable(f"bucket {name}: the download of {key} broke off ({error.last_exception}).") from None
     except (ClientError, BotoCoreError) as error:
         raise storage_error(name, key, error) from None
 

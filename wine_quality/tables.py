@@ -182,7 +182,7 @@ def numbers_or_text(column: pa.Array | pa.ChunkedArray) -> Any:
 
 
 @contextmanager
-def translate_parquet_errors(path: Path) -> Iterator[None]:
+def translate_parquet_errors(path: Path | str) -> Iterator[None]:
     """Turn an error of Arrow into a `DataError` that names the file."""
     try:
         yield
