@@ -39,9 +39,12 @@ ONE_THREAD = {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_T
 
 
 class Engine(Protocol):
-    """What the search, batch scoring and training on many rows need from an engine; `workers` run in parallel."""
+    """What the search, batch scoring and training on many rows need from an engine."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many units run in parallel."""
+        ...
 
     def submit(self, number: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Start a unit of work, or queue it."""
