@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from wine_quality.errors import DeploymentError
 from wine_quality.files import translate_disk_errors, write_private
@@ -100,18 +100,20 @@ def create_database(admin: str, name: str, password: str, *extensions: str) -> N
     role = sql.Identifier(name)
     try:
         with psycopg.connect(admin, autocommit=True, connect_timeout=5) as server:
-            exists = server.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount
-            if not exists:
+            has_role = server.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount
+            has_database = server.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount
+            if has_role:
+                own = make_url(admin).set(username=name, password=password)
+                assert_ours(own.set(database=name) if has_database else own)
+            else:
                 verifier = server.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
                 server.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, verifier))
-            if not server.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount:
+            if not has_database:
                 server.execute(
                     sql.SQL("GRANT {} TO CURRENT_USER").format(role)
                 )  # else only a superuser could create the database
                 server.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
             server.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
-        if exists:
-            assert_ours(admin, name, password)
         with psycopg.connect(admin, dbname=name, autocommit=True, connect_timeout=5) as database:
             for extension in extensions:
                 database.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(extension)))
@@ -120,12 +122,12 @@ def create_database(admin: str, name: str, password: str, *extensions: str) -> N
         raise DeploymentError(f"PostgreSQL: {line}. Fix WINE_POSTGRES, or unset it to start a server here.") from None
 
 
-def assert_ours(admin: str, name: str, password: str) -> None:
-    """Raise `DeploymentError` if a role can't connect to its database with this password."""
+def assert_ours(url: URL) -> None:
+    """Raise `DeploymentError` if a role that exists can't connect with the password in its address."""
     try:
-        psycopg.connect(admin, user=name, password=password, dbname=name, connect_timeout=5).close()
+        psycopg.connect(url.render_as_string(hide_password=False), connect_timeout=5).close()
     except psycopg.OperationalError as error:
         raise DeploymentError(
-            f"PostgreSQL: the role {name} exists, but this cluster's password for it is refused "
+            f"PostgreSQL: the role {url.username} exists, but this cluster's password for it is refused "
             f"({str(error).strip().splitlines()[-1]}). Use a server of your own, or drop the role and its database."
         ) from None

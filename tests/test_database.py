@@ -17,3 +17,14 @@ def test_a_role_that_another_cluster_uses_keeps_its_password(postgres):
     with pytest.raises(DeploymentError, match=rf"^{why} \(.*\)\. Use a server of your own, or drop the role and its"):
         create_database(admin, "tenant", "another-password")
     psycopg.connect(admin, user="tenant", password="first-password", dbname="tenant").close()
+
+
+def test_a_role_of_another_cluster_gets_no_database_and_an_interrupted_creation_is_completed(postgres):
+    admin = postgres.url()
+    with psycopg.connect(admin, autocommit=True) as server:
+        server.execute("CREATE ROLE stranger LOGIN PASSWORD 'first-password'")
+        with pytest.raises(DeploymentError, match="the role stranger exists"):
+            create_database(admin, "stranger", "another-password")
+        assert not server.execute("SELECT FROM pg_database WHERE datname = 'stranger'").rowcount
+    create_database(admin, "stranger", "first-password")
+    psycopg.connect(admin, user="stranger", password="first-password", dbname="stranger").close()
