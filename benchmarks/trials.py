@@ -47,7 +47,7 @@ class CheapObjective(Objective):
 @contextmanager
 def dask(workers: int) -> Iterator[Any]:
     """Run a Dask cluster on loopback, and yield its engine."""
-    options = {"host": "127.0.0.1", "dashboard_address": None, "threads_per_worker": 1}
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "threads_per_worker": 1}
     cluster: Any = LocalCluster(n_workers=workers, **options)
     with cluster, closing(OnDask(cluster.scheduler_address, Path())) as engine:
         yield engine

@@ -40,7 +40,12 @@ def two_processes(_config: Settings) -> Iterator[Engine]:
 def two_on_dask(config: Settings) -> Iterator[Engine]:
     distributed = pytest.importorskip("distributed", reason="the group scaling is not installed")
     folder = str(config.local / "dask")
-    options = {"threads_per_worker": 1, "dashboard_address": None, "local_directory": folder, "host": "127.0.0.1"}
+    options = {
+        "threads_per_worker": 1,
+        "dashboard_address": "127.0.0.1:0",
+        "local_directory": folder,
+        "host": "127.0.0.1",
+    }
     with distributed.LocalCluster(n_workers=2, silence_logs=50, **options) as cluster:
         engine = OnDask(cluster.scheduler_address, config.dask_tls)
         yield engine
