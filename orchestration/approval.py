@@ -46,7 +46,7 @@ def wait_for_approval(version: str, card: str) -> str:
         form = Approval.with_initial_data(description=card)
         answer: Any = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=POLL)
     except FlowPauseTimeout:
-        reject(version, f"nobody approved it within {seconds} seconds")
+        reject(version, f"nobody approved it within {seconds} seconds", decided=False)
         raise RegistryError(
             f"version {version} was not approved within {seconds} seconds, so it stays a challenger. Train again, or "
             "give it the alias champion in MLflow."
@@ -57,14 +57,18 @@ def wait_for_approval(version: str, card: str) -> str:
 def promote_if_unchanged(version: str, rows: pd.DataFrame, opponent: str | None, reason: str) -> None:
     """Promote a version with its graph, unless the champion has changed from `opponent`; `rows` check the graph."""
     with gate_lock(settings()), tracking.store(settings()) as store:
-        scoring.log_graph(store, version, rows)
-        registry.promote_approved(store, version, opponent, reason)
+        try:
+            scoring.log_graph(store, version, rows)
+            registry.promote_approved(store, version, opponent, reason)
+        except RegistryError as error:
+            registry.end_approval(store, version, f"rejected: {error}".rstrip("."), decided=False)
+            raise
 
 
-def reject(version: str, why: str) -> None:
-    """Record that a version was not approved."""
+def reject(version: str, why: str, decided: bool = True) -> None:
+    """Record that a version was not approved; `decided` is whether a person decided that."""
     with gate_lock(settings()), tracking.store(settings()) as store:
-        registry.end_approval(store, version, f"rejected: {why}")
+        registry.end_approval(store, version, f"rejected: {why}", decided)
 
 
 def reject_cancelled(flow: Any, flow_run: Any, state: Any) -> None:

@@ -13,7 +13,7 @@ from orchestration.startup import connect_quietly, prepare_home
 from wine_quality import registry, sources, tracking
 from wine_quality.command import exit_code
 from wine_quality.errors import DeploymentError
-from wine_quality.registry import DISTINCT_ROWS
+from wine_quality.registry import DISTINCT_ROWS, INPUTS
 from wine_quality.splits import distinct_rows
 
 EVENT, RESOURCE = "wine.data.changed", "wine.data"
@@ -28,8 +28,8 @@ def main() -> None:
     dataset = sources.load_dataset(config)
     checksum = sources.table_checksum(distinct_rows(dataset.table))
     with tracking.store(config) as store:
-        trained_before = registry.versions_tagged(store, DISTINCT_ROWS, checksum)
-    if trained_before:
+        versions = registry.versions_tagged(store, DISTINCT_ROWS, checksum)
+    if any(INPUTS in version.tags for version in versions):  # else a run was stopped before it had published all
         print(f"unchanged {len(dataset.table):,} rows, and a version was trained on their distinct rows: {dataset.why}")
     else:
         emit_event(EVENT, {"prefect.resource.id": RESOURCE}, payload={"data": config.data, "sha256": checksum})

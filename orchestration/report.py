@@ -84,6 +84,7 @@ class Published:
     """Where a model is stored, the report so far, and the files queued for the bucket: none if nothing was new.
 
     `proposed` is the comparison that it passed if a person has to approve its promotion, and `card` is its model card.
+    `inputs` is the checksum of everything that the model depends on.
     """
 
     run: Tracked
@@ -92,6 +93,7 @@ class Published:
     queued: list[str]
     card: str = ""
     proposed: Verdict | None = None
+    inputs: str = ""
 
 
 def render_report(prepared: Prepared, trained: Trained, run: Tracked, version: str, **outcome: Any) -> str:

@@ -15,6 +15,7 @@ Run it with `make run`.
 
 import logging
 import tempfile
+from dataclasses import replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -58,7 +59,7 @@ from wine_quality import evaluation, intervals, registry, retention, scoring, so
 from wine_quality import search as searching
 from wine_quality.config import settings
 from wine_quality.engines import open_engine
-from wine_quality.errors import DataError, WineError
+from wine_quality.errors import DataError, LeakError, WineError
 from wine_quality.evaluation import Evaluation
 from wine_quality.files import exclusive_lock
 from wine_quality.metrics import scores
@@ -87,13 +88,15 @@ def load(source: str) -> Dataset:
 
 @task(name="load two files", task_run_name="load two files", **UNCACHED)
 def load_split(train_file: Path | None, validation_file: Path | None) -> tuple[Dataset, Split, list[str]]:
-    """Read a training and a validation file, and raise a `LeakError` if a row is in both."""
+    """Read a training and a validation file, and raise a `LeakError` if a row is in both, but for blank cells."""
     if not (train_file and validation_file):
         raise DataError("Pass both train_file and validation_file, or neither: then the flow splits the data itself.")
     split = read_table(train_file), read_table(validation_file)
     splits.assert_no_leak(*split, f"{train_file} and {validation_file}")
     dataset = Dataset(pd.concat(split), "files", f"trained on {train_file}, scored on {validation_file}")
     train, gate_set = map(splits.distinct_rows, split)
+    if both := len(train) + len(gate_set) - len(splits.distinct_rows(dataset.table)):
+        raise LeakError(f"{train_file} and {validation_file}: {both} rows differ only in blank cells. Remove them.")
     return dataset, (train, gate_set), []
 
 
@@ -258,7 +261,7 @@ def register(run: Tracked, tags: dict[str, str], verdict: Verdict) -> tuple[str,
     """Register the model as a new version, a challenger, and return its number and its model card."""
     with tracking.store(settings()) as store:
         version = registry.register(store, run, tags)
-        card = registry.describe(store, version, verdict)
+        card = registry.describe(store, version, verdict, waits=settings().approval == "manual")
         store.client.log_text(run.run_id, card, CARD)
     return version, card
 
@@ -267,7 +270,7 @@ def register(run: Tracked, tags: dict[str, str], verdict: Verdict) -> tuple[str,
 def add_to_outbox(run: Tracked, split: Split, text: str, card: str) -> list[str]:
     """Queue the model as it was registered, its intervals, rows, report and card for the push."""
     config = settings()
-    with tracking.store(config) as store:
+    with exclusive_lock(config.local / "outbox.lock"), tracking.store(config) as store:
         model = tracking.download_model(store, run.model_id, config.models / "wine-quality.skops")
         with tempfile.TemporaryDirectory() as folder:
             interval = store.download(f"runs:/{run.run_id}/{INTERVAL_FILE}", folder)
@@ -379,8 +382,9 @@ def publish_model(prepared: Prepared, trained: Trained, seed: int, started: date
             log.info("register  nothing new: version %s %s", version, why)
             text = render_report(prepared, trained, run, version, is_champion=is_champion)
             return Published(run, version, text, queued=[])
-        published = publish_new(prepared, trained, seed, started)
-        tag_inputs(published.version, inputs)
+        published = replace(publish_new(prepared, trained, seed, started), inputs=inputs)
+        if not published.proposed:
+            tag_inputs(published.version, inputs)
     return published
 
 
@@ -444,6 +448,7 @@ def conclude(prepared: Prepared, trained: Trained, published: Published) -> str:
     push_and_report(trained, published)
     if published.proposed:
         propose(published.version, str(flow_run.id))
+        tag_inputs(published.version, published.inputs)
         reason = wait_for_approval(published.version, published.card)
         promote_approved(published.version, prepared.gate_set, published.proposed.champion, reason)
     return published.run.run_id

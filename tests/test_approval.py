@@ -12,8 +12,9 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 from servers import running, wait_for_run, wait_until
 
+from orchestration import approval
 from orchestration.train import train_wine_quality
-from wine_quality import registry, tracking
+from wine_quality import registry, sources, splits, tracking
 from wine_quality.config import Settings, settings
 from wine_quality.errors import RegistryError
 
@@ -68,7 +69,7 @@ def test_resuming_the_run_promotes_the_version_and_records_the_reason(client, co
     champion, version = the_version(config)
     assert champion is None
     assert version.tags["approval"] == str(run.id)
-    assert "**Promoted**" in version.description
+    assert "**Passed, waits for approval**" in version.description
     assert list(config.outbox.iterdir()) == [], "it is pushed before a person decides"
     form = client.read_flow_run_input(run.id, run.state.state_details.run_input_keyset["description"])
     assert "# wine-quality, version 1" in str(form)
@@ -88,6 +89,7 @@ def test_cancelling_the_run_rejects_the_version(client, config):
     assert champion is None
     assert version.tags["approval"] == "rejected"
     assert "rejected: the run that asked for approval was cancelled." in version.description
+    assert registry.INPUTS in version.tags, "a person decided, so the same model isn't proposed again"
 
 
 def test_a_run_that_nobody_answers_rejects_its_version_and_fails(config, monkeypatch):
@@ -97,12 +99,15 @@ def test_a_run_that_nobody_answers_rejects_its_version_and_fails(config, monkeyp
     champion, version = the_version(config)
     assert (champion, version.tags["approval"]) == (None, "rejected")
     assert "rejected: nobody approved it within 4 seconds." in version.description
+    with pytest.raises(RegistryError, match="version 2 was not approved within 4 seconds"):
+        train_wine_quality(max_evals=1)  # nobody decided, so it's proposed again
 
 
 def test_an_approval_that_comes_after_another_promotion_is_refused(config):
     with mock.patch.dict(os.environ, WINE_APPROVAL="automatic"):
         train_wine_quality(max_evals=1)
         train_wine_quality(max_evals=1, seed=7)
+    gate_set = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))[1]
     with tracking.store(config) as store:
         assert int(registry.champion(store).version) == 1
         registry.await_approval(store, "2", "a run")
@@ -110,7 +115,7 @@ def test_an_approval_that_comes_after_another_promotion_is_refused(config):
         with pytest.raises(
             RegistryError, match=r"^version 2 was compared with no champion, and another one has become"
         ):
-            registry.promote_approved(store, "2", None, "")
+            approval.promote_if_unchanged("2", gate_set, None, "")
         assert registry.awaiting(store, "a run") == []
         assert store.client.get_model_version(store.model_name, "2").tags["approval"] == "rejected"
         registry.promote_approved(store, "1", None, "")  # a second try, after the first one was stopped halfway

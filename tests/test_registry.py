@@ -241,10 +241,22 @@ def test_a_version_that_becomes_champion_loses_the_alias_challenger_even_after_a
     assert aliases(store) == {"champion": third}
 
 
-def test_a_rollback_to_a_version_that_does_not_load_moves_nothing(version_of, config, store):
+def test_an_approval_stands_although_others_were_compared_with_the_champion_in_the_meantime(
+    version_of, compared, store, sets
+):
+    registry.promote(store, version_of())
+    waiting = version_of()
+    registry.await_approval(store, waiting, "a flow run")
+    registry.record_comparison(store, compared(sets[1].iloc[1:]))
+    registry.promote_approved(store, waiting, "1", "seen")
+    assert alias(store) == waiting
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:300])])
+def test_a_rollback_to_a_version_that_does_not_load_moves_nothing(version_of, config, store, spoil):
     for _ in range(2):
         registry.promote(store, version_of())
-    model_path(version(config, "1")).unlink()
+    spoil(model_path(version(config, "1")))
     with pytest.raises(RegistryError, match="version 1 does not load"):
         registry.rollback(store)
     assert alias(store) == "2"

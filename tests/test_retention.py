@@ -84,6 +84,17 @@ def test_the_challenger_keeps_its_files_however_old_it_is(config, published, del
     assert model_path(published_last).is_file()
 
 
+def test_a_version_that_waits_for_approval_keeps_its_files(config, store, published, delete):
+    first = published()
+    registry.await_approval(store, "1", "a flow run")
+    published()
+    published()
+    assert delete(keep=1) == [2]
+    assert has_files(config, first) == [True] * 3
+    registry.end_approval(store, "1", "rejected: no")
+    assert delete(keep=1) == [1]
+
+
 def test_what_was_cut_short_is_finished_by_the_next_run(config, published, delete, monkeypatch):
     first = published()
     published()

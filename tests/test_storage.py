@@ -149,3 +149,35 @@ def test_a_spoilt_key_file_is_reported():
     with pytest.raises(DataError, match=rf"{path}: holds no keys"):
         local_keys(settings())
     assert path.exists()
+
+
+def test_a_run_that_was_killed_while_its_pushed_folder_was_deleted_blocks_nothing(rclone, monkeypatch):
+    bucket = bucket_of_environment(settings())
+    outbox = settings().outbox
+    storage.add_to_outbox(outbox, "run1", {"report.md": b"good"})
+
+    def stopped(folder):
+        (folder / storage.MANIFEST).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.shutil, "rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            storage.push_waiting(bucket, outbox)
+    assert storage.push_waiting(bucket, outbox) == []
+    assert list(outbox.iterdir()) == []
+    assert set(storage.runs(bucket)["run1"]) == {"report.md", storage.MANIFEST}
+
+
+def test_other_objects_and_a_damaged_manifest_do_not_stop_the_list_of_runs(rclone, tmp_path):
+    bucket = bucket_of_environment(settings())
+    for key, content in (
+        ("runs/.DS_Store", b"x"),
+        ("runs/run1/manifest.json", b"{"),
+        ("runs/run2/manifest.json", b"[]"),
+    ):
+        bucket.write_path(key, content)
+    assert list(storage.runs(bucket)) == ["run1", "run2"]
+    for name in ("run1", "run2"):
+        with pytest.raises(StorageError, match=rf"^runs/{name}/manifest\.json: not the file that was pushed"):
+            storage.pull(bucket, name, tmp_path / name)

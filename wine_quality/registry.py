@@ -135,8 +135,11 @@ def register(store: Store, run: Tracked, tags: dict[str, str]) -> str:
     return version
 
 
-def describe(store: Store, version: str, verdict: Verdict) -> str:
-    """Write a version's model card from its run and the verdict, store it as its description and return it."""
+def describe(store: Store, version: str, verdict: Verdict, waits: bool = False) -> str:
+    """Write a version's model card from its run and the verdict, store it as its description and return it.
+
+    `waits` is whether a person has yet to approve a promotion.
+    """
     run = store.run_of(store.client.get_model_version(store.model_name, version))
     card = render(
         "model-card.md.j2",
@@ -150,6 +153,7 @@ def describe(store: Store, version: str, verdict: Verdict) -> str:
         slices=read_table(store, run, SLICES),
         importance=read_table(store, run, IMPORTANCE),
         verdict=verdict,
+        waits=waits,
     )
     store.client.update_model_version(store.model_name, version, card)
     return card
@@ -250,24 +254,25 @@ def load_artifact(store: Store, version: ModelVersion, address: str, load: Calla
     try:
         with tempfile.TemporaryDirectory() as aside:
             return load(store.download(address, aside))
-    except (MlflowException, OSError, ValueError) as error:
+    except Exception as error:  # a damaged file may raise any
         raise RegistryError(
             f"{version.name} version {version.version} does not load ({error}). "
             "Give the alias champion to another version."
         ) from error
 
 
-def promote(store: Store, version: str) -> None:
+def promote(store: Store, version: str, compared: bool = False) -> None:
     """Give a version the alias `champion`, and tag it with the version that had the alias before.
 
-    Raise `RegistryError` if its run is not finished, or its signature or gate set is not that of the champion.
+    Raise `RegistryError` if its run is not finished, or its signature is not that of the champion, or its gate set
+    isn't, unless the two were `compared` before.
     """
     current = champion(store)
     if current and str(current.version) == version:
         set_champion(store, version)  # an earlier attempt may have been interrupted
         return
     candidate = store.client.get_model_version(store.model_name, version)
-    if refusal := refusal_reason(store, candidate, current):
+    if refusal := refusal_reason(store, candidate, current, compared):
         raise RegistryError(
             f"{candidate.name} version {version} is not promoted: {refusal}. Train it again with `make run`."
         )
@@ -291,8 +296,13 @@ def awaiting(store: Store, flow_run_id: str) -> list[str]:
 
 
 @retried
-def end_approval(store: Store, version: str, result: str) -> None:
-    """Record the result of an approval, such as `approved`, in the tag and the description of a version."""
+def end_approval(store: Store, version: str, result: str, decided: bool = True) -> None:
+    """Record the result of an approval, such as `approved`, in the tag and the description of a version.
+
+    `decided` is whether a person decided. If not, the next run with the same inputs trains again.
+    """
+    if not decided:
+        store.client.delete_model_version_tag(store.model_name, version, INPUTS)
     store.client.set_model_version_tag(store.model_name, version, APPROVAL, result.partition(":")[0])
     add_note(store, version, f"{result}.")
 
@@ -302,14 +312,8 @@ def promote_approved(store: Store, version: str, opponent: str | None, reason: s
 
     `opponent` is the number of the champion that it was compared with, None if there was none.
     """
-    try:
-        assert_unchanged(store, version, opponent)
-    except RegistryError:
-        end_approval(
-            store, version, "rejected: another version became champion while this one was waiting for approval"
-        )
-        raise
-    promote(store, version)
+    assert_unchanged(store, version, opponent)
+    promote(store, version, compared=True)
     end_approval(store, version, f"approved: {reason or 'no reason given'}")
 
 
@@ -323,7 +327,7 @@ def assert_unchanged(store: Store, version: str, opponent: str | None) -> None:
         )
 
 
-def refusal_reason(store: Store, candidate: ModelVersion, current: ModelVersion | None) -> str:
+def refusal_reason(store: Store, candidate: ModelVersion, current: ModelVersion | None, compared: bool) -> str:
     """Return why a version cannot replace the champion, even with good scores, or an empty string."""
     status = store.run_of(candidate).info.status
     if status != "FINISHED":
@@ -332,7 +336,7 @@ def refusal_reason(store: Store, candidate: ModelVersion, current: ModelVersion 
         return ""
     if signature(store, candidate) != signature(store, current):
         return f"its signature differs from that of the champion, version {current.version}"
-    if scored_on(store, candidate) != scored_on(store, current):
+    if not compared and scored_on(store, candidate) != scored_on(store, current):
         return f"its gate set differs from that of the champion, version {current.version}"
     return ""
 

@@ -1,8 +1,9 @@
 """How long a training run keeps its files: the model, the data and the report, in MLflow's store and in the bucket.
 
 Parameters, scores, tags and versions are never deleted, nor are the files of the champion, of the version that a
-rollback returns to, and of the challenger. A version whose files are gone has a tag that says so. The tag is set before
-the first file is deleted and completed after the last one, so that the next run finishes what a killed one began.
+rollback returns to, of the challenger, and of a version that waits for approval. A version whose files are gone has a
+tag that says so. The tag is set before the first file is deleted and completed after the last one, so that the next run
+finishes what a killed one began.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from wine_quality import storage
-from wine_quality.registry import CHALLENGER, CHAMPION, FILES, REPLACED
+from wine_quality.registry import APPROVAL, CHALLENGER, CHAMPION, FILES, REPLACED
 from wine_quality.storage import Bucket
 from wine_quality.tracking import Store
 
@@ -50,7 +51,7 @@ def deletable(store: Store, candidates: list[ModelVersion]) -> list[ModelVersion
 
 
 def protected_versions(store: Store) -> set[str]:
-    """Return the numbers of the champion, of the version that a rollback returns to, and of the challenger."""
+    """Return the numbers of the champion, its predecessor, the challenger, and those that wait for approval."""
     client = store.client
     if not client.search_registered_models(f"name = '{store.model_name}'"):
         return set()
@@ -59,7 +60,8 @@ def protected_versions(store: Store) -> set[str]:
     if CHAMPION in aliases:
         champion = client.get_model_version(store.model_name, aliases[CHAMPION])
         protected |= {champion.tags[REPLACED]} if REPLACED in champion.tags else set()
-    return protected
+    waiting = (one for one in versions(store) if one.tags.get(APPROVAL, "approved") not in ("approved", "rejected"))
+    return protected | {str(version.version) for version in waiting}
 
 
 def delete_files(store: Store, bucket: Bucket, version: ModelVersion, mlruns: Path) -> None:

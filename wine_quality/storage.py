@@ -79,11 +79,13 @@ def push_waiting(bucket: Bucket, outbox: Path) -> list[str]:
     Raise `StorageUnavailable` if the bucket does not answer (retry), else `StorageError`. The rest stays in the outbox.
     """
     check_reachable(bucket)
+    for pushed in outbox.glob(".pushed-*"):
+        shutil.rmtree(pushed)
     waiting = [folder for folder in outbox.glob("*") if not folder.name.startswith(".")]
     waiting.sort(key=lambda folder: folder.stat().st_mtime)
     for folder in waiting:
         push(bucket, folder)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.rename(outbox / f".pushed-{folder.name}"))
     return [folder.name for folder in waiting]
 
 
@@ -100,16 +102,20 @@ def pull(bucket: Bucket, run_id: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     key = f"runs/{run_id}/{MANIFEST}"
     with translate_s3_errors(bucket.bucket_name, key):
-        manifest = json.loads(bucket.read_path(key))
-    for name in manifest["files"]:
+        manifest = bucket.read_path(key)
+    try:
+        files: dict[str, str] = dict(json.loads(manifest)["files"])
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(f"{key}: not the file that was pushed (it is damaged).") from None
+    for name in files:
         key = f"runs/{run_id}/{name}"
         with translate_s3_errors(bucket.bucket_name, key):
             bucket.download_object_to_path(key, folder / name)
-    for name, expected in manifest["files"].items():
+    for name, expected in files.items():
         if sha256(folder / name) != expected:
             (folder / name).unlink()
             raise StorageError(f"runs/{run_id}/{name}: not the file that was pushed (its sha256 sum differs).")
-    return [folder / name for name in manifest["files"]]
+    return [folder / name for name in files]
 
 
 def delete(bucket: Bucket, run_id: str) -> None:
@@ -131,8 +137,9 @@ def runs(bucket: Bucket) -> dict[str, dict[str, int]]:
         entries = bucket.list_objects("runs/")
     sizes: dict[str, dict[str, int]] = {}
     for entry in sorted(entries, key=lambda entry: entry["LastModified"]):
-        _, run_id, name = entry["Key"].split("/", 2)
-        sizes.setdefault(run_id, {})[name] = entry["Size"]
+        run_id, _, name = entry["Key"].removeprefix("runs/").partition("/")
+        if name:  # else not of a run, such as what a file manager leaves
+            sizes.setdefault(run_id, {})[name] = entry["Size"]
     return sizes
 
 
