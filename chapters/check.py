@@ -141,7 +141,7 @@ def deployment(config: Settings) -> Iterator[Item]:
     yield champion(config)
     try:
         ready = httpx.get(f"http://127.0.0.1:{config.serve_port}/health/ready", timeout=5).json()["status"]
-    except httpx.HTTPError:
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):  # it isn't running, or another program is
         ready = "not running"
     yield Item(f"the service: {ready}", ready == "green", "run make serve in another terminal")
     stored = predictions.count(config.predictions_uri)
@@ -184,9 +184,9 @@ def own_threshold(store: Store) -> Item:
     if not runs:
         return Item(f"runs {OWN_THRESHOLD}: none", False, exercise)
     data = runs[0].data
-    weeks, missing = int(data.params.get("weeks", 0)), float("nan")
+    weeks, missing = pd.to_numeric(data.params.get("weeks", "0"), errors="coerce"), float("nan")
     alarms, detected = (data.metrics.get(name, missing) for name in ("false_alarms", "detected"))
-    what = f"{OWN_THRESHOLD}: alerts in {alarms:.1%} of {weeks} calm weeks, in {detected:.1%} of the shifted ones"
+    what = f"{OWN_THRESHOLD}: alerts in {alarms:.1%} of {weeks:g} calm weeks, in {detected:.1%} of the shifted ones"
     return Item(what, weeks >= CALM_WEEKS and alarms <= FALSE_ALARMS and detected > alarms, exercise)
 
 

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import httpx
 
 from chapters import CHAPTERS, chapter_of
+from deployment.schemas import MAX_ROWS
 from orchestration.prefect_server import assert_answers
 from orchestration.startup import is_up, prepare_home
 from wine_quality import predictions, registry, sources, splits, tracking
@@ -39,6 +40,7 @@ def predict(config: Settings) -> None:
         return
     print("start     deployment.serve", flush=True)
     _, gate_set = splits.train_gate_split(splits.distinct_rows(sources.load_dataset(config).table))
+    gate_set = gate_set.head(MAX_ROWS)
     with server(module("deployment.serve"), [config.serve_port], config.local / "serve.log", {}):
         body, as_json = gate_set[FEATURES].to_json(orient="records"), {"Content-Type": "application/json"}
         address = f"http://127.0.0.1:{config.serve_port}/predict"

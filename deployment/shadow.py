@@ -50,7 +50,7 @@ class Shadow:
         """Score the oldest rows that the champion scored since the challenger was registered; return how many."""
         with tracking.existing_store(self.config) as store:
             champion, challenger = registry.champion(store), registry.challenger(store)
-        if champion is None or challenger is None:
+        if champion is None or challenger is None or champion.version == challenger.version:
             self.scorer = None
             return 0
         if self.scorer is None or self.scorer.run_id != challenger.run_id:

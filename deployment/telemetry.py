@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wine_quality.scoring import Scorer
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+PREDICT = "/predict"  # the path whose rejected requests are monitored
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 CLIENT_CLOSED = 499  # as nginx logs it if the client disconnects before the response
 
 
@@ -27,6 +29,8 @@ class Telemetry:
         self.rows = Counter("wine_rows_scored", "Rows scored, by engine.", ["engine"], registry=own)
         stored = "Predictions, by whether they are stored."
         self.predictions = Counter("wine_predictions", stored, ["stored"], registry=own)
+        started = Gauge("wine_start_time_seconds", "When the service started, in seconds since 1970.", registry=own)
+        started.set_to_current_time()  # the one of ProcessCollector needs Linux
         labels = ["version", "run_id", "engine"]
         self.model = Gauge("wine_model_info", "The version that is serving.", labels, registry=own)
 
@@ -47,7 +51,7 @@ class Telemetry:
 
 
 class MetricsMiddleware:
-    """Count each request and its latency by route, because the requested paths are unbounded."""
+    """Count each request and its latency by route, because the requested paths and methods are unbounded."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self.app = app
@@ -62,8 +66,10 @@ class MetricsMiddleware:
         def count() -> None:
             nonlocal counted
             if not counted:
-                path = getattr(scope.get("route"), "path", "other")
-                telemetry.series(telemetry.requests, scope["method"], path, status).inc()
+                refused = PREDICT if scope["path"] == PREDICT else "other"  # before it was routed
+                path = getattr(scope.get("route"), "path", refused)
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                telemetry.series(telemetry.requests, method, path, status).inc()
                 telemetry.series(telemetry.seconds, path).observe(perf_counter() - started)
             counted = True
 

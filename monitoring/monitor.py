@@ -109,7 +109,10 @@ def count_requests(port: int) -> RequestCounters | None:
         for sample in samples
         if sample.name == "wine_requests_total" and sample.labels["path"] == "/predict"
     ]
-    started = next(sample.value for sample in samples if sample.name == "process_start_time_seconds")
+    started = next((sample.value for sample in samples if sample.name == "wine_start_time_seconds"), None)
+    if started is None:
+        log.warning("service   port %d is another program's, so the share of rejected requests is unknown", port)
+        return None
     rejected = sum(count for status, count in by_status if status.startswith("4"))
     return RequestCounters(started, sum(count for _, count in by_status), rejected)
 
@@ -120,9 +123,9 @@ def compare_shadow(champion: str, earlier: list[Record]) -> ShadowComparison | N
     config, before = settings(), [record.shadow for record in earlier if record.shadow]
     with tracking.store(config) as store:
         version = registry.challenger(store) if config.shadow else None
-    if version is None:
+    challenger = str(version.version) if version else champion
+    if challenger == champion:  # there is none, or it was promoted by hand
         return None
-    challenger = str(version.version)
     pairs = shadow.labelled_pairs(config.predictions_uri, champion, challenger)
     result = shadow.compare(pairs, champion, challenger, before, config.minimum_gain, config.slice)
     if result:
@@ -193,7 +196,7 @@ def monitor_wine_quality(
         measure_error(reference, labelled, config.seed, config.slice),
     )
     counters = count_requests(config.serve_port)
-    counted = counters and counters.since(earlier[-1].counters if earlier else None)
+    counted = counters and counters.since(next((one.counters for one in reversed(earlier) if one.counters), None))
     result = MonitoringResult(
         name=name,
         version=reference.version,

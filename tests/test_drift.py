@@ -110,6 +110,11 @@ def test_scores_are_compared_with_those_on_the_gate_set(reds, before, after):
     assert higher.share == same.share
 
 
+def test_too_few_scores_on_the_gate_set_are_not_missing_data(reds, before, after):
+    scored = before.assign(score=pd.Series(5.6, before.index).where(np.arange(600) < 8))
+    assert drift(scored, after.assign(score=5.6)).missing == []
+
+
 def test_missing_values_are_ignored(before, after):
     blank = after.assign(pH=after["pH"].where(np.arange(100) >= 20))
     expected = ks_2samp(before["pH"], after["pH"][20:]).pvalue

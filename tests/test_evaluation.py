@@ -44,6 +44,14 @@ def test_a_partial_dependence_has_the_slope_of_the_model(rows, linear):
     assert rows.equals(before)
 
 
+def test_blanks_do_not_empty_a_partial_dependence(rows, linear):
+    blank = rows.assign(alcohol=rows["alcohol"].where(np.arange(len(rows)) % 3 > 0))
+    curve = partial_dependence(linear, blank, ["alcohol"], 1).axes[1].lines[0].get_xydata()
+    (x, y), (last_x, last_y) = curve[0], curve[-1]
+    assert (last_y - y) / (last_x - x) == pytest.approx(0.6, abs=1e-6)
+    assert last_x < rows["alcohol"].max()
+
+
 def test_an_evaluation_has_scores_slices_and_figures(rows):
     whole = rows.assign(**{TARGET: rows[TARGET].round().astype(int)})
     linear = fit(build("linear", 1), whole)

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import numpy as np
 import orjson
 import pytest
 from prediction_writer import new_predictions
@@ -70,9 +71,11 @@ def test_a_label_is_accepted_once_its_prediction_has_arrived(database_url, tmp_p
     wait_until(lambda: count(database_url) == 1, "the prediction")
     labels.add(database_url, {early.id: 6})
     assert by_id(database_url) == {early.id: 6}
+    labels.add(database_url, {early.id: np.int64(7)})
+    assert by_id(database_url) == {early.id: 7}
 
 
-@pytest.mark.parametrize("wrong", [11, -1, 5.5, "6", None])
+@pytest.mark.parametrize("wrong", [11, -1, 5.5, "6", None, True])
 def test_an_invalid_label_is_rejected_and_none_is_stored(database_url, ids, wrong):
     with pytest.raises(DataError, match=f"quality of {ids[1]}: .* is not a whole number from 0 to 10"):
         labels.add(database_url, {ids[0]: 7, ids[1]: wrong})

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import socket
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -217,6 +218,9 @@ def series(url):
 def test_metrics_count_requests_by_route_and_status_rows_and_predictions_and_name_the_version(url):
     before = series(url)
     post(url, [SAMPLE] * 3), post(url, {**SAMPLE, "pH": 9}), get(f"{url}/no/such/path")
+    post(url, [SAMPLE] * 40_000), requests.request("BREW", f"{url}/predict", timeout=30)
+    large = "wine_requests_total", frozenset({"method": "POST", "path": "/predict", "status": "413"}.items())
+    wait_until(lambda: series(url).get(large, 0) > before.get(large, 0), "the end of the large request")
     more = {key: value - before.get(key, 0) for key, value in series(url).items()}
 
     def grown(metric, **labels):
@@ -224,8 +228,11 @@ def test_metrics_count_requests_by_route_and_status_rows_and_predictions_and_nam
 
     assert grown("requests_total", method="POST", path="/predict", status="200") == 1
     assert grown("requests_total", method="POST", path="/predict", status="422") == 1
+    assert more[large] == 1
     assert grown("requests_total", method="GET", path="other", status="404") == 1
-    assert grown("request_seconds_count", path="/predict") == 2
+    assert not [key for key in more if ("method", "BREW") in key[1]]
+    assert grown("request_seconds_count", path="/predict") == 4
+    assert abs(time.time() - series(url)["wine_start_time_seconds", frozenset()]) < 3600
     assert grown("rows_scored_total", engine="pipeline") == grown("predictions_total", stored="true") == 3
     (model,) = [dict(labels) for name, labels in series(url) if name == "wine_model_info"]
     assert (model["version"], model["engine"]) == ("1", "pipeline")

@@ -23,6 +23,13 @@ def test_rows_are_sliced_by_colour_band_of_quality_and_thirds_of_a_column(rows):
     assert counts == {"red": 3, "white": 6} | bands | thirds
 
 
+def test_each_row_that_has_a_value_is_in_a_third(rows):
+    density = rows.assign(density=np.linspace(0.98716, 1.03892, len(rows)))
+    thirds = {name: mask for name, mask in slices(density, "density").items() if name.startswith("density")}
+    assert sum(thirds.values()).tolist() == [1] * len(rows)
+    assert next(iter(thirds)) == "density 0.9872 to 1.0044"
+
+
 def test_a_slice_without_rows_is_left_out_and_a_constant_column_makes_none(rows):
     assert list(slices(rows.iloc[6:], "pH")) == ["white", "quality 7 to 10"]
 

@@ -127,6 +127,12 @@ def test_a_column_that_is_called_like_an_added_one_is_kept_as_given(score, wines
         assert "quality" in scored
 
 
+def test_a_file_that_was_scored_twice_before_has_no_column_twice(score, features):
+    again = features.assign(score=1.0, given_score=2.0)
+    scored = pd.read_parquet(score(again))
+    assert scored[["given_given_score", "given_score"]].iloc[0].tolist() == [1.0, 2.0]
+
+
 @pytest.mark.parametrize(("spell", "read"), [(as_csv, pd.read_csv), (lambda wines: wines, pd.read_parquet)])
 def test_many_chunks_give_what_one_gives(score, features, spell, read, monkeypatch):
     content = spell(pd.concat([features] * 5, ignore_index=True).assign(id=range(30)))

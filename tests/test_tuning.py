@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 from hyperopt import hp
@@ -43,6 +44,13 @@ def trials_of(objective: Objective, *draws: dict) -> list[Trial]:
 def test_an_invalid_space_is_rejected(space, why):
     with pytest.raises(SearchError, match=why):
         tuning.hyperopt_space(space)
+
+
+def test_a_choice_may_be_none_or_a_truth_value(rows):
+    for drawn in (None, True, np.True_, "sqrt", np.int64(3)):
+        assert tuning.plain(drawn) == drawn
+    forest = {"name": "extra_trees", "max_depth": None, "bootstrap": np.True_, "n_estimators": 5}
+    assert Objective(rows, 5)(forest)["status"] == "ok"
 
 
 @pytest.mark.parametrize("draw", [{"name": "svr", "C": -1.0}, {"name": "xgboost", "max_depth": -3}])

@@ -257,7 +257,8 @@ def read_marker(bucket: Bucket, name: str) -> dict[str, Any]:
     names = {entry["Key"].partition(SCORED)[2] for entry in bucket.list_objects(f"{SCORED}{name}")}
     if {name, f"{name}{MARKER}"} <= names:
         with suppress(ValueError):
-            return json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
+            marker = json.loads(bucket.read_path(f"{SCORED}{name}{MARKER}"))
+            return marker if isinstance(marker, dict) and "rows" in marker else {}
     return {}
 
 

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from wine_quality.intervals import bounds
 from wine_quality.metrics import scores
 from wine_quality.models import predict, sklearn_threads
-from wine_quality.schema import FEATURES, TARGET, TYPE
+from wine_quality.schema import FEATURES, MEASUREMENTS, TARGET, TYPE
 from wine_quality.slices import error_table
 
 SHUFFLES = 5  # of each feature
@@ -69,6 +69,7 @@ def partial_dependence(pipeline: Pipeline, rows: pd.DataFrame, features: list[st
     Friedman (2001), Greedy Function Approximation, section 8.2. The grid goes from the 5th to the 95th percentile.
     """
     sample = rows[FEATURES].sample(min(SAMPLE, len(rows)), random_state=seed)
+    sample = sample.fillna(sample[list(MEASUREMENTS)].mean())
     figure = Figure(figsize=(3 * len(features), 3.2), layout="constrained")
     PartialDependenceDisplay.from_estimator(
         pipeline, sample.astype({name: "float64" for name in FEATURES if name != TYPE}), features,

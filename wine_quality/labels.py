@@ -5,6 +5,7 @@ They have a table of their own in the database of predictions. A later label rep
 
 from collections.abc import Collection
 from datetime import UTC, datetime
+from numbers import Integral
 
 import pandas as pd
 from sqlalchemy import Column, Integer, MetaData, String, Table, select
@@ -31,11 +32,11 @@ def add(url: str, labels: dict[str, int]) -> None:
     database at `url` (see `predictions.Database`) is away or refuses.
     """
     for name, quality in labels.items():
-        if not isinstance(quality, int) or not WORST <= quality <= BEST:
+        if isinstance(quality, bool) or not isinstance(quality, Integral) or not WORST <= quality <= BEST:
             raise DataError(
                 f"quality of {name}: {quality!r} is not a whole number from {WORST} to {BEST}. Fix it; none is stored."
             )
-    database, now = Database(url), datetime.now(UTC)
+    labels, database, now = {name: int(quality) for name, quality in labels.items()}, Database(url), datetime.now(UTC)
     insert = database.backend.insert(TABLE)
     upsert = insert.on_conflict_do_update(
         index_elements=["id"], set_={TARGET: insert.excluded[TARGET], "time": insert.excluded.time}

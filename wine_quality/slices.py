@@ -24,10 +24,10 @@ def slices(rows: pd.DataFrame, column: str = "") -> dict[str, np.ndarray]:
     found = {colour: rows[TYPE] == colour for colour in TYPES}
     found |= {band: rows[TARGET].between(low, high) for band, (low, high) in BANDS.items()}
     if column:
-        edges = np.unique(rows[column].quantile([0, 1 / 3, 2 / 3, 1]).round(4))
+        edges = np.unique(rows[column].quantile([0, 1 / 3, 2 / 3, 1]).dropna())
         for low, high in pairwise(edges):
             ends = "both" if high == edges[-1] else "left"
-            found[f"{column} {low:g} to {high:g}"] = rows[column].between(low, high, inclusive=ends)
+            found[f"{column} {round(low, 4):g} to {round(high, 4):g}"] = rows[column].between(low, high, inclusive=ends)
     return {name: mask.to_numpy() for name, mask in found.items() if mask.any()}
 
 

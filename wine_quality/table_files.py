@@ -100,5 +100,12 @@ def parse_features(table: pd.DataFrame) -> tuple[pd.DataFrame, Problems]:
 
 
 def free_names(names: list[str], added: dict[str, pa.DataType]) -> list[str]:
-    """Return the names of columns, with the prefix `given_` if a column of that name is added."""
-    return [f"{GIVEN}{name}" if name in added else name for name in names]
+    """Return the names of columns, with the prefix `given_` if a column of that name is added; no two are the same."""
+    taken, free = {*names, *added}, []
+    for name in names:
+        if name in added:
+            while name in taken:
+                name = f"{GIVEN}{name}"
+            taken.add(name)
+        free.append(name)
+    return free

@@ -1,7 +1,8 @@
 """Read a table, CSV or Parquet, into the tidy table.
 
 Column names, null marks, separators and decimal commas may be spelt in any way that can mean only one thing; a spelling
-whose meaning would be a guess (`is_red`, a type of 0 or 1) is refused. `table_files` reads batches by the same rules.
+whose meaning would be a guess (`is_red`, a type of 0 or 1) is refused. `table_files` and `parts` read batches by the
+same rules, except that they decide on decimal commas batch by batch.
 """
 
 import csv

@@ -288,7 +288,8 @@ def log_interval(store: Store, run_id: str, interval: Pipeline) -> None:
 
 def log_evaluation(store: Store, run_id: str, evaluation: Evaluation) -> None:
     """Log the tables and figures of an evaluation as artifacts of a run."""
-    title = f"Permutation importance on {MANY_ROWS} rows of the gate set"
+    count = min(MANY_ROWS, int(evaluation.slices.loc[ALL, "rows"]))  # pyright: ignore[reportArgumentType]
+    title = f"Permutation importance on {count} rows of the gate set"
     store.client.log_text(run_id, evaluation.slices.to_csv(index_label="slice"), SLICES)
     store.client.log_text(run_id, evaluation.importance.to_csv(index_label="feature"), IMPORTANCE)
     store.client.log_figure(run_id, importance_figure(evaluation.importance, title), "importance.png")

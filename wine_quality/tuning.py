@@ -177,7 +177,7 @@ def with_trees(candidate: Candidate, trees: int) -> Candidate:
 
 def plain(value: Any) -> Any:
     """Return a drawn value as a built-in Python type, floats rounded to four decimals."""
-    if isinstance(value, str):
+    if value is None or isinstance(value, str | bool | np.bool_):
         return value
     return round(float(value), 4) if isinstance(value, float) else int(value)
 

@@ -16,6 +16,8 @@ from wine_quality.processes import companion, module, server
 from wine_quality.sources import table_checksum
 
 PORTS = ("PREFECT", "MLFLOW", "S3", "SERVE")
+# your own settings must not change or stop a simulation
+FIXED = {"WINE_SHADOW": "on", "WINE_APPROVAL": "automatic", "WINE_SLICE": "", "WINE_MINIMUM_GAIN": "0.004"}
 
 
 def create_home(home: Path, scenario: str, config: Settings) -> None:
@@ -29,7 +31,7 @@ def create_home(home: Path, scenario: str, config: Settings) -> None:
         return
     sources.write_table(table, home / "wine")
     ports = {f"WINE_{name}_PORT": str(free_port()) for name in PORTS}  # free now, and reserved in its settings
-    own = {"WINE_DATA": str(home / "wine"), "WINE_SEED": str(config.seed), **ports}
+    own = {"WINE_DATA": str(home / "wine"), "WINE_SEED": str(config.seed), **FIXED, **ports}
     with atomic_write(home / ".env") as part:
         for name, value in own.items():
             set_key(part, name, value)  # a path may contain quotes and #
