@@ -184,7 +184,11 @@ def own_threshold(store: Store) -> Item:
     if not runs:
         return Item(f"runs {OWN_THRESHOLD}: none", False, exercise)
     data = runs[0].data
-    weeks, missing = pd.to_numeric(data.params.get("weeks", "0"), errors="coerce"), float("nan")
+    missing = float("nan")
+    try:
+        weeks = float(data.params.get("weeks", 0))
+    except ValueError:
+        weeks = missing
     alarms, detected = (data.metrics.get(name, missing) for name in ("false_alarms", "detected"))
     what = f"{OWN_THRESHOLD}: alerts in {alarms:.1%} of {weeks:g} calm weeks, in {detected:.1%} of the shifted ones"
     return Item(what, weeks >= CALM_WEEKS and alarms <= FALSE_ALARMS and detected > alarms, exercise)
