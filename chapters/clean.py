@@ -1,4 +1,4 @@
-"""Delete generated files: runs, models, the bucket, downloads. It asks first if runs would be lost.
+"""Delete generated files: runs, models, the bucket, downloads. It asks first.
 
 Run it with `python -m chapters.clean`, or `make clean`. The environment in `.venv` stays, and so does what git tracks.
 """

@@ -14,6 +14,7 @@ it every Monday morning.
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -172,6 +173,17 @@ def run_name() -> str:
     return flow_run.parameters.get("name") or f"{datetime.now(UTC):%G week %V}"
 
 
+def unused_name(week: str, records: list[Record]) -> str:
+    """Return the name of a week, with a number if there is a record of that name: it counts in later decisions."""
+    taken = {record.result.name for record in records}
+    return next(name for name in chain([week], (f"{week} run {n}" for n in count(2))) if name not in taken)
+
+
+def aware(moment: datetime) -> datetime:
+    """Return a moment with its time zone, UTC if it has none."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 @flow(name="monitor-wine-quality", flow_run_name=run_name, on_cancellation=[reject_cancelled])
 def monitor_wine_quality(
     since: datetime | None = None,
@@ -183,13 +195,14 @@ def monitor_wine_quality(
     Args:
         since: Start of the period. If empty, seven days before its end.
         until: End of the period. If empty, now.
-        name: Name of the run. If empty, the calendar week.
+        name: Name of the run, whose record replaces an earlier one of that name. If empty, the calendar week.
     """
-    config, until, name = settings(), until or datetime.now(UTC), name or run_name()
-    since = since or until - WEEK
+    config, until = settings(), aware(until or datetime.now(UTC))
+    since, records = aware(since or until - WEEK), load_records(config)
+    name = name or unused_name(run_name(), records)
     reference = load_champion_reference()
     current, labelled = load_predictions(since, until)
-    earlier = [record for record in load_records(config) if record.result.name != name]
+    earlier = [record for record in records if record.result.name != name]
     window, compared_with = load_window(reference, earlier)
     drifted, measured = (
         detect_drift(name, window, current),

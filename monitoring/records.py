@@ -63,7 +63,7 @@ class Record:
 
     @property
     def shadow_outcome(self) -> str:
-        """The shadow comparison, and whether it led to a promotion."""
+        """The shadow comparison, and `promoted` if the challenger passed it."""
         return f"shadow: {self.shadow}{': promoted' if self.passed_comparison else ''}"
 
 

@@ -106,6 +106,17 @@ def test_drift_has_an_alert_and_an_evidently_page_and_is_notified_once(config, w
     assert not again.notify, "the same alert is not sent twice"
 
 
+def test_a_second_run_in_a_week_is_kept_beside_the_first_and_repeats_no_alert(config, whites):
+    store_predictions(config, whites)
+    since, until = (moment.replace(tzinfo=None) for moment in (NOW - timedelta(hours=1), NOW + timedelta(hours=1)))
+    first, second, third = (monitor.monitor_wine_quality(since, until) for _ in range(3))
+    week = first.result.name
+    assert {record.result.name for record in load_records(config)} == {week, f"{week} run 2", f"{week} run 3"}
+    assert [bool(record.alerts) for record in (first, second, third)] == [True] * 3
+    assert [record.notify for record in (first, second, third)] == [True, False, False]
+    assert second.until.tzinfo is not None
+
+
 def test_a_higher_error_with_enough_labels_requests_a_retraining_on_all_rows(config, wines):
     before = len(load_reference(config).table)
     some = wines[: before // 2]
