@@ -156,8 +156,9 @@ def test_files_that_share_a_row_or_one_file_alone_are_rejected(folder, tmp_path)
     line = r"train_wine_data\.csv and .*test_wine_data\.csv: .* rows to score \(9\d\.\d+%\) are also"
     with pytest.raises(LeakError, match=line):
         train_wine_quality(**files)
-    own = splits.distinct_rows(wines_of(folder)).dropna()
-    files = write_pair(tmp_path, own.iloc[10:], pd.concat([own.iloc[:10], own.iloc[10:13].assign(pH=np.nan)]))
+    own = splits.distinct_rows(wines_of(folder)).dropna().iloc[::-1]  # the last rows are white, the first red
+    blank = own.iloc[1:4].assign(pH=np.nan)
+    files = write_pair(tmp_path, own.iloc[1:-1], pd.concat([own.iloc[[0, -1]], blank]))
     with pytest.raises(LeakError, match=r"test_wine_data\.csv: 3 rows differ only in blank cells\. Remove them"):
         train_wine_quality(**files)
     with pytest.raises(DataError, match="Pass both train_file and validation_file, or neither"):
