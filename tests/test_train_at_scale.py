@@ -142,7 +142,7 @@ def test_a_model_that_needs_all_rows_in_memory_is_refused_if_they_do_not_fit(nam
     with pytest.raises(SettingsError) as caught:
         at_scale.choose_mode(name, 100_000, 2_000_000_000)
     assert str(caught.value).startswith(f"{name} holds all rows in memory: 100,000 rows need about ")
-    assert "WINE_MEMORY is 2.0 GB. Choose xgboost or xgboost_tuned" in str(caught.value)
+    assert "WINE_MEMORY is 2.00 GB. Choose xgboost or xgboost_tuned" in str(caught.value)
     assert at_scale.choose_mode(name, 4_000, 2_000_000_000)[0] == "in memory"
 
 
