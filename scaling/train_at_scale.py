@@ -126,11 +126,11 @@ def choose_mode(name: str, rows: int, memory: int) -> tuple[str, str]:
     sizes = f"{rows:,} rows need about {needed / 1e9:.2f} GB in memory, and WINE_MEMORY is {memory / 1e9:.2f} GB"
     if needed <= memory:
         return external_memory.IN_MEMORY, sizes
-    if name in external_memory.MODEL_NAMES and rows <= WHOLE:
-        raise SettingsError(f"{sizes}. Raise WINE_MEMORY: up to {WHOLE:,} rows are trained in memory.")
     if name not in external_memory.MODEL_NAMES:
         fitting = " or ".join(external_memory.MODEL_NAMES)
         raise SettingsError(f"{name} holds all rows in memory: {sizes}. Choose {fitting}, or raise WINE_MEMORY.")
+    if rows <= WHOLE:
+        raise SettingsError(f"{sizes}. Raise WINE_MEMORY: up to {WHOLE:,} rows are trained in memory.")
     if cached > memory:
         raise SettingsError(f"{sizes}; external memory needs about {cached / 1e9:.2f} GB. Raise WINE_MEMORY.")
     return external_memory.EXTERNAL_MEMORY, f"{sizes}; external memory needs about {cached / 1e9:.2f} GB"

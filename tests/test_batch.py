@@ -145,10 +145,9 @@ def test_a_champion_that_scores_by_an_onnx_graph_logs_no_error(moto_bucket, conf
     put(moto_bucket, "wines.csv", wines)
     began = datetime.now(UTC)  # the server has the logs of other tests as well
     assert [outcome.state for outcome in score_wine_batches()] == ["scored"]
-    errors = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
-    assert not [
-        entry for entry in errors if not entry.name.startswith("prefect._internal")
-    ]  # it sends Prefect's events
+    sender = "prefect._internal"  # of Prefect's events, which may be late on a busy machine
+    records = [entry for entry in caplog.records if not entry.name.startswith(sender)]
+    assert not [entry for entry in records if entry.levelno >= logging.ERROR]
     with get_client(sync_client=True) as client:
         entries = [entry for entry in client.read_logs(sort=LogSort.TIMESTAMP_DESC) if entry.timestamp >= began]
     assert not [entry.message for entry in entries if entry.level >= logging.ERROR]
