@@ -76,4 +76,4 @@ def reject_cancelled(flow: Any, flow_run: Any, state: Any) -> None:
     with tracking.store(settings()) as store:
         waiting = registry.awaiting(store, str(flow_run.id))
     for version in waiting:
-        reject(version, "the run that asked for approval was cancelled")
+        reject(version, "the run that requested approval was cancelled")

@@ -48,7 +48,7 @@ def create_cluster(folder: Path, password: str) -> None:
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)
     file.unlink()
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["initdb said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["initdb printed nothing"])[-1]
         raise DeploymentError(f"PostgreSQL cannot use {folder}{f' as user {user}' if user else ''}: {last}. {INSTALL}")
     part.rename(folder / "data")
 
@@ -95,7 +95,7 @@ def create_database(admin: str, name: str, password: str, *extensions: str) -> N
     """Create a role and a database with the same name if they are missing.
 
     Raise `DeploymentError` if the administrator can't connect or lacks the privileges, or if the role exists with
-    another password, because then somebody else uses it.
+    another password, because then another cluster uses it.
     """
     role = sql.Identifier(name)
     try:

@@ -88,7 +88,7 @@ def test_cancelling_the_run_rejects_the_version(client, config):
     champion, version = the_version(config)
     assert champion is None
     assert version.tags["approval"] == "rejected"
-    assert "rejected: the run that asked for approval was cancelled." in version.description
+    assert "rejected: the run that requested approval was cancelled." in version.description
     assert registry.INPUTS in version.tags, "a person decided, so the same model isn't proposed again"
 
 
